@@ -1,0 +1,101 @@
+# Every job is a target; `make` alone lists them. Variables pass through: make evaluate MODEL=gpt2-xl EDITOR=rome LIMIT=7500
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON   ?= python3
+VENV     ?= .venv
+TORCH    ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
+TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
+
+MODEL    ?= factlm
+EDITOR   := $(if $(filter command line,$(origin EDITOR)),$(EDITOR),rome)
+DATASET  ?= datasets/counterfact
+RESULTS  ?= results
+SEED     ?= 0
+OUT      ?=
+LIMIT    ?=
+SET      ?=
+ARGS     ?=
+TESTS    ?=
+
+bin := $(VENV)/bin
+run := $(bin)/counterfact
+limit := $(if $(LIMIT),--limit $(LIMIT))
+set := $(foreach pair,$(SET),--set $(pair))
+
+# .ONESHELL is not used: each line of a recipe is one command that a reader can run by hand.
+.PHONY: help setup demo test check soak bench golden dataset zsre evaluate reproduce leaderboard upload factlm world figures docs clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "  variables: MODEL=$(MODEL) EDITOR=$(EDITOR) DATASET=$(DATASET) RESULTS=$(RESULTS) SEED=$(SEED) LIMIT= SET='name=value ...' TORCH=$(TORCH)"
+
+setup: $(VENV)/ready ## make .venv and install everything (TORCH=cpu|cuda)
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing torch $(TORCH_VERSION) ($(TORCH)), then the rest"
+	@if [ "$(TORCH)" = cpu ] && [ "$$(uname)" = Linux ]; then \
+	  $(bin)/pip install -q "torch==$(TORCH_VERSION)+cpu" 2>/dev/null \
+	  || $(bin)/pip install -q "torch==$(TORCH_VERSION)+cpu" --index-url https://download.pytorch.org/whl/cpu --retries 1 \
+	  || $(bin)/pip install -q "torch==$(TORCH_VERSION)"; \
+	else $(bin)/pip install -q "torch==$(TORCH_VERSION)"; fi
+	$(bin)/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup ## build CounterFact from the embedded world, edit a real model, measure, rank (under 5 minutes on 2 cores)
+	$(run) demo --out $(or $(OUT),demo) $(ARGS)
+
+test: check ## the whole test suite: format, lint, types, tests
+
+check: setup ## what CI runs: format, lint, types, generated docs, tests
+	$(bin)/ruff format --check .
+	$(bin)/ruff check .
+	$(bin)/mypy
+	$(bin)/python -m docs.generate --check
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -n 2 -m "not soak and not network and not gpu" $(TESTS)
+
+soak: setup ## the full counts of faults, kills and fuzzing
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -n 2 -m soak $(TESTS)
+
+bench: setup ## measure speed as ratios, into benchmarks/results/
+	$(bin)/python -m benchmarks.main_job --model $(MODEL) $(ARGS)
+
+golden: setup ## compute our own golden numbers again, and show what changed
+	$(bin)/python -m tests.golden.make
+
+dataset: setup ## build CounterFact (embedded world; ARGS='--pararel FOLDER --sparql FILE|URL' for others)
+	$(run) build --out $(or $(OUT),datasets/counterfact) --seed $(SEED) $(limit) $(ARGS)
+
+zsre: setup ## load a zsRE split (embedded; ARGS='--source FILE' for MEND's files)
+	$(run) zsre --out $(or $(OUT),datasets/zsre) $(limit) $(ARGS)
+
+evaluate: setup ## edit MODEL with EDITOR on DATASET and measure; goes on where it stopped
+	$(run) evaluate --model $(MODEL) --editor $(EDITOR) --dataset $(DATASET) --out $(RESULTS) --seed $(SEED) $(limit) $(set) $(ARGS)
+
+reproduce: setup ## with real weights: check the paper's unedited row, then ROME's (MODEL=gpt2-xl DATASET=counterfact.json)
+	$(run) reproduce --model $(MODEL) --dataset $(DATASET) --out $(RESULTS) $(limit) $(ARGS)
+
+leaderboard: setup ## draw the ranking of RESULTS as a picture and a page
+	$(run) leaderboard $(RESULTS) --out $(or $(OUT),leaderboard-site) $(ARGS)
+
+world: setup ## make the embedded facts, articles and questions again (FACTS=table of facts)
+	$(bin)/python -m world $(if $(FACTS),--facts $(FACTS)) $(ARGS)
+
+factlm: setup ## train the embedded model again (10 to 20 minutes)
+	$(bin)/python -m world.factlm $(ARGS)
+
+docs: setup ## write the generated pages of docs/ and the tables of README again
+	$(bin)/python -m docs.generate
+
+upload: ## publish a data set on the Hub (comes with issue 7)
+	@echo "make upload: publishing to the Hub is not built yet; until then share the folder that 'make dataset' writes" >&2; exit 1
+
+figures: ## causal traces and their figures (comes with issue 5)
+	@echo "make figures: tracing is not built yet" >&2; exit 1
+
+clean: ## remove what can be made again here (.venv, results of the demo, caches of the tools)
+	rm -rf $(VENV) demo build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

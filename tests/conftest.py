@@ -1,0 +1,21 @@
+"""Fixtures that every test may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data that is never committed, or skip."""
+    folder = os.environ.get("REAL_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("needs real data: set REAL_DATA to the folder that holds counterfact/, pararel/, golden/ ...")
+    return Path(folder).resolve()
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep tests out of the user's cache; one cache for the whole session, so that nothing is computed twice."""
+    monkeypatch.setenv("COUNTERFACT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
