@@ -1,0 +1,106 @@
+"""Write the generated pages of `docs/` and the generated tables of the README; with `--check`, only compare.
+
+A page per room is made from the docstrings of its public names. Between the markers
+`<!-- generated: NAME -->` and `<!-- end -->`, a hand-written page holds a table made here.
+"""
+
+import ast
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from core.files import write_atomic
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ROOT / "docs"
+ROOMS = ("core", "lm", "builders", "editors", "metrics", "evaluation", "leaderboard", "world")
+
+
+def room_page(room: str) -> str:
+    """Return the page of a room: each module's opening, then each public name with its docstring."""
+    import importlib  # noqa: PLC0415
+
+    lines = [f"# `{room}/`", "", str(importlib.import_module(room).__doc__).strip(), ""]
+    for path in sorted((ROOT / room).rglob("*.py")):
+        if path.name.startswith("_"):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        lines += [f"## `{name}`", "", ast.get_docstring(tree) or "", ""]
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                lines += _entry(node)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _entry(node: ast.FunctionDef | ast.ClassDef) -> list[str]:
+    if isinstance(node, ast.FunctionDef):
+        returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+        title = f"{node.name}({ast.unparse(node.args)}){returns}"
+    else:
+        title = f"class {node.name}"
+    doc = inspect.cleandoc(ast.get_docstring(node) or "")
+    return [f"### `{title}`", "", _fenced(doc), ""]
+
+
+def _fenced(doc: str) -> str:
+    """Put doctests into fences; the rest is Markdown already."""
+    return re.sub(r"((?:^ *>>> .*\n?(?:^(?! *>>> )\S.*\n?|^ *\.\.\. .*\n?)*)+)", r"```python\n\1\n```\n", doc, flags=re.M)
+
+
+def metrics_table() -> str:
+    """Return the table of all metrics."""
+    from metrics import METRICS  # noqa: PLC0415
+
+    rows = ["| symbol | name | data set | unit | better | definition |", "|---|---|---|---|---|---|"]
+    for name in METRICS:
+        metric = METRICS.get(name)
+        first = inspect.cleandoc(metric.compute.__doc__ or "").splitlines()[0]
+        rows.append(
+            f"| {metric.symbol} | {first} | {metric.kind} | {metric.unit} | {metric.better} | {metric.definition} |"
+        )
+    return "\n".join(rows)
+
+
+def editors_table() -> str:
+    """Return the table of all editors."""
+    from editors import EDITORS  # noqa: PLC0415
+
+    rows = ["| editor | what it does | paper |", "|---|---|---|"]
+    for name in EDITORS:
+        spec = EDITORS.get(name)
+        rows.append(f"| `{name}` | {spec.summary} | {spec.paper} |")
+    return "\n".join(rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {"metrics": metrics_table, "editors": editors_table}
+
+
+def with_tables(text: str) -> str:
+    """Return a hand-written page with its generated tables made anew."""
+
+    def make(match: re.Match[str]) -> str:
+        return f"<!-- generated: {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- generated: (\w+) -->\n.*?<!-- end -->", make, text, flags=re.S)
+
+
+def main() -> int:
+    """Write every page that differs; with `--check`, name it and return 1."""
+    wanted = {PAGES / "rooms" / f"{room}.md": room_page(room) for room in ROOMS}
+    for page in [ROOT / "README.md", *sorted(PAGES.glob("*.md"))]:
+        wanted[page] = with_tables(page.read_text(encoding="utf-8"))
+    stale = [page for page, text in wanted.items() if not page.exists() or page.read_text(encoding="utf-8") != text]
+    if "--check" in sys.argv[1:]:
+        for page in stale:
+            sys.stderr.write(f"{page.relative_to(ROOT)} is out of date: run `make docs`\n")
+        return 1 if stale else 0
+    for page in stale:
+        write_atomic(page, wanted[page])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

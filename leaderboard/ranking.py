@@ -1,0 +1,61 @@
+"""Rank runs: rows that may be compared, best Score S first."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+COLUMNS = {
+    "counterfact": ("S", "ES", "EM", "PS", "PM", "NS", "NM", "GE", "RS"),
+    "zsre": ("S", "efficacy", "paraphrase", "specificity"),
+}
+"""Metrics a table shows, in the order of the paper's Tables 4 and 1."""
+
+CORE = {"counterfact": ("ES", "PS", "NS"), "zsre": ("efficacy", "paraphrase", "specificity")}
+"""The three metrics whose harmonic mean is S."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Runs that were measured on the same records with the same definitions, best first."""
+
+    dataset: str
+    kind: str
+    model: str
+    n: int
+    runs: tuple[Mapping[str, Any], ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The metrics of this kind of data set that at least one run has."""
+        return tuple(c for c in COLUMNS[self.kind] if any(c in run["metrics"] for run in self.runs))
+
+
+def rank(runs: Iterable[Mapping[str, Any]]) -> list[Ranking]:
+    """Group runs by what makes them comparable, and sort each group by S; a run without S comes last.
+
+    Two runs are ranked together only if the data set's content, the record ids, the model's weights, their dtype
+    and the definition of every metric they share agree.
+    """
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for run in runs:
+        dataset, model = run["dataset"], run["model"]
+        definitions = tuple(sorted((name, metric["definition"]) for name, metric in run["metrics"].items()))
+        core = tuple(pair for pair in definitions if pair[0] in CORE[dataset["kind"]])
+        key = (dataset["content_hash"], tuple(dataset["record_ids"]), model["weights_hash"], model["dtype"], core)
+        groups.setdefault(key, []).append(run)
+    return [_ranking(group) for group in groups.values()]
+
+
+def _ranking(group: list[Mapping[str, Any]]) -> Ranking:
+    def score(run: Mapping[str, Any]) -> float:
+        value = run["metrics"].get("S", {}).get("value")
+        return -1.0 if value is None else float(value)
+
+    first = group[0]
+    return Ranking(
+        dataset=f"{first['dataset']['name']}@{first['dataset']['version']}",
+        kind=first["dataset"]["kind"],
+        model=f"{first['model']['name']}@{first['model']['revision']}",
+        n=first["n"]["asked"],
+        runs=tuple(sorted(group, key=score, reverse=True)),
+    )

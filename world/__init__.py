@@ -1,0 +1,1 @@
+"""How the embedded world in data/ is made."""
