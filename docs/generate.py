@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from core.files import write_atomic
+from metrics import Composite, Metric
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs"
@@ -47,20 +48,26 @@ def _entry(node: ast.FunctionDef | ast.ClassDef) -> list[str]:
 
 def _fenced(doc: str) -> str:
     """Put doctests into fences; the rest is Markdown already."""
-    return re.sub(r"((?:^ *>>> .*\n?(?:^(?! *>>> )\S.*\n?|^ *\.\.\. .*\n?)*)+)", r"```python\n\1\n```\n", doc, flags=re.M)
+    return re.sub(
+        r"((?:^ *>>> .*\n?(?:^(?! *>>> )\S.*\n?|^ *\.\.\. .*\n?)*)+)", r"```python\n\1\n```\n", doc, flags=re.M
+    )
 
 
 def metrics_table() -> str:
-    """Return the table of all metrics."""
-    from metrics import METRICS  # noqa: PLC0415
+    """Return the table of all metrics and composites."""
+    from metrics import COMPOSITES, METRICS  # noqa: PLC0415
 
-    rows = ["| symbol | name | data set | unit | better | definition |", "|---|---|---|---|---|---|"]
+    rows = ["| symbol | what | of | unit | better | definition |", "|---|---|---|---|---|---|"]
+    found: list[tuple[str, str, Metric | Composite]] = []
     for name in METRICS:
         metric = METRICS.get(name)
-        first = inspect.cleandoc(metric.compute.__doc__ or "").splitlines()[0]
-        rows.append(
-            f"| {metric.symbol} | {first} | {metric.kind} | {metric.unit} | {metric.better} | {metric.definition} |"
-        )
+        found.append((name, metric.kind, metric))
+    for name in COMPOSITES:
+        composite = COMPOSITES.get(name)
+        found.append((name, ", ".join(composite.parts), composite))
+    for name, kind, entry in found:
+        first = inspect.cleandoc(entry.doc).splitlines()[0]
+        rows.append(f"| {name} | {first} | {kind} | {entry.unit} | {entry.better} | {entry.definition} |")
     return "\n".join(rows)
 
 

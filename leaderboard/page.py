@@ -54,6 +54,10 @@ def _section(ranking: Ranking, definitions: Mapping[str, str]) -> str:
         for name in ranking.columns
     )
     rows = [_row(str(place), run, ranking.columns) for place, run in enumerate(ranking.runs, 1)]
+    first = ranking.runs[0]
+    content, weights = (
+        escape(first[part][key][:12]) for part, key in (("dataset", "content_hash"), ("model", "weights_hash"))
+    )
     title = f"{escape(ranking.dataset)} · {escape(ranking.model)} · n = {ranking.n}"
     return f"""<h2>{title}</h2>
 <div class="scroll"><table><thead><tr><th scope="col">#</th><th scope="col">editor</th>{head}
@@ -61,15 +65,17 @@ def _section(ranking: Ranking, definitions: Mapping[str, str]) -> str:
 <tbody>
 {chr(10).join(rows)}
 </tbody></table></div>
-<p class="note">Data set content <code>{escape(ranking.runs[0]["dataset"]["content_hash"][:12])}</code>, weights
-<code>{escape(ranking.runs[0]["model"]["weights_hash"][:12])}</code>, {escape(str(ranking.runs[0]["model"]["dtype"]))}.</p>"""
+<p class="note">Data set content <code>{content}</code>, weights <code>{weights}</code>,
+{escape(str(first["model"]["dtype"]))}.</p>"""
 
 
 def _row(place: str, run: Mapping[str, Any], columns: Sequence[str]) -> str:
     cells = "".join(_cell(run["metrics"].get(name)) for name in columns)
     settings = escape(str(run["editor"].get("settings", {})), quote=True)
     name = escape(run["editor"]["name"])
-    return f'<tr><td>{place}</td><td><abbr title="{settings}">{name}</abbr></td>{cells}<td>{run["n"]["failed"]}</td></tr>'
+    return (
+        f'<tr><td>{place}</td><td><abbr title="{settings}">{name}</abbr></td>{cells}<td>{run["n"]["failed"]}</td></tr>'
+    )
 
 
 def _cell(entry: Mapping[str, Any] | None) -> str:

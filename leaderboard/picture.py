@@ -38,10 +38,14 @@ def _panel(axes: Any, ranking: Ranking) -> None:
             axes.bar(x, value, width, color=colour, hatch=hatch, edgecolor="white", linewidth=0.5, label=label)
             error = [[max(0.0, value - entry["low"])], [max(0.0, entry["high"] - value)]]
             axes.errorbar(x, value, yerror=error, color="#222222", capsize=2.5, linewidth=1)
-            axes.annotate(f"{value:.0f}", (x, entry["high"]), (0, 2), textcoords="offset points", ha="center", fontsize=8)
+            axes.annotate(
+                f"{value:.0f}", (x, entry["high"]), (0, 2), textcoords="offset points", ha="center", fontsize=8
+            )
     names = [run["editor"]["name"] for run in ranking.runs]
     scores = [run["metrics"].get("S", {}).get("value") for run in ranking.runs]
-    ticks = [f"{name}\nS {'–' if score is None else format(score, '.1f')}" for name, score in zip(names, scores, strict=True)]
+    ticks = [
+        f"{name}\nS {'–' if score is None else format(score, '.1f')}" for name, score in zip(names, scores, strict=True)
+    ]
     axes.set_xticks(range(len(names)), ticks)
     axes.set_ylim(0, 119)
     axes.set_yticks(range(0, 101, 20))

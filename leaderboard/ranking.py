@@ -41,7 +41,7 @@ def rank(runs: Iterable[Mapping[str, Any]]) -> list[Ranking]:
         dataset, model = run["dataset"], run["model"]
         definitions = tuple(sorted((name, metric["definition"]) for name, metric in run["metrics"].items()))
         core = tuple(pair for pair in definitions if pair[0] in CORE[dataset["kind"]])
-        key = (dataset["content_hash"], tuple(dataset["record_ids"]), model["weights_hash"], model["dtype"], core)
+        key = (dataset["content_hash"], str(dataset["record_ids"]), model["weights_hash"], model["dtype"], core)
         groups.setdefault(key, []).append(run)
     return [_ranking(group) for group in groups.values()]
 

@@ -1,0 +1,38 @@
+"""What stands before a paraphrase prompt: in the released CounterFact, a random sentence on something else."""
+
+from collections.abc import Sequence
+from random import Random
+
+from builders.articles import Sentence
+
+_TRIES = 1000
+
+
+class Contexts:
+    """Sentences to draw from; with none at all, nothing is put before a prompt.
+
+    Args:
+        sentences: the pool, in a fixed order; None for no contexts.
+    """
+
+    def __init__(self, sentences: Sequence[Sentence] | None) -> None:
+        self._texts = None if sentences is None else [sentence.text for sentence in sentences]
+        self._searched = [f"{sentence.name}\n{sentence.text}".casefold() for sentence in sentences or ()]
+
+    def draw(self, count: int, labels: Sequence[str], random: Random) -> list[str] | None:
+        """Draw different sentences, each followed by a space, that name none of the labels, nor does their article.
+
+        Returns:
+            the contexts, or None where the pool seems to hold too few.
+        """
+        if self._texts is None:
+            return [""] * count
+        named = [label.casefold() for label in labels]
+        chosen: list[int] = []
+        for _ in range(_TRIES if self._texts else 0):
+            if len(chosen) == count:
+                break
+            index = random.randrange(len(self._texts))
+            if index not in chosen and not any(label in self._searched[index] for label in named):
+                chosen.append(index)
+        return [f"{self._texts[index]} " for index in chosen] if len(chosen) == count else None

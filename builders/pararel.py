@@ -1,0 +1,168 @@
+"""ParaRel's tuples and templates, in its own file format.
+
+Elazar et al. Measuring and Improving Consistency in Pretrained Language Models. TACL 2021.
+https://arxiv.org/abs/2102.01017. A folder holds `trex_lms_vocab/P*.jsonl` (tuples) and
+`pattern_data/graphs_json/P*.jsonl` (patterns with `[X]` for the subject and `[Y]` for the object).
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.errors import BadInput
+from core.files import read_jsonl
+
+_BE = frozenset({"is", "are", "was", "were"})
+_FINITE = _BE | {"has", "have", "had"}
+_ARTICLES = frozenset({"a", "an", "the"})
+_PREPOSITIONS = frozenset({"as", "at", "by", "for", "from", "in", "into", "of", "on", "to", "with"})
+_EMPTY_WORDS = _FINITE | _ARTICLES | _PREPOSITIONS | {"and", "that", "which", "who"}
+_LONGEST_CLOSING = 4
+
+
+@dataclass(frozen=True)
+class FactTuple:
+    """One tuple (s, r, o_c) by its labels."""
+
+    relation: str
+    uuid: str
+    subject: str
+    object: str
+    line: int
+    """Place in the relation's file, from 0."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a pattern became: a template with one `{}`, or the reason why it gives none."""
+
+    template: str | None
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Relation:
+    """What ParaRel knows of one relation."""
+
+    id: str
+    tuples: tuple[FactTuple, ...]
+    templates: tuple[str, ...]
+    """Distinct, in file order."""
+    outcomes: dict[str, int]
+    """How many patterns met which fate (`cut_pattern`; `the same as another`)."""
+
+
+def load_pararel(folder: Path) -> list[Relation]:
+    """Read all relations of a folder that have tuples, by number.
+
+    Raises:
+        BadInput: the folder has no tuples, a line is not JSON or lacks a key; file and line are named.
+    """
+    files = sorted((folder / "trex_lms_vocab").glob("P*.jsonl"), key=lambda file: relation_number(file.stem))
+    if not files:
+        raise BadInput(
+            f"no ParaRel at {folder}: expected trex_lms_vocab/P*.jsonl and pattern_data/graphs_json/P*.jsonl"
+        )
+    return [_load_relation(folder, file.stem) for file in files]
+
+
+def relation_number(relation: str) -> int:
+    """Return the number of a relation's or an entity's id, by which they are sorted.
+
+    >>> relation_number("P103")
+    103
+    """
+    if not re.fullmatch("[PQ][0-9]+", relation):
+        raise BadInput(f"expected an id of WikiData such as P103, got {relation!r}")
+    return int(relation[1:])
+
+
+def pararel_files(folder: Path) -> dict[str, Path]:
+    """Return the files that `load_pararel` reads, by their name inside the folder."""
+    files = [*folder.glob("trex_lms_vocab/P*.jsonl"), *folder.glob("pattern_data/graphs_json/P*.jsonl")]
+    return {file.relative_to(folder).as_posix(): file for file in sorted(files)}
+
+
+def cut_pattern(pattern: str) -> Cut:
+    """Cut a pattern at its object, so that the object goes on where the prompt ends.
+
+    `[Y]` counts as last when nothing but punctuation follows it. Where words follow (the closing), the pattern is
+    cut only if what is left is a natural prompt, by this rule; it is dropped when
+
+    * `[Y]` stands before `[X]`;
+    * the closing hangs on the object ("[Y]-born", "[Y]'s honor"), so that the object is half a word;
+    * the closing has more than four words, or one that is finite ("are twin cities"): it carries the meaning;
+    * the words left say nothing ("[X] is a [Y] by profession": "[X] is a");
+    * the closing goes on with a noun that the object describes after a form of "be", so that the object alone would
+      be said of the subject ("The law of [X] is [Y] law").
+
+    >>> cut_pattern("[X] was born in [Y] .")
+    Cut(template='{} was born in', outcome='object last')
+    >>> cut_pattern("[X] follows the [Y] religion.")
+    Cut(template='{} follows the', outcome='closing cut off')
+    >>> cut_pattern("[Y] is the capital of [X].")
+    Cut(template=None, outcome='object before subject')
+    """
+    if pattern.count("[X]") != 1 or pattern.count("[Y]") != 1 or "{" in pattern or "}" in pattern:
+        return Cut(None, "not one [X] and one [Y]")
+    left, _, right = pattern.partition("[Y]")
+    if "[X]" not in left:
+        return Cut(None, "object before subject")
+    template = " ".join(left.replace("[X]", "{}").split())
+    if template == "{}":
+        return Cut(None, "nothing between subject and object")
+    if not (closing := _words(right)):
+        return Cut(template, "object last")
+    reason = _unnatural(_words(left.replace("[X]", "")), right, closing)
+    return Cut(None, reason) if reason else Cut(template, "closing cut off")
+
+
+def _unnatural(before: list[str], right: str, closing: list[str]) -> str | None:
+    if not right[0].isspace():
+        return "object inside a longer word"
+    if len(closing) > _LONGEST_CLOSING or _FINITE.intersection(closing):
+        return "meaning after the object"
+    if all(word in _EMPTY_WORDS for word in before):
+        return "nothing said before the object"
+    if closing[0] not in _PREPOSITIONS and _describes(before):
+        return "object describes the word after it"
+    return None
+
+
+def _describes(before: list[str]) -> bool:
+    last = before[-1]
+    return last in _BE or (last in _ARTICLES and before[-2:-1] != [] and before[-2] in _BE)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
+def _load_relation(folder: Path, relation: str) -> Relation:
+    tuples = tuple(_read_tuples(folder / "trex_lms_vocab" / f"{relation}.jsonl", relation))
+    path = folder / "pattern_data" / "graphs_json" / f"{relation}.jsonl"
+    templates: list[str] = []
+    outcomes: Counter[str] = Counter()
+    for value in read_jsonl(path) if path.exists() else ():
+        cut = cut_pattern(_text(value, "pattern", path))
+        known = cut.template in templates
+        outcomes["the same as another" if known else cut.outcome] += 1
+        if cut.template is not None and not known:
+            templates.append(cut.template)
+    return Relation(relation, tuples, tuple(templates), dict(sorted(outcomes.items())))
+
+
+def _read_tuples(path: Path, relation: str) -> Iterator[FactTuple]:
+    for line, value in enumerate(read_jsonl(path)):
+        subject, object, uuid = (_text(value, key, path) for key in ("sub_label", "obj_label", "uuid"))
+        yield FactTuple(relation, uuid, subject, object, line)
+
+
+def _text(value: Any, key: str, path: Path) -> str:
+    text = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(text, str) or not text.strip():
+        raise BadInput(f"{path}: expected a text under {key!r} in every line, got {value!r}")
+    return text

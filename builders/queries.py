@@ -1,0 +1,161 @@
+"""The SPARQL texts, one function each: plain SPARQL 1.1, the same for a public endpoint and for a local store.
+
+Every text names what it asks for in VALUES blocks and orders its rows, and the one that can grow without bound
+(`holders`) is read page by page, by key. There is no label service and no vendor's syntax. Labels are `en`, else
+`mul`: since 2024 WikiData keeps a label that is the same in all languages under `mul` only.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+ENTITY = "http://www.wikidata.org/entity/"
+DIRECT = "http://www.wikidata.org/prop/direct/"
+LABEL = "http://www.w3.org/2000/01/rdf-schema#label"
+ABOUT = "http://schema.org/about"
+
+_PREFIXES = f"""PREFIX wd: <{ENTITY}>
+PREFIX wdt: <{DIRECT}>
+PREFIX rdfs: <http://www.w3.org/2000/01/rdf-schema#>
+PREFIX schema: <http://schema.org/>
+"""
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"})
+
+
+class Key(NamedTuple):
+    """The last row of a page of `holders`: its two IRIs."""
+
+    object: str
+    subject: str
+
+
+def literal(text: str) -> str:
+    """Return `text` as a SPARQL string.
+
+    >>> print(literal('the "Ring"'))
+    "the \\"Ring\\""
+    """
+    return f'"{text.translate(_ESCAPES)}"'
+
+
+def entity_id(iri: str) -> str:
+    """Return the id at the end of an entity's IRI.
+
+    >>> entity_id("http://www.wikidata.org/entity/Q42")
+    'Q42'
+    """
+    return iri.removeprefix(ENTITY)
+
+
+def resolve(relation: str, pairs: Sequence[tuple[str, str]]) -> str:
+    """Ask which entities bear the labels of (subject, object) pairs and stand in the relation.
+
+    Args:
+        relation: a property, `P103`.
+        pairs: labels of subject and object.
+
+    Returns:
+        a query with the columns `subjectLabel`, `objectLabel`, `subject`, `object`.
+    """
+    tags = [(a, b) for a in ("en", "mul") for b in ("en", "mul")]
+    values = "\n    ".join(f"({literal(s)}@{a} {literal(o)}@{b})" for s, o in pairs for a, b in tags)
+    return f"""{_PREFIXES}SELECT DISTINCT ?subjectLabel ?objectLabel ?subject ?object WHERE {{
+  VALUES (?subjectLabel ?objectLabel) {{
+    {values}
+  }}
+  ?subject rdfs:label ?subjectLabel .
+  ?subject wdt:{_property(relation)} ?object .
+  ?object rdfs:label ?objectLabel .
+  {_own_label("subject")}
+  {_own_label("object")}
+}}
+ORDER BY ?subjectLabel ?objectLabel ?subject ?object"""
+
+
+def objects(relation: str, subjects: Iterable[str]) -> str:
+    """Ask for every object of the subjects.
+
+    Returns:
+        a query with the columns `subject`, `object`; an unknown value comes as a blank node.
+    """
+    return f"""{_PREFIXES}SELECT DISTINCT ?subject ?object WHERE {{
+  VALUES ?subject {{ {_entities(subjects)} }}
+  ?subject wdt:{_property(relation)} ?object .
+}}
+ORDER BY ?subject ?object"""
+
+
+def holders(relation: str, objects: Iterable[str], after: Key | None, limit: int) -> str:
+    """Ask for a page of the subjects that have one of the objects, with their labels.
+
+    Args:
+        relation: a property.
+        objects: ids of entities.
+        after: where the page before this one ended; None for the first.
+        limit: (object, subject) pairs a page.
+
+    Returns:
+        a query with the columns `object`, `subject` and, where there is one, `en` and `mul`.
+    """
+    page = "" if after is None else _after(after)
+    return f"""{_PREFIXES}SELECT ?object ?subject ?en ?mul WHERE {{
+  {{
+    SELECT DISTINCT ?object ?subject WHERE {{
+      VALUES ?object {{ {_entities(objects)} }}
+      ?subject wdt:{_property(relation)} ?object .{page}
+    }}
+    ORDER BY STR(?object) STR(?subject)
+    LIMIT {limit:d}
+  }}
+  OPTIONAL {{ ?subject rdfs:label ?en . FILTER(LANG(?en) = "en") }}
+  OPTIONAL {{ ?subject rdfs:label ?mul . FILTER(LANG(?mul) = "mul") }}
+}}
+ORDER BY STR(?object) STR(?subject) ?en ?mul"""
+
+
+def articles(entities: Iterable[str], site: str) -> str:
+    """Ask for the articles of a site that are about the entities.
+
+    Args:
+        entities: ids of entities.
+        site: what the IRIs of the site's articles start with.
+
+    Returns:
+        a query with the columns `entity`, `article`.
+    """
+    return f"""{_PREFIXES}SELECT DISTINCT ?entity ?article WHERE {{
+  VALUES ?entity {{ {_entities(entities)} }}
+  ?article schema:about ?entity .
+  FILTER(STRSTARTS(STR(?article), {literal(site)}))
+}}
+ORDER BY ?entity ?article"""
+
+
+def _own_label(variable: str) -> str:
+    # An entity is called by its `mul` label only where it has none in English.
+    return (
+        f'FILTER(LANG(?{variable}Label) = "en" || '
+        f'NOT EXISTS {{ ?{variable} rdfs:label ?{variable}En . FILTER(LANG(?{variable}En) = "en") }})'
+    )
+
+
+def _after(key: Key) -> str:
+    last_object, last_subject = literal(key.object), literal(key.subject)
+    return (
+        f"\n      FILTER(STR(?object) > {last_object} || "
+        f"(STR(?object) = {last_object} && STR(?subject) > {last_subject}))"
+    )
+
+
+def _entities(ids: Iterable[str]) -> str:
+    return " ".join(f"wd:{_checked(r'Q[0-9]+', entity)}" for entity in ids)
+
+
+def _property(relation: str) -> str:
+    return _checked(r"P[0-9]+", relation)
+
+
+def _checked(pattern: str, name: str) -> str:
+    if not re.fullmatch(pattern, name):
+        raise ValueError(f"expected an id of WikiData of the form {pattern}, got {name!r}")
+    return name

@@ -1,0 +1,222 @@
+"""Two sources of facts that answer the same SPARQL text with the same rows: an endpoint over HTTP, and local files.
+
+Both give SPARQL 1.1 Query Results JSON (https://www.w3.org/TR/sparql11-results-json/), which is read in one place,
+strictly: an answer that is not whole raises, so that a failure is never taken for "no facts".
+"""
+
+import gzip
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, Protocol, cast
+
+from builders.facts_table import read_facts_table
+from core.errors import BadInput
+from core.files import hash_file
+
+if TYPE_CHECKING:
+    from pyoxigraph import Store
+
+_SUFFIXES = (".nt", ".ttl", ".tsv")
+_GENID = "/.well-known/genid/"
+
+
+class SourceError(RuntimeError):
+    """A source of facts could not answer; the message says what came and what to do."""
+
+
+class Answer(NamedTuple):
+    """The rows of one answer, in its order."""
+
+    rows: list[dict[str, str]]
+    """Variable to value, as a plain string; a variable that is not bound is absent."""
+    unknown: int
+    """Rows left out because a value in them is unknown: a blank node, or WikiData's stand-in for one."""
+
+
+class SparqlSource(Protocol):
+    """Where facts come from."""
+
+    def select(self, query: str) -> Answer:
+        """Answer a SELECT query, or raise `SourceError`."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """Say what this source is, for `build.json`; `files` with hashes where its content is known in advance."""
+        ...
+
+
+def read_answer(body: bytes, where: str) -> Answer:
+    """Read SPARQL JSON results.
+
+    Args:
+        body: the whole answer.
+        where: the source, for messages.
+
+    Raises:
+        SourceError: it is not JSON, is cut off, or is not of this form.
+
+    >>> read_answer(b'{"head":{"vars":["s"]},"results":{"bindings":[{"s":{"type":"uri","value":"urn:a"}}]}}', "here")
+    Answer(rows=[{'s': 'urn:a'}], unknown=0)
+    """
+    try:
+        value = json.loads(body)
+        variables = set(value["head"]["vars"])
+        bindings = [
+            {name: (term["type"], term["value"]) for name, term in binding.items()}
+            for binding in value["results"]["bindings"]
+        ]
+        if not all(set(binding) <= variables for binding in bindings):
+            raise KeyError("a variable that `head` does not name")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SourceError(
+            f"{where}: expected SPARQL JSON results, got {len(body)} bytes that are cut off or of another form "
+            f"({type(error).__name__}: {error}); they end in {body[-80:]!r}. Nothing was taken from them; run again"
+        ) from error
+    known = [binding for binding in bindings if not any(_is_unknown(*term) for term in binding.values())]
+    rows = [{name: text for name, (_, text) in binding.items()} for binding in known]
+    return Answer(rows, len(bindings) - len(known))
+
+
+def _is_unknown(kind: str, text: str) -> bool:
+    return kind == "bnode" or (kind == "uri" and _GENID in text)
+
+
+@dataclass(frozen=True)
+class StoreSource:
+    """Facts in local files, opened in process with pyoxigraph when first asked."""
+
+    files: tuple[Path, ...]
+
+    @classmethod
+    def open(cls, *paths: Path) -> "StoreSource":
+        """Take files, and all such files of folders: `.nt`, `.ttl`, `.tsv` (a facts table), each also as `.gz`.
+
+        Raises:
+            BadInput: a path is missing, holds none, or is of another form.
+        """
+        files = [file for path in paths for file in _fact_files(path)]
+        return cls(tuple(sorted(set(files))))
+
+    def select(self, query: str) -> Answer:
+        """Answer a SELECT query from the files."""
+        from pyoxigraph import QueryResultsFormat, QuerySolutions  # noqa: PLC0415
+
+        store = self._store
+        try:
+            solutions = store.query(query)
+        except (SyntaxError, ValueError, OSError) as error:
+            raise SourceError(f"the local store could not answer: {error}. The query was:\n{query}") from error
+        if not isinstance(solutions, QuerySolutions):
+            raise SourceError("expected a SELECT query")
+        body = cast(bytes, solutions.serialize(format=QueryResultsFormat.JSON))
+        return read_answer(body, "the local store")
+
+    def identity(self) -> dict[str, Any]:
+        """Name and sha256 of every file."""
+        return {"kind": "files", "files": hash_files(self.files)}
+
+    @cached_property
+    def _store(self) -> "Store":
+        from pyoxigraph import Store  # noqa: PLC0415
+
+        store = Store()
+        for file in self.files:
+            _load(store, file)
+        store.optimize()
+        return store
+
+
+@dataclass(frozen=True)
+class EndpointSource:
+    """A SPARQL 1.1 endpoint over HTTP, through SPARQLWrapper; one request at a time."""
+
+    url: str
+    user_agent: str
+    """Who asks, as `name/version (URL; contact)`: WikiData's policy wants a contact in it."""
+    timeout: int = 60
+    """Seconds to wait for an answer."""
+    _one_at_a_time: Lock = field(default_factory=Lock, repr=False, compare=False)
+
+    def select(self, query: str) -> Answer:
+        """POST a SELECT query.
+
+        Raises:
+            SourceError: the server cannot be reached, answers with an error, or with something else than results.
+        """
+        from SPARQLWrapper import JSON, POST, SPARQLWrapper  # noqa: PLC0415
+
+        wrapper = SPARQLWrapper(self.url, agent=self.user_agent)
+        wrapper.setQuery(query)
+        wrapper.setMethod(POST)
+        wrapper.setReturnFormat(JSON)
+        wrapper.setOnlyConneg(True)
+        wrapper.setTimeout(self.timeout)
+        with self._one_at_a_time:
+            return read_answer(self._fetch(wrapper), self.url)
+
+    def _fetch(self, wrapper: Any) -> bytes:
+        from http.client import HTTPException  # noqa: PLC0415
+        from urllib.error import HTTPError  # noqa: PLC0415
+
+        from SPARQLWrapper.SPARQLExceptions import SPARQLWrapperException  # noqa: PLC0415
+
+        try:
+            return cast(bytes, wrapper.query().response.read())
+        except SPARQLWrapperException as error:
+            self._fail("the server refused the query", error)
+        except HTTPError as error:
+            self._fail(f"the server answered {error.code} {error.reason}", error)
+        except (HTTPException, OSError) as error:
+            self._fail("no whole answer came from the server", error)
+
+    def _fail(self, what: str, error: Exception) -> NoReturn:
+        text = " ".join(str(error).split())[:300]
+        raise SourceError(
+            f"{self.url}: {what} ({type(error).__name__}: {text}). Nothing was taken from this answer; look "
+            "whether the endpoint is up and bears this query, then run again"
+        ) from error
+
+    def identity(self) -> dict[str, Any]:
+        """The address; what the endpoint holds is known only once it is asked."""
+        return {"kind": "endpoint", "url": self.url}
+
+
+def hash_files(files: Sequence[Path]) -> dict[str, str]:
+    """Return name to sha256, in the order of the names."""
+    return {file.name: hash_file(file) for file in sorted(files, key=lambda file: file.name)}
+
+
+def _fact_files(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        found = sorted(file for file in path.iterdir() if _form(file) in _SUFFIXES)
+    else:
+        found = [path] if path.is_file() and _form(path) in _SUFFIXES else []
+    if not found:
+        raise BadInput(f"no facts at {path}: expected {', '.join(_SUFFIXES)} files (also .gz), or a folder of them")
+    yield from found
+
+
+def _form(file: Path) -> str:
+    return Path(file.name.removesuffix(".gz")).suffix
+
+
+def _load(store: "Store", file: Path) -> None:
+    from pyoxigraph import RdfFormat  # noqa: PLC0415
+
+    form = RdfFormat.TURTLE if _form(file) == ".ttl" else RdfFormat.N_TRIPLES
+    try:
+        if _form(file) == ".tsv":
+            store.bulk_load(read_facts_table(file), form)
+        else:
+            with _open(file) as stream:
+                store.bulk_load(stream, form)
+    except (SyntaxError, EOFError, OSError) as error:
+        raise BadInput(f"{file}: not the facts its name promises: {error}") from error
+
+
+def _open(file: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb"))

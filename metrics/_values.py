@@ -1,0 +1,54 @@
+"""Read the values of one record's block: pairs of negative log-likelihoods, lists of booleans, means."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from metrics import Block
+
+Pair = tuple[float | None, float | None]
+"""Negative log-likelihoods in nats of (o*, o_c) after one prompt; `None` where the model gave no number."""
+
+
+def pairs(block: Block, prompts: str) -> list[Pair]:
+    """Return the values per token after each prompt of one sort ("rewrite", "paraphrase", ...)."""
+    stored = block.get(f"{prompts}_prompts_probs") or []
+    return [(_number(value.get("target_new")), _number(value.get("target_true"))) for value in stored]
+
+
+def total_pairs(block: Block, prompts: str) -> list[Pair]:
+    """Return the values of whole targets: the stored means times the numbers of tokens; none if these are unknown."""
+    tokens = block.get("target_tokens") or {}
+    new, true = tokens.get("new"), tokens.get("true")
+    if new is None or true is None:
+        return []
+    return [(None if a is None else a * new, None if b is None else b * true) for a, b in pairs(block, prompts)]
+
+
+def success(values: Iterable[Pair], likelier: Callable[[float, float], bool]) -> float | None:
+    """Return the share of prompts where `likelier(o*, o_c)` holds; a missing number is a failure."""
+    return mean([float(a is not None and b is not None and likelier(a, b)) for a, b in values])
+
+
+def magnitude(values: Iterable[Pair]) -> float | None:
+    """Return the mean of P(o*) - P(o_c) over the prompts that have both numbers."""
+    return mean([math.exp(-a) - math.exp(-b) for a, b in values if a is not None and b is not None])
+
+
+def accuracy(block: Block, prompts: str) -> float | None:
+    """Return the share of `true` among the booleans of one sort of prompt."""
+    return mean([float(value) for value in block.get(f"{prompts}_prompts_correct") or []])
+
+
+def mean(values: list[float]) -> float | None:
+    """Return the mean, summed exactly so that the order does not matter; `None` of nothing."""
+    return math.fsum(values) / len(values) if values else None
+
+
+def stored_number(block: Block, key: str) -> float | None:
+    """Return a number that the block holds, or `None`."""
+    return _number(block.get(key))
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
