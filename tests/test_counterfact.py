@@ -49,17 +49,21 @@ def by_tuple(report: BuildReport) -> dict[str, dict[str, Any]]:
 def worlds(draw: st.DrawFn) -> World:
     """People with few, short, colliding names, and one to three tongues each; tuples true and untrue."""
     names = st.sampled_from(["Ana", "Anabel", "Bo", "Bob", "Cy", "Dag", "Eve", "Fay", "Gus", "Esk", "Hal", "Ida"])
-    people = draw(st.lists(st.tuples(names, st.sampled_from(["", " Ray", " Roe", " Rust"])), min_size=6, max_size=24))
+    people = draw(
+        st.lists(
+            st.tuples(names, st.sampled_from(["", " Ray", " Roe", " Rust", " Zay", " Zhu"])), min_size=10, max_size=36
+        )
+    )
     tongues = ("Aldic", "Ald", "Esk", "Dovian")
     labels = {f"Q{n + 1}": tongue for n, tongue in enumerate(tongues)}
     facts, tuples = [], []
     for n, (first, last) in enumerate(people):
         id = f"Q{n + 100}"
         labels[id] = first + last
-        spoken = draw(st.lists(st.sampled_from([1, 1, 2, 3, 4]), min_size=1, max_size=2, unique=True))
+        spoken = draw(st.lists(st.sampled_from([1, 2, 3, 3, 4]), min_size=1, max_size=2, unique=True))
         facts += [(id, "P103", f"Q{object}") for object in spoken]
         stated = draw(st.sampled_from([*spoken, 1]))
-        uuid = draw(st.sampled_from([str(n), str(n), "0"]))
+        uuid = draw(st.sampled_from([str(n)] * 9 + ["0"]))
         tuples.append((uuid, labels[id], tongues[stated - 1]))
     return World(labels, facts, {"P103": tuples})
 

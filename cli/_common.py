@@ -1,0 +1,63 @@
+"""What several commands share: the argument types, the model by name, the console."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from core.places import data_folder
+from core.registry import load_plugin
+
+if TYPE_CHECKING:
+    from lm.loading import LM
+
+console = Console(highlight=False)
+
+Model = Annotated[str, typer.Option(help="A folder, a Hub id, or an embedded model by name.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... By default a GPU where there is one.")]
+DtypeName = Literal["float32", "bfloat16", "float64"]
+Dtype = Annotated[DtypeName, typer.Option(help="Precision of the weights.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="How many records, from the first.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="A setting of the editor, as name=value; may be repeated.")
+]
+Plugin = Annotated[list[Path] | None, typer.Option(help="A Python file that registers an editor or a metric.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Texts = Annotated[
+    str, typer.Option(help="Texts for second moments: `embedded`, a .txt/.jsonl file, a folder, a Hub id.")
+]
+
+
+def open_model(name: str, device: str | None = None, dtype: DtypeName = "float32") -> "LM":
+    """Load a model; a bare name that is a folder of `data/models` means that folder."""
+    from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
+
+    from lm.loading import load_lm  # noqa: PLC0415
+
+    disable_progress_bar()
+    embedded = data_folder() / "models" / name
+    return load_lm(str(embedded) if not Path(name).exists() and embedded.is_dir() else name, device=device, dtype=dtype)
+
+
+def load_plugins(paths: list[Path] | None) -> None:
+    """Load the files given with `--plugin`."""
+    for path in paths or []:
+        load_plugin(path)
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Show a bar on a terminal; yields what is told the stage, how much of it is done and out of how much."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(title, total=None)
+
+        def advance(stage: str, done: int, total: int | None = None) -> None:
+            bars.update(task, description=f"{title}: {stage}", completed=done, total=total)
+
+        yield advance

@@ -1,0 +1,123 @@
+"""`counterfact build` and `zsre`: make data sets."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from cli._common import Limit, Seed, console, progress_bar
+from core.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from builders.articles import ArticleSource
+    from builders.counterfact import BuildReport
+    from builders.statistics import Count
+    from builders.wikidata import SparqlSource
+
+AGENT = "counterfact-toolkit/0.1"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("build")(build)
+    app.command("zsre")(zsre)
+
+
+def build(
+    out: Annotated[Path, typer.Option(help="Folder of the data set.")] = Path("datasets/counterfact"),
+    pararel: Annotated[Path | None, typer.Option(help="A folder in ParaRel's layout; default: embedded.")] = None,
+    sparql: Annotated[str | None, typer.Option(help="Facts: a URL of an endpoint, or .nt/.ttl/.tsv file(s).")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A folder of generation prompts, P*.txt.")] = None,
+    articles: Annotated[Path | None, typer.Option(help="Articles, .jsonl with id, title, text.")] = None,
+    relation: Annotated[list[str] | None, typer.Option(help="Only this relation; may be repeated.")] = None,
+    seed: Seed = 0,
+    name: Annotated[str, typer.Option(help="Name of the data set.")] = "counterfact-embedded",
+    version: Annotated[str, typer.Option(help="Version of the data set.")] = "1",
+    context: Annotated[
+        str, typer.Option(help="Before paraphrase prompts: `articles` (a sentence) or `none`.")
+    ] = "articles",
+    contact: Annotated[str | None, typer.Option(help="Your e-mail or page, for the User-Agent of an endpoint.")] = None,
+) -> None:
+    """Build CounterFact from ParaRel templates and WikiData facts; by default from the embedded world.
+
+    Example: `counterfact build --out datasets/counterfact --seed 0`
+    """
+    from builders.articles import LocalArticles  # noqa: PLC0415
+    from builders.counterfact import BuildSettings, Sources, build_counterfact, embedded_sources  # noqa: PLC0415
+
+    embedded = embedded_sources()
+    texts: ArticleSource | None = LocalArticles.open(articles) if articles else embedded.articles
+    sources = Sources(
+        pararel=pararel or embedded.pararel,
+        facts=_facts(sparql, contact) if sparql else embedded.facts,
+        generation=prompts or embedded.generation,
+        articles=texts,
+    )
+    values = {
+        "seed": seed,
+        "name": name,
+        "version": version,
+        "relations": relation,
+        "paraphrase_context": context,
+    }
+    settings = BuildSettings.check(values, "counterfact build")
+    with progress_bar("building") as advance:
+        report = build_counterfact(sources, settings, out, advance)
+    _print_report(report)
+
+
+def zsre(
+    out: Annotated[Path, typer.Option(help="Folder of the data set.")] = Path("datasets/zsre"),
+    source: Annotated[Path | None, typer.Option(help="zsre_mend_eval.json or alike; default: embedded.")] = None,
+    limit: Limit = None,
+    name: Annotated[str | None, typer.Option(help="Name of the data set.")] = None,
+    version: Annotated[str, typer.Option(help="Version of the data set.")] = "1",
+) -> None:
+    """Make a data set of a zsRE split in MEND's format; by default of the embedded one.
+
+    Example: `counterfact zsre --source zsre_mend_eval.json --limit 10000 --out datasets/zsre`
+    """
+    from builders.zsre import build_zsre  # noqa: PLC0415
+    from core.places import data_folder  # noqa: PLC0415
+
+    given = source or data_folder() / "zsre" / "eval.json"
+    report = build_zsre(given, out, limit, name or ("zsre" if source else "zsre-embedded"), version)
+    _print_report(report)
+
+
+def statistics_table(counts: "Sequence[Count]", title: str, paper: "Sequence[Count]" = ()) -> Table:
+    """Return the paper's Table 2 for a data set, its own figures beside on request."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("item", no_wrap=True)
+    for head in ("total", "per relation", "per record"):
+        table.add_column(head, justify="right")
+    known = {count.item: count for count in paper}
+    if paper:
+        table.add_column("paper, total", justify="right")
+    for count in counts:
+        beside = [f"{known[count.item].total:,}" if count.item in known else "–"] if paper else []
+        table.add_row(count.item, f"{count.total:,}", f"{count.per_relation:,.1f}", f"{count.per_record:.2f}", *beside)
+    return table
+
+
+def _facts(sparql: str, contact: str | None) -> "SparqlSource":
+    from builders.wikidata import EndpointSource, StoreSource  # noqa: PLC0415
+
+    if not sparql.startswith(("http://", "https://")):
+        return StoreSource.open(Path(sparql))
+    if not contact:
+        raise BadInput("an endpoint wants to know who asks: give --contact with an e-mail address or a page")
+    return EndpointSource(sparql, f"{AGENT} ({contact})")
+
+
+def _print_report(report: "BuildReport") -> None:
+    counts: Mapping[str, object] = report.meta["counts"]
+    said = "already there" if report.reused else "built"
+    console.print(f"{report.path}: {said}, {report.records:,} records", style="bold")
+    dropped = counts.get("dropped")
+    if isinstance(dropped, dict) and dropped:
+        console.print("dropped: " + ", ".join(f"{number:,} {reason}" for reason, number in dropped.items()))
+    console.print(f"sources, seed and all counts: {report.path / 'build.json'}", style="dim")

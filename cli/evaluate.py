@@ -1,0 +1,125 @@
+"""`counterfact evaluate` and `score-texts`: run editors on a data set, or go on with what was interrupted."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli._common import (
+    Device,
+    Dtype,
+    Json,
+    Limit,
+    Model,
+    Plugin,
+    Seed,
+    Set,
+    Texts,
+    console,
+    load_plugins,
+    open_model,
+    progress_bar,
+)
+from core.errors import BadInput
+from core.files import canonical_json
+
+if TYPE_CHECKING:
+    from core.datasets import Dataset
+    from evaluation.harness import Options
+    from evaluation.store import Run
+    from lm.loading import LM
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("evaluate")(evaluate)
+    app.command("score-texts")(score_texts)
+
+
+def evaluate(
+    dataset: Annotated[str, typer.Option(help="A folder that build wrote, a .json/.jsonl file, or a Hub id.")],
+    model: Model = "factlm",
+    editor: Annotated[list[str] | None, typer.Option(help="Name of an editor; may be repeated.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
+    limit: Limit = None,
+    seed: Seed = 0,
+    set_: Set = None,
+    generate: Annotated[bool, typer.Option(help="Generate texts, for fluency and consistency.")] = True,
+    length: Annotated[int, typer.Option(min=2, help="Tokens of a text, its prompt included.")] = 100,
+    defer_text_metrics: Annotated[bool, typer.Option(help="Keep texts; measure them later with score-texts.")] = False,
+    restart: Annotated[bool, typer.Option(help="Begin again instead of going on.")] = False,
+    texts: Texts = "embedded",
+    max_texts: Annotated[int | None, typer.Option(min=1, help="How many of these texts.")] = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    plugin: Plugin = None,
+    as_json: Json = False,
+) -> None:
+    """Edit a model with each editor on each record, and measure; stop at any moment and run it again to go on.
+
+    Example: `counterfact evaluate --dataset datasets/counterfact --editor rome --editor ft --limit 100`
+    """
+    from core.datasets import load_dataset  # noqa: PLC0415
+    from editors import EDITORS  # noqa: PLC0415
+    from evaluation.harness import Options  # noqa: PLC0415
+    from evaluation.summary import terminal_tables  # noqa: PLC0415
+
+    load_plugins(plugin)
+    names = editor or ["rome"]
+    for name in names:
+        EDITORS.get(name)
+    if set_ and len(names) > 1:
+        raise BadInput(f"--set goes with one editor, got {', '.join(names)}; evaluate them one by one")
+    data = load_dataset(dataset, limit)
+    lm = open_model(model, device, dtype)
+    options = Options(
+        seed=seed, generate=generate, length=length, defer_text_metrics=defer_text_metrics, restart=restart
+    )
+    runs = run_editors(lm, names, data, out, options, set_ or [], texts, max_texts)
+    if as_json:
+        console.print(canonical_json([run.data for run in runs]), soft_wrap=True, markup=False)
+        return
+    for table in terminal_tables(runs):
+        console.print(table)
+    for run in runs:
+        console.print(f"{run.data['editor']['name']}: {run.folder}", style="dim")
+
+
+def run_editors(
+    lm: "LM",
+    names: list[str],
+    data: "Dataset",
+    out: Path,
+    options: "Options",
+    overrides: list[str],
+    texts: str,
+    max_texts: int | None = None,
+) -> "list[Run]":
+    """Evaluate several editors, one after the other, with a progress bar for each pass."""
+    from dataclasses import replace  # noqa: PLC0415
+
+    from core.texts import load_texts  # noqa: PLC0415
+    from editors import EDITORS, Resources  # noqa: PLC0415
+    from evaluation.harness import evaluate as evaluate_one  # noqa: PLC0415
+
+    runs = []
+    chosen = [(EDITORS.get(name), EDITORS.get(name).resolve(lm.name, lm.n_layers, overrides)) for name in names]
+    resources = Resources(second_moment_texts=load_texts(texts), second_moment_max_texts=max_texts, seed=options.seed)
+    for spec, resolved in chosen:
+        console.print(f"{spec.name} on {data.label}: {resolved.source}", style="dim")
+        with progress_bar(spec.name) as advance:
+            told = replace(options, progress=advance)
+            runs.append(evaluate_one(lm, spec, resolved, data, out, resources=resources, options=told))
+    return runs
+
+
+def score_texts(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+    """Fill in fluency and consistency of a run that was evaluated with --defer-text-metrics.
+
+    Example: `counterfact score-texts results/counterfact@1/gpt2-xl@15ea56d/rome-3f9c21ab`
+    """
+    from evaluation.rescore import score_texts as fill  # noqa: PLC0415
+    from evaluation.summary import terminal_tables  # noqa: PLC0415
+
+    for table in terminal_tables([fill(run)]):
+        console.print(table)

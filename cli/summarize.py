@@ -1,0 +1,126 @@
+"""`counterfact summarize`, `compare`, `export` and `reproduce`: finished runs as tables, files and verdicts."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli._common import Device, Dtype, Limit, Model, Texts, console, open_model
+from core.errors import BadInput
+
+if TYPE_CHECKING:
+    from evaluation.store import Run
+    from evaluation.tables import Table
+
+Form = Annotated[str, typer.Option("--format", help="terminal, markdown, latex or json.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("summarize")(summarize)
+    app.command("compare")(compare)
+    app.command("export")(export)
+    app.command("reproduce")(reproduce)
+
+
+def summarize(
+    results: Annotated[list[Path], typer.Argument(help="Folders; every finished run below them is read.")],
+    form: Form = "terminal",
+    paper: Annotated[str | None, typer.Option(help="Add the paper's rows for this model, e.g. gpt2-xl.")] = None,
+) -> None:
+    """Print runs in the layouts of the paper's Tables 4 and 1.
+
+    Example: `counterfact summarize results --paper gpt2-xl --format markdown`
+    """
+    from evaluation.summary import summary_tables  # noqa: PLC0415
+
+    print_tables(summary_tables(find_runs(results), paper), form)
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    baseline: Annotated[Path, typer.Option(help="Folder of the run that the others are compared with.")],
+    form: Form = "terminal",
+) -> None:
+    """Print paired differences between runs, over the records that both scored.
+
+    Example: `counterfact compare results --baseline results/counterfact@1/factlm@1a2b3c4d/ft-0a1b2c3d`
+    """
+    from evaluation.store import load_run  # noqa: PLC0415
+    from evaluation.summary import compare as differences  # noqa: PLC0415
+
+    against = load_run(baseline)
+    others = [run for run in find_runs(runs) if run.folder != against.folder and run.dataset == against.dataset]
+    if not others:
+        raise BadInput(f"no other run on {against.dataset} below {', '.join(map(str, runs))}")
+    print_tables([differences(others, against)], form)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    form: Annotated[str, typer.Option("--format", help="rome: the reference implementation's case files.")] = "rome",
+) -> None:
+    """Write a run in another program's format.
+
+    Example: `counterfact export results/counterfact@1/factlm@1a2b3c4d/rome-0a1b2c3d --format rome --out ROME/run_000`
+    """
+    from evaluation.export import export as write  # noqa: PLC0415
+    from evaluation.store import load_run  # noqa: PLC0415
+
+    console.print(f"{write(load_run(run), out, form)} case files in {out}")
+
+
+def reproduce(
+    dataset: Annotated[str, typer.Option(help="The official counterfact.json.")],
+    model: Model = "gpt2-xl",
+    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
+    limit: Limit = None,
+    texts: Texts = "embedded",
+    device: Device = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Check the paper's unedited row, then ROME's, on the official records: inside its interval or not.
+
+    Example: `counterfact reproduce --model gpt2-xl --dataset counterfact.json`
+    """
+    from core.datasets import load_dataset  # noqa: PLC0415
+    from core.texts import load_texts  # noqa: PLC0415
+    from editors import Resources  # noqa: PLC0415
+    from evaluation.reproduce import records_needed, verdict_table  # noqa: PLC0415
+    from evaluation.reproduce import reproduce as check  # noqa: PLC0415
+
+    data = load_dataset(dataset, min(limit or records_needed(model), records_needed(model)))
+    lm = open_model(model, device, dtype)
+    resources = Resources(second_moment_texts=load_texts(texts))
+    verdicts = []
+    for verdict in check(lm, data, out, resources=resources):
+        verdicts.append(verdict)
+        print_tables([verdict_table([verdict])], "terminal")
+    raise typer.Exit(0 if all(verdict.inside for verdict in verdicts) else 1)
+
+
+def find_runs(folders: list[Path]) -> "list[Run]":
+    """Return every finished run below some folders.
+
+    Raises:
+        BadInput: there is none.
+    """
+    from evaluation.store import load_run  # noqa: PLC0415
+
+    found = sorted({path.parent for folder in folders for path in folder.rglob("run.json")})
+    if not found:
+        raise BadInput(f"no run.json below {', '.join(map(str, folders))}: `counterfact evaluate` makes one")
+    return [load_run(folder) for folder in found]
+
+
+def print_tables(tables: "list[Table]", form: str) -> None:
+    """Print tables in one of the forms."""
+    from evaluation.summary import render  # noqa: PLC0415
+    from evaluation.tables import to_rich  # noqa: PLC0415
+
+    if form == "terminal":
+        for table in tables:
+            console.print(to_rich(table))
+    else:
+        typer.echo(render(tables, form), nl=False)

@@ -1,0 +1,231 @@
+"""Fine-tuning of one MLP weight, free (FT) or within a box around the original weights (FT+L).
+
+Meng, Bau, Andonian, Belinkov. Locating and Editing Factual Associations in GPT. NeurIPS 2022, appendix E.1, and
+Zhu et al. Modifying Memories in Transformer Models. 2020. https://arxiv.org/abs/2012.00363
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from core.records import Request
+from core.settings import Settings
+from editors import Editor, Failure, Resources, check_layer, editor
+from editors._adam import Adam
+from editors._batches import edit_each
+from editors._rows import Encoded, encode, pad, run_lower, working_dtype
+from lm.edits import Dense, Edit
+from lm.loading import LM
+from lm.plan import Plan
+from lm.sites import weight_shape
+from lm.stack import logits, run_blocks
+
+PAPER = "https://arxiv.org/abs/2202.05262"
+COMPACT_AT = 0.8
+"""Finished records are dropped from the batch when at most this fraction is still open."""
+COPIES = 6
+"""Tensors of the weight's size that a record needs: change, gradient, two moments, a temporary, the result."""
+MEMORY = {"cpu": 2**30, "cuda": 2**35}
+"""Bytes for the weights of one batch, by kind of device: fixed, so that batches do not depend on what is free."""
+
+
+class FinetuneSettings(Settings):
+    """Settings of FT; the defaults are those published for GPT-2 XL."""
+
+    layer: int
+    """The layer whose MLP's down projection is trained, from 0."""
+    steps: int = Field(25, ge=1)
+    """The most forward passes, each followed by an update."""
+    learning_rate: float = Field(5e-4, gt=0)
+    """Adam's step size."""
+    stop_loss: float = 0.01
+    """Training of a record ends, without an update, below this loss, in nats a token."""
+
+    @classmethod
+    def scaled(cls, n_layers: int) -> Mapping[str, Any]:
+        """Layer 1, as published for GPT-2 XL."""
+        return {"layer": min(1, n_layers - 1)}
+
+
+class BoxedFinetuneSettings(FinetuneSettings):
+    """Settings of FT+L."""
+
+    bound: float = Field(gt=0)
+    """ε: no weight leaves [original - ε, original + ε]."""
+
+    @classmethod
+    def scaled(cls, n_layers: int) -> Mapping[str, Any]:
+        """Layer 0, and a bound that halves with every twelve layers, as published from GPT-2 medium to XL."""
+        return {"layer": 0, "bound": 2e-3 * 2 ** ((24 - n_layers) / 12)}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Records that are trained side by side; the first dimension is the record, one row each."""
+
+    hidden: Tensor
+    """Output of the trained layer's block under the original weight, (records, tokens, width)."""
+    keys: Tensor
+    """Input of the trained module, (records, tokens, d_in), in the dtype of the changes."""
+    scored: Tensor
+    """Positions whose next token is scored, (records, target tokens)."""
+    labels: Tensor
+    """(records, target tokens)."""
+    weights: Tensor
+    """1/L for the L tokens of a target, 0 for padding, (records, target tokens)."""
+
+    def keep(self, records: Tensor) -> "Batch":
+        """Go on with these records only."""
+        return replace(self, **{name: tensor[records] for name, tensor in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One record's weight change, and how it was come by."""
+
+    change: Tensor
+    """(d_in, width)."""
+    losses: tuple[float, ...]
+    """Nats a token, one a forward pass."""
+
+
+def lay_out(lm: LM, items: Sequence[Encoded], layer: int) -> Batch:
+    """Run the layers up to the trained one, once, and note what is scored."""
+    ids, _, lengths = pad([item.rows[0] for item in items], lm.device)
+    lower = run_lower(lm, ids, layer)
+    longest = max(len(item.target) for item in items)
+    scored, labels, weights = [], [], []
+    for item, end in zip(items, lengths.tolist(), strict=True):
+        count = len(item.target)
+        padding = [0] * (longest - count)
+        scored.append([*range(end - count, end), *padding])
+        labels.append([*item.target, *padding])
+        weights.append([*[1 / count] * count, *padding])
+    dtype, device = working_dtype(lm), lm.device
+    return Batch(
+        hidden=lower.hidden,
+        keys=lower.keys.to(dtype),
+        scored=torch.tensor(scored, device=device),
+        labels=torch.tensor(labels, device=device),
+        weights=torch.tensor(weights, dtype=dtype, device=device),
+    )
+
+
+def losses(lm: LM, batch: Batch, change: Tensor, layer: int) -> Tensor:
+    """Mean -log p of the target's tokens, teacher-forced, under each record's own weight.
+
+    The trained module's output is added to the residual stream in every family, so a change D of its weight moves
+    the block's output by k D, and layers below need not be run again.
+
+    Args:
+        lm: the model.
+        batch: the records.
+        change: (records, d_in, width).
+        layer: the trained layer.
+
+    Returns:
+        (records,), nats a token.
+    """
+    hidden = batch.hidden + torch.bmm(batch.keys, change).to(batch.hidden.dtype)
+    hidden = run_blocks(lm, hidden, layer + 1, lm.n_layers)
+    read = hidden.gather(1, batch.scored[..., None].expand(-1, -1, hidden.shape[-1]))
+    log_p = logits(lm, read).to(change.dtype).log_softmax(-1)
+    return -(log_p.gather(2, batch.labels[..., None])[..., 0] * batch.weights).sum(1)
+
+
+def train(lm: LM, batch: Batch, settings: FinetuneSettings, bound: float | None) -> list[Trained]:
+    """Train one weight a record: forward, stop below the threshold, else an Adam step; then the box, if any."""
+    count = len(batch.keys)
+    change = batch.keys.new_zeros(count, batch.keys.shape[2], lm.width)
+    adam = Adam(change, settings.learning_rate)
+    results: dict[int, Trained] = {}
+    history: list[list[float]] = [[] for _ in range(count)]
+    alive = list(range(count))
+    for step in range(settings.steps):
+        with torch.enable_grad():
+            variable = change.detach().requires_grad_()
+            loss = losses(lm, batch, variable, settings.layer)
+            whole = loss.sum()  # a record's gradient is its own: rows do not meet
+        now = loss.tolist()  # the only wait for the device in a step
+        for place, record in enumerate(alive):
+            if record not in results:
+                history[record].append(now[place])
+                if not now[place] >= settings.stop_loss:  # NaN ends too
+                    results[record] = Trained(change[place].clone(), tuple(history[record]))
+        if len(results) == count:
+            break
+        (gradient,) = torch.autograd.grad(whole, variable)
+        del variable, loss, whole
+        adam.step_(change, gradient)
+        if bound is not None:
+            change.clamp_(-bound, bound)
+        still = [place for place, record in enumerate(alive) if record not in results]
+        if len(still) <= COMPACT_AT * len(alive) and step < settings.steps - 1:
+            rest = torch.tensor(still, device=change.device)
+            batch, change, alive = batch.keep(rest), change[rest], [alive[place] for place in still]
+            adam.keep(rest)
+    for place, record in enumerate(alive):
+        if record not in results:
+            results[record] = Trained(change[place].clone(), tuple(history[record]))
+    return [results[record] for record in range(count)]
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """A prepared editor."""
+
+    lm: LM
+    settings: FinetuneSettings
+    bound: float | None
+    plan: Plan
+
+    def __call__(self, requests: Sequence[Request], _seed: int) -> list[Edit | Failure]:
+        """Edit; see `editors.Editor`. Nothing here is random."""
+        return edit_each(
+            requests,
+            lambda request: encode(self.lm, request, ["{}"], "last", hold=False),
+            lambda items: train(self.lm, lay_out(self.lm, items, self.settings.layer), self.settings, self.bound),
+            self._edit,
+            size=lambda item: item.length,
+            plan=self.plan,
+            most=self._most(),
+        )
+
+    def _most(self) -> int:
+        d_in, d_out = weight_shape(self.lm.model, self._module)
+        bytes_each = COPIES * d_in * d_out * working_dtype(self.lm).itemsize
+        return max(1, MEMORY.get(self.lm.device.type, MEMORY["cpu"]) // bytes_each)
+
+    @property
+    def _module(self) -> str:
+        return self.lm.layout.down(self.settings.layer)
+
+    def _edit(self, request: Request, trained: Trained) -> Edit | Failure:
+        loss = trained.losses[-1]
+        if not math.isfinite(loss) or not bool(trained.change.isfinite().all()):
+            return Failure(request.id, f"the loss became {loss} at forward pass {len(trained.losses)}")
+        diagnostics = {
+            "update_frobenius": float(trained.change.norm()),
+            "steps": float(len(trained.losses)),
+            "loss": loss,
+        }
+        return Edit((Dense(self._module, trained.change),), (request.id,), diagnostics)
+
+
+@editor("ft", FinetuneSettings, paper=PAPER, summary="fine-tunes one MLP weight by Adam")
+def prepare(lm: LM, settings: FinetuneSettings, resources: Resources) -> Editor:
+    """Fine-tuning without a constraint."""
+    check_layer(settings.layer, lm)
+    return Finetune(lm, settings, None, resources.plan_for(lm))
+
+
+@editor("ft_l", BoxedFinetuneSettings, paper=PAPER, summary="FT within a box around the original weights")
+def prepare_boxed(lm: LM, settings: BoxedFinetuneSettings, resources: Resources) -> Editor:
+    """Fine-tuning with an L-infinity constraint."""
+    check_layer(settings.layer, lm)
+    return Finetune(lm, settings, settings.bound, resources.plan_for(lm))

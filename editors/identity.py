@@ -1,0 +1,23 @@
+"""The editor that changes nothing: the unedited model, through the same machinery."""
+
+from collections.abc import Sequence
+
+from core.records import Request
+from core.settings import Settings
+from editors import Editor, Failure, Resources, editor
+from lm.edits import Edit
+from lm.loading import LM
+
+
+class IdentitySettings(Settings):
+    """There is nothing to set."""
+
+
+@editor("identity", IdentitySettings, paper="", summary="no change; the floor that every editor is compared with")
+def prepare(_lm: LM, _settings: IdentitySettings, _resources: Resources) -> Editor:
+    """Return an editor whose edits hold no delta."""
+
+    def edit(requests: Sequence[Request], _seed: int) -> list[Edit | Failure]:
+        return [Edit((), (request.id,)) for request in requests]
+
+    return edit

@@ -1,0 +1,214 @@
+"""Rank-One Model Editing, and two variants that cure its asymmetric key.
+
+Meng, Bau, Andonian, Belinkov. Locating and Editing Factual Associations in GPT. NeurIPS 2022.
+https://arxiv.org/abs/2202.05262
+Gupta, Baskaran, Anumanchipalli. Rebuilding ROME: Resolving Model Collapse during Sequential Model Editing. 2024.
+https://arxiv.org/abs/2403.07175
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from core.errors import BadInput
+from core.files import hash_json
+from core.records import Request
+from core.settings import Settings
+from editors import Editor, Failure, Resources, check_layer, editor
+from editors._batches import edit_each
+from editors._cache import cached
+from editors._contexts import context_templates
+from editors._rows import Encoded, encode
+from editors._value import Values, find_values
+from lm.edits import Edit, LowRank
+from lm.encoding import SubjectRule
+from lm.loading import LM
+from lm.plan import Plan
+from lm.second_moment import SecondMoment
+from lm.sites import weight_shape
+
+PAPER = "https://arxiv.org/abs/2202.05262"
+REBUILDING = "https://arxiv.org/abs/2403.07175"
+Variant = Literal["rome", "r_rome", "p_rome"]
+
+
+class RomeSettings(Settings):
+    """Settings of ROME and its variants; the defaults are those published for GPT-2 XL."""
+
+    layer: int
+    """l*, the layer whose MLP is rewritten, from 0."""
+    position: SubjectRule = "subject_last"
+    """The token at which the key is read and the value is written."""
+    steps: int = Field(20, ge=1)
+    """The most forward passes of the search for v*; the last one makes no update."""
+    learning_rate: float = Field(0.5, gt=0)
+    """Adam's step size on δ."""
+    weight_decay: float = Field(0.5, ge=0)
+    """γ, the factor of ||δ|| / ||v_0||^2."""
+    kl_factor: float = Field(0.0625, ge=0)
+    """λ, the factor of the KL term, read at the subject of `{} is a`."""
+    clamp_norm_factor: float = Field(4.0, gt=0)
+    """||δ|| is kept to this many times ||v_0||."""
+    stop_loss: float = 0.05
+    """The search for a record ends below this loss, in nats."""
+    covariance: bool = True
+    """Whether the direction is C^-1 k or, without second moments, k itself."""
+    context_lengths: list[int] = Field([5, 10])
+    """Tokens of generated context texts, the start token included."""
+    contexts_per_length: int = Field(10, ge=0)
+    """Texts of each length; the bare prompt comes on top."""
+
+    @classmethod
+    def scaled(cls, n_layers: int) -> Mapping[str, Any]:
+        """The layer at a third of the depth, as published for GPT-2 medium, large and (17 of 48) XL."""
+        return {"layer": n_layers // 3}
+
+
+SEARCH_FIELDS = set(RomeSettings.model_fields) - {"position", "covariance", "context_lengths", "contexts_per_length"}
+"""What a search follows from, beside the rows of tokens."""
+
+
+def rank_one(values: Values, direction: Tensor, variant: Variant) -> tuple[Tensor, Tensor]:
+    r"""Solve for the update $\Delta = u r^\top$ (eq. 2), for one record.
+
+    $$r = \frac{v^* - m}{k \cdot u}, \quad v^* = v_0 + \delta$$
+
+    rome: m = v_0 and k = k_0, of the bare prompt, though u comes from k_bar (the authors' code); r_rome: m and k are
+    means over the context templates; p_rome: all three are of the bare prompt.
+
+    Args:
+        values: of one record.
+        direction: u, (d_in,).
+        variant: which of the three.
+
+    Returns:
+        r, (width,), and the divisor k · u, in the dtype of u.
+    """
+    key, output = values.bare_key, values.bare_output
+    if variant == "r_rome":
+        key, output = values.mean_key, values.mean_output
+    divisor = key.to(direction) @ direction
+    target = values.bare_output.to(direction) + values.delta.to(direction)
+    return (target - output.to(direction)) / divisor, divisor
+
+
+@dataclass(frozen=True)
+class Rome:
+    """A prepared editor."""
+
+    lm: LM
+    settings: RomeSettings
+    variant: Variant
+    templates: tuple[str, ...]
+    second_moment: SecondMoment | None
+    plan: Plan
+    cache: Path
+    """Folder for values."""
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the edits rest on, beside model and settings."""
+        facts: dict[str, Any] = {
+            "context_templates": list(self.templates),
+            "context_templates_hash": hash_json(list(self.templates)),
+        }
+        if (moment := self.second_moment) is not None:
+            fields = ("name", "hash", "count", "ridge")
+            facts["second_moment"] = {field: getattr(moment, field) for field in fields}
+        return facts
+
+    def __call__(self, requests: Sequence[Request], _seed: int) -> list[Edit | Failure]:
+        """Edit; see `editors.Editor`. Nothing here is random."""
+        return edit_each(
+            requests,
+            lambda request: encode(self.lm, request, self.templates, self.settings.position, hold=True),
+            self._solve,
+            self._edit,
+            size=lambda item: len(item.rows) * item.suffix,  # what a step of the search runs
+            plan=self.plan,
+        )
+
+    def values(self, batch: Sequence[Encoded]) -> Values:
+        """Keys and values of a batch, on the CPU; from the cache where they are."""
+        lm = self.lm
+        search = self.settings.model_dump(include=SEARCH_FIELDS)
+        rows = [[list(item.target), [[row.lookup, *row.ids] for row in item.rows]] for item in batch]
+        identity = [lm.weights_hash, str(lm.dtype), lm.device.type, torch.__version__, search, rows]
+        path = self.cache / f"{hash_json(identity)}.safetensors"
+        return cached(path, len(batch), lambda: find_values(lm, batch, self.settings))
+
+    def _solve(self, batch: Sequence[Encoded]) -> list[tuple[Values, Tensor]]:
+        """Values of each record, and the direction u of its update, in float64."""
+        values = self.values(batch)
+        keys = (values.bare_key if self.variant == "p_rome" else values.mean_key).double()
+        directions = keys if self.second_moment is None else self.second_moment.solve(keys).to(keys)
+        directions = directions / directions.norm(dim=1, keepdim=True)
+        return [(values.at(i), directions[i]) for i in range(len(batch))]
+
+    def _edit(self, request: Request, solved: tuple[Values, Tensor]) -> Edit | Failure:
+        values, direction = solved
+        loss = float(values.loss)
+        if not math.isfinite(loss):
+            return Failure(request.id, f"the loss became {loss} at forward pass {int(values.passes)}")
+        update, divisor = rank_one(values, direction, self.variant)
+        if float(divisor) == 0 or not bool(update.isfinite().all()):
+            return Failure(request.id, f"no rank-one solution: key and direction have the product {float(divisor)}")
+        diagnostics = {
+            "k0_dot_u": float(values.bare_key.double() @ direction),
+            "kbar_dot_u": float(values.mean_key.double() @ direction),
+            "update_frobenius": float(update.norm()),
+            "steps": float(values.passes),
+            "loss": loss,
+        }
+        left, right = (side[None].to(self.lm.device, values.delta.dtype) for side in (direction, update))
+        delta = LowRank(self.lm.layout.down(self.settings.layer), left, right)
+        return Edit((delta,), (request.id,), diagnostics)
+
+
+def _prepare(lm: LM, settings: RomeSettings, resources: Resources, variant: Variant) -> Rome:
+    check_layer(settings.layer, lm)
+    templates = context_templates(lm, resources, settings.context_lengths, settings.contexts_per_length)
+    moment = resources.second_moment(lm, settings.layer) if settings.covariance else None
+    if moment is not None:
+        _check_moment(moment, lm, settings.layer)
+    return Rome(lm, settings, variant, templates, moment, resources.plan_for(lm), resources.cache / "values")
+
+
+def _check_moment(moment: SecondMoment, lm: LM, layer: int) -> None:
+    size = weight_shape(lm.model, lm.layout.down(layer))[0]
+    if len(moment.matrix) != size:
+        raise BadInput(f"second moment: expected one of {size} x {size} for {lm.name}, got {len(moment.matrix)}")
+    try:
+        _ = moment.ridge  # takes the Cholesky factor, before any request is worked on
+    except ValueError as error:
+        raise BadInput(f"{error}; take it over more texts") from error
+
+
+@editor("rome", RomeSettings, paper=PAPER, summary="rank-one rewrite of one MLP, as the authors' code has it")
+def prepare(lm: LM, settings: RomeSettings, resources: Resources) -> Editor:
+    """ROME with the published asymmetry: direction from the mean key, divisor from the bare prompt's key."""
+    return _prepare(lm, settings, resources, "rome")
+
+
+@editor("r_rome", RomeSettings, paper=REBUILDING, summary="ROME with the mean key throughout", settings_folder="rome")
+def prepare_r_rome(lm: LM, settings: RomeSettings, resources: Resources) -> Editor:
+    """ROME with mean keys and outputs on both sides of the equation."""
+    return _prepare(lm, settings, resources, "r_rome")
+
+
+@editor(
+    "p_rome",
+    RomeSettings,
+    paper=REBUILDING,
+    summary="ROME with the bare prompt's key throughout",
+    settings_folder="rome",
+)
+def prepare_p_rome(lm: LM, settings: RomeSettings, resources: Resources) -> Editor:
+    """ROME with the bare prompt's key on both sides of the equation."""
+    return _prepare(lm, settings, resources, "p_rome")

@@ -1,0 +1,1 @@
+"""Editor x model x data set to results."""

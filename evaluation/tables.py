@@ -1,0 +1,160 @@
+"""Tables of numbers with intervals, and four ways to print them: terminal, Markdown, LaTeX, JSON."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Notation = Literal["parentheses", "plus-minus"]
+MISSING = "–"
+FEW = 5
+"""Columns whose cells fit on one line of a narrow terminal."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number, its interval, and a mark behind it."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    mark: str = ""
+
+    @property
+    def half(self) -> float | None:
+        """Half the width of the interval."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table."""
+
+    label: str
+    cells: Mapping[str, Cell]
+    n: str
+    """Records that are in it, of how many."""
+    section: int = 0
+    """A rule is drawn where it changes."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of numbers under grouped columns, as the paper prints them (x100)."""
+
+    title: str
+    groups: tuple[tuple[str, tuple[str, ...]], ...]
+    """Headings, and the columns below each."""
+    rows: tuple[Row, ...]
+    notation: Notation = "parentheses"
+    signed: bool = False
+    """Whether a plus sign is printed, as for differences."""
+    note: str = ""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns, in order."""
+        return tuple(column for _, columns in self.groups for column in columns)
+
+    def text(self, cell: Cell | None, between: str = " ") -> str:
+        """Return a cell as it is printed, with `between` before its interval; a dash where there is no number.
+
+        >>> table = Table("", (), ())
+        >>> table.text(Cell(99.96, 99.8, 100.0)), table.text(Cell(-0.04)), table.text(None)
+        ('100.0 (0.1)', '0.0', '–')
+        """
+        if cell is None or cell.value is None:
+            return MISSING
+        number = _one_decimal(cell.value, self.signed)
+        if cell.half is not None:
+            half = _one_decimal(cell.half, False)
+            number += between + (f"({half})" if self.notation == "parentheses" else f"±{half}")
+        return number + cell.mark
+
+
+def to_rich(table: Table) -> Any:
+    """Return the table for a terminal, as a `rich.table.Table`."""
+    from rich import box  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415
+    from rich.table import Table as RichTable  # noqa: PLC0415
+
+    shown = RichTable(
+        title=escape(table.title), caption=escape(table.note) or None, title_justify="left", caption_justify="left"
+    )
+    shown.box, shown.pad_edge, shown.padding = box.SIMPLE_HEAD, False, (0, 0, 0, 0)
+    narrow = len(table.columns) <= FEW
+    shown.add_column("Editor", min_width=12)
+    for column in (*table.columns, "n") if narrow else table.columns:
+        shown.add_column(column, justify="right", no_wrap=True)
+    for row, following in zip(table.rows, [*table.rows[1:], None], strict=True):
+        # Many columns fit on a narrow terminal where n and the intervals stand on a second line.
+        cells = [table.text(row.cells.get(column), " " if narrow else "\n") for column in table.columns]
+        label = escape(row.label)
+        cells = [label, *cells, row.n] if narrow else [f"{label}\n[dim]{row.n and f'n = {row.n}'}[/]", *cells]
+        shown.add_row(*cells, end_section=following is not None and following.section != row.section)
+    return shown
+
+
+def to_markdown(table: Table) -> str:
+    """Return the table in Markdown, its title in bold above it."""
+    heads = ["Editor", *(_heading(group, column) for group, columns in table.groups for column in columns), "n"]
+    lines = [f"**{table.title}**", "", _pipes(heads), "|---|" + "---:|" * (len(heads) - 1)]
+    for row in table.rows:
+        cells = [table.text(row.cells.get(column)) for column in table.columns]
+        lines.append(_pipes([row.label, *cells, row.n]))
+    return "\n".join([*lines, *(["", table.note] if table.note else [])]) + "\n"
+
+
+def to_latex(table: Table) -> str:
+    """Return the table in LaTeX; it needs the package `booktabs`."""
+    spans = [rf"\multicolumn{{{len(columns)}}}{{c}}{{{_tex(group)}}}" for group, columns in table.groups]
+    body: list[str] = []
+    for index, row in enumerate(table.rows):
+        if index and row.section != table.rows[index - 1].section:
+            body.append(r"\midrule")
+        cells = [_tex(table.text(row.cells.get(column))) for column in table.columns]
+        body.append(" & ".join([_tex(row.label), *cells, _tex(row.n)]) + r" \\")
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_tex(' '.join(filter(None, (table.title + '.', table.note))))}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(table.columns) + 1)}}}",
+            r"\toprule",
+            " & ".join(["", *spans, ""]) + r" \\",
+            " & ".join(["Editor", *map(_tex, table.columns), "$n$"]) + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def to_json(table: Table) -> dict[str, Any]:
+    """Return the table as plain values, unrounded; a number that is missing is `None`."""
+    rows = []
+    for row in table.rows:
+        cells = {column: row.cells.get(column, Cell(None)) for column in table.columns}
+        values = {column: {"value": c.value, "low": c.low, "high": c.high} for column, c in cells.items()}
+        rows.append({"label": row.label, "n": row.n, "cells": values})
+    return {"title": table.title, "columns": list(table.columns), "rows": rows, "note": table.note}
+
+
+def _one_decimal(value: float, signed: bool) -> str:
+    # Adding 0.0 turns a negative zero into a positive one.
+    return format(round(value, 1) + 0.0, "+.1f" if signed else ".1f")
+
+
+def _heading(group: str, column: str) -> str:
+    return f"{group} {column}" if group else column
+
+
+def _pipes(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def _tex(text: str) -> str:
+    marks = {"\\": r"\textbackslash{}", "±": r"$\pm$", MISSING: "--"}
+    return "".join(marks.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)

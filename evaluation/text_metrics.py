@@ -1,0 +1,46 @@
+"""Fluency and consistency of one record's texts: while a run goes on, or afterwards where they were deferred."""
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+from core.datasets import ReferenceTexts
+from core.errors import BadInput
+from metrics.consistency import DEFINITION as CONSISTENCY
+from metrics.consistency import ReferenceScorer
+from metrics.fluency import DEFINITION as FLUENCY
+from metrics.fluency import generation_entropy
+
+DEFINITIONS = {"fluency": FLUENCY, "consistency": CONSISTENCY}
+
+
+class TextScorer:
+    """Scores texts against the reference texts of one data set, which are fitted when the first text comes.
+
+    Raises:
+        BadInput: nltk is not installed.
+    """
+
+    def __init__(self, references: ReferenceTexts | None) -> None:
+        if importlib.util.find_spec("nltk") is None:
+            raise BadInput(
+                "fluency needs nltk: `pip install nltk`, or run with --defer-text-metrics and then, where it is "
+                "installed, `counterfact score-texts RUN`"
+            )
+        self._references = references
+        self._scorer: ReferenceScorer | None = None
+
+    def fill(self, block: dict[str, Any], requested_rewrite: Mapping[str, Any]) -> None:
+        """Put `ngram_entropy` and `reference_score` into a block that has texts; `None` where there is no value."""
+        texts = [text for text in block.get("text") or [] if text is not None]
+        block["ngram_entropy"] = generation_entropy(texts)
+        block["reference_score"] = None
+        if self._references is not None:
+            relation, target = requested_rewrite.get("relation_id"), requested_rewrite["target_new"].get("id")
+            self._scorer = self._scorer or ReferenceScorer(self._references)
+            block["reference_score"] = self._scorer.score(texts, relation, target)
+
+
+def is_unscored(block: Mapping[str, Any]) -> bool:
+    """Whether a block has texts whose metrics were deferred."""
+    return any(text is not None for text in block.get("text") or []) and block.get("ngram_entropy") is None

@@ -1,0 +1,1 @@
+"""A language model you can look into and change; knows no benchmark."""

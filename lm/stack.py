@@ -1,0 +1,205 @@
+"""Run part of a model: from tokens to states, from one layer to another, from states to logits.
+
+The parts are the model's own modules, so hooks act here as in a whole forward pass. Keys and values of earlier
+tokens are kept by objects of ours, in three ways: constant, growing, or only recorded.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lm.hooks import find_module, first
+from lm.loading import LM
+
+
+class Cache(Protocol):
+    """Keys and values of earlier tokens, as the blocks ask for them."""
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Take a layer's new keys and values (rows, heads, tokens, head width); return all that it may look at."""
+
+    def length(self, layer: int) -> int:
+        """Return how many earlier tokens a layer has."""
+
+
+class ConstantPrefix:
+    """Earlier tokens that never change and are never added to, as in an optimisation over a suffix.
+
+    Args:
+        keys, values: by layer, (rows, heads, tokens, head width). Rows of unequal length are padded, on either side,
+            and masked by the caller (`causal_mask`).
+    """
+
+    def __init__(self, keys: Mapping[int, Tensor], values: Mapping[int, Tensor]) -> None:
+        self.keys = keys
+        self.values = values
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Return prefix and new tokens, side by side."""
+        return torch.cat([self.keys[layer_idx], key], dim=2), torch.cat([self.values[layer_idx], value], dim=2)
+
+    def length(self, layer: int) -> int:
+        """Return the prefix's width."""
+        return self.keys[layer].shape[2] if layer in self.keys else 0
+
+
+class GrowingCache:
+    """Room for `length` tokens of `rows` rows, allocated once and filled from the left: for generation.
+
+    `begin(rows)` empties it, and uses the same memory for as many rows, or fewer.
+    """
+
+    def __init__(self, rows: int, length: int) -> None:
+        self.rows = rows
+        self.room = length
+        self._used = rows
+        self._keys: dict[int, Tensor] = {}
+        self._values: dict[int, Tensor] = {}
+        self._filled: dict[int, int] = {}
+
+    def begin(self, rows: int) -> "GrowingCache":
+        """Forget all tokens; the next batch has `rows` rows, no more than there is room for."""
+        if rows > self.rows:
+            raise ValueError(f"expected at most {self.rows} rows, got {rows}")
+        self._used = rows
+        self._filled = {}
+        return self
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Write the new tokens behind the earlier ones; return views of all of them."""
+        if layer_idx not in self._keys:
+            _, heads, _, width = key.shape
+            self._keys[layer_idx] = key.new_empty(self.rows, heads, self.room, width)
+            self._values[layer_idx] = value.new_empty(self.rows, heads, self.room, value.shape[3])
+        start = self.length(layer_idx)
+        stop = start + key.shape[2]
+        if stop > self.room or key.shape[0] != self._used:
+            raise ValueError(
+                f"expected {self._used} rows and at most {self.room} tokens, got {key.shape[0]} rows and {stop} tokens"
+            )
+        keys, values = self._keys[layer_idx][: self._used], self._values[layer_idx][: self._used]
+        keys[:, :, start:stop] = key
+        values[:, :, start:stop] = value
+        self._filled[layer_idx] = stop
+        return keys[:, :, :stop], values[:, :, :stop]
+
+    def length(self, layer: int) -> int:
+        """Return how many tokens the layer holds."""
+        return self._filled.get(layer, 0)
+
+
+class Recorder:
+    """Keeps the keys and values of one pass, by layer; the pass itself has no earlier tokens."""
+
+    def __init__(self) -> None:
+        self.keys: dict[int, Tensor] = {}
+        self.values: dict[int, Tensor] = {}
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Keep the tensors and hand them back."""
+        self.keys[layer_idx], self.values[layer_idx] = key, value
+        return key, value
+
+    def length(self, layer: int) -> int:  # noqa: ARG002
+        """Return 0."""
+        return 0
+
+
+def embed(lm: LM, ids: Tensor, positions: Tensor | None = None) -> Tensor:
+    """Return the states before the first block.
+
+    Args:
+        ids: (rows, tokens).
+        positions: (rows, tokens) or (tokens,), by default counted from 0.
+
+    Returns:
+        (rows, tokens, width).
+    """
+    hidden: Tensor = find_module(lm.model, lm.layout.embed)(ids)
+    if lm.layout.positions is not None:
+        positions = torch.arange(ids.shape[1], device=ids.device) if positions is None else positions
+        hidden = hidden + find_module(lm.model, lm.layout.positions)(positions)
+    return hidden
+
+
+def run_blocks(
+    lm: LM,
+    hidden: Tensor,
+    start: int,
+    stop: int,
+    *,
+    positions: Tensor | None = None,
+    mask: Tensor | None = None,
+    cache: Cache | None = None,
+) -> Tensor:
+    """Run blocks `start` to `stop - 1` on the states before `start`; return the states before `stop`.
+
+    Args:
+        hidden: (rows, tokens, width).
+        positions: (rows, tokens) or (tokens,); by default they go on after the cache's tokens.
+        mask: added to the attention scores, (rows or 1, 1, tokens, earlier + tokens); by default each token sees all
+            earlier ones and itself, which is right for rows padded on the right.
+        cache: keys and values of earlier tokens; layers are counted from the model's first.
+    """
+    tokens = hidden.shape[1]
+    past = cache.length(start) if cache is not None else 0
+    if positions is None:
+        positions = torch.arange(past, past + tokens, device=hidden.device)
+    if positions.dim() == 1:
+        # One row of positions for all: GPT-J copies its whole table once per row of positions.
+        positions = positions[None]
+    if mask is None and tokens > 1 and (past or lm.layout.attention_kernel == "eager"):
+        mask = causal_mask(lm, tokens, past)
+    extra: dict[str, Any] = {lm.layout.cache_keyword: cache, "position_ids": positions, "attention_mask": mask}
+    if lm.layout.rotary is not None:
+        extra["position_embeddings"] = find_module(lm.model, lm.layout.rotary)(hidden, position_ids=positions)
+    for layer in range(start, stop):
+        hidden = first(find_module(lm.model, lm.layout.block(layer))(hidden, **extra))
+    return hidden
+
+
+def logits(lm: LM, hidden: Tensor) -> Tensor:
+    """Return the logits of any selection of last states: (..., width) to (..., vocabulary), in the model's dtype."""
+    normed = find_module(lm.model, lm.layout.final_norm)(hidden)
+    result: Tensor = find_module(lm.model, lm.layout.head)(normed)
+    return result
+
+
+def causal_mask(lm: LM, tokens: int, past: int = 0, past_valid: Tensor | None = None) -> Tensor:
+    """Return a mask to add to attention scores: 0 where a token may look, the dtype's lowest number elsewhere.
+
+    Args:
+        tokens: how many new tokens a row has.
+        past: how many earlier columns the cache has; all are seen, but for `past_valid`.
+        past_valid: (rows, past), false where a row's earlier column is padding.
+
+    Returns:
+        (rows or 1, 1, tokens, past + tokens), in the model's dtype.
+    """
+    device = lm.device
+    seen = torch.ones(tokens, past + tokens, dtype=torch.bool, device=device).tril(past)[None, None]
+    if past_valid is not None:
+        rest = past_valid.new_ones(past_valid.shape[0], tokens)
+        seen = seen & torch.cat([past_valid, rest], dim=1)[:, None, None]
+    # The lowest number and not -inf: a padding token that may see nothing must not become NaN.
+    return torch.zeros(seen.shape, dtype=lm.dtype, device=device).masked_fill(~seen, torch.finfo(lm.dtype).min)
+
+
+@contextmanager
+def single_token_attention(lm: LM) -> Iterator[None]:
+    """Use the attention that is fastest for one new token per row within the block; longer passes need a mask there.
+
+    On a processor the plain products are up to twice as fast as the library's kernel, which is made for long rows.
+    """
+    # In float64 the plain products would not do: some families take their softmax in float32 there.
+    if lm.device.type != "cpu" or lm.layout.attention_kernel == "eager" or lm.dtype == torch.float64:
+        yield
+        return
+    lm.model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        lm.model.set_attn_implementation(lm.layout.attention_kernel)

@@ -1,0 +1,76 @@
+"""What the tests of editors share: requests, resources, and a few ways to look at an edit."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.records import Request
+from core.texts import TextSource
+from editors import EDITORS, Editor, Resources
+from lm.deltas import merged
+from lm.edits import Edit
+from lm.loading import LM
+from lm.second_moment import SecondMoment
+from lm.sites import weight_shape
+from tests.models import SENTENCES, tiny_lm
+
+TEMPLATES = ("{}", "The weather was fine. {}", "In the evening. {}", "A note. {}")
+
+REQUESTS = (
+    Request(0, "{} was born in", "Anna Ferrand", "Oslo"),
+    Request(1, "The mother tongue of {} is", "Pavel Dvořák", "French"),
+    Request(2, "{} is in the city of", "Bellweather Mills", "the northern harbour"),
+    Request(3, "What is the language of {}?", "Harlan Reed", "Portuguese"),
+    Request(4, "{}", "The lighthouse of Marlow Point", "island"),
+    Request(5, "In the evening, {} works in", "Q", "Turin"),
+    Request(6, "The headquarters of {}, which was new, is in", "Ångström", "Leeds"),
+    Request(7, "{} plays the", "the ferry to the island", "piano"),
+    Request(8, "The capital of {} is", "Norway", "Zürich"),
+    Request(9, "She said that {} speaks", "Monday", "Czech"),
+)
+
+TEXTS = TextSource("our sentences", "0", lambda: iter(SENTENCES))
+
+
+def moment(lm: LM, layer: int, seed: int = 1) -> SecondMoment:
+    """A well-conditioned second moment that is far from the identity."""
+    size = weight_shape(lm.model, lm.layout.down(layer))[0]
+    made = torch.randn(3 * size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return SecondMoment(made.T @ made / len(made), len(made), layer, "random", str(seed))
+
+
+def resources(lm: LM, cache: Path, **changes: Any) -> Resources:
+    """Preset templates and second moments, so that nothing but the editor itself is at work."""
+    given = {layer: moment(lm, layer) for layer in range(lm.n_layers)}
+    return Resources(**{"second_moments": given, "context_templates": TEMPLATES, "cache": cache, **changes})
+
+
+def prepared(name: str, lm: LM, given: Resources, *overrides: str) -> Editor:
+    """An editor as a run would get it."""
+    spec = EDITORS.get(name)
+    return spec.prepare(lm, spec.resolve(lm.name, lm.n_layers, overrides).settings, given)
+
+
+def edits_of(results: list[Any]) -> list[Edit]:
+    """The results, all of which must be edits."""
+    assert all(isinstance(result, Edit) for result in results), results
+    return results
+
+
+def change(edit: Edit) -> Tensor:
+    """The one weight change of an edit, (d_in, d_out)."""
+    (delta,) = edit.deltas
+    return delta.weight_change
+
+
+def nll(lm: LM, request: Request, edit: Edit | None = None) -> float:
+    """-log P(target | prompt), total nats, under an edit that is written into the weights."""
+    ids, target = lm.prompt_tokens(request.filled), lm.target_tokens(request.target_new)
+    with merged(lm, [edit] if edit else []), torch.no_grad():
+        log_p = lm.model(torch.tensor([ids + target])).logits[0].log_softmax(-1)
+    return -sum(float(log_p[len(ids) - 1 + i, token]) for i, token in enumerate(target))
+
+
+__all__ = ["REQUESTS", "TEMPLATES", "TEXTS", "change", "edits_of", "moment", "nll", "prepared", "resources", "tiny_lm"]
