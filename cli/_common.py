@@ -39,7 +39,7 @@ def open_model(name: str, device: str | None = None, dtype: DtypeName = "float32
 
     from lm.loading import load_lm  # noqa: PLC0415
 
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     embedded = data_folder() / "models" / name
     return load_lm(str(embedded) if not Path(name).exists() and embedded.is_dir() else name, device=device, dtype=dtype)
 

@@ -1,5 +1,6 @@
 """`counterfact second-moment`: E[k kᵀ] of MLP keys, the statistics that ROME needs, for any model and text."""
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -30,9 +31,15 @@ def second_moment(
     from lm.second_moment import second_moments  # noqa: PLC0415
 
     lm = open_model(model, device, dtype)
-    with progress_bar("texts") as advance:
+    layers = f"layers {sorted(layer)}"
+    with progress_bar("second moments") as advance:
         moments = second_moments(
-            lm, layer, load_texts(texts), max_texts=limit, folder=cache_folder() / "second_moments", progress=advance
+            lm,
+            layer,
+            load_texts(texts),
+            max_texts=limit,
+            folder=cache_folder() / "second_moments",
+            progress=partial(advance, layers),
         )
     for number, moment in sorted(moments.items()):
         size = moment.matrix.shape[0]

@@ -37,7 +37,7 @@ def _panel(axes: Any, ranking: Ranking) -> None:
             label = LABELS.get(metric, metric) if row == 0 else None
             axes.bar(x, value, width, color=colour, hatch=hatch, edgecolor="white", linewidth=0.5, label=label)
             error = [[max(0.0, value - entry["low"])], [max(0.0, entry["high"] - value)]]
-            axes.errorbar(x, value, yerror=error, color="#222222", capsize=2.5, linewidth=1)
+            axes.errorbar(x, value, yerr=error, color="#222222", capsize=2.5, linewidth=1)
             axes.annotate(
                 f"{value:.0f}", (x, entry["high"]), (0, 2), textcoords="offset points", ha="center", fontsize=8
             )

@@ -223,15 +223,15 @@ def results_of(folder: Path) -> dict[str, object]:
     return found
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(25, marks=pytest.mark.soak)])
-def test_an_evaluation_killed_at_random_moments_gives_the_same_bytes(
-    command: Command, dataset: Path, tmp_path: Path, kills: int
+@pytest.mark.soak
+def test_a_command_killed_at_random_moments_gives_the_same_bytes(
+    command: Command, dataset: Path, tmp_path: Path
 ) -> None:
     counterfact(dataset, n=70, bad=(4,))
     assert command(*evaluate(dataset, tmp_path / "calm"))[0] == 0
     chance = random.Random(0)
     killed = 0
-    for _ in range(kills):
+    for _ in range(25):
         killed += kill_and_go_on(evaluate(dataset, tmp_path / "wild"), chance.uniform(3, 9))
     assert command(*evaluate(dataset, tmp_path / "wild"))[0] == 0
     assert killed

@@ -60,7 +60,7 @@ def test_the_explicit_mask_is_the_default(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_growing_cache_changes_nothing(family: str) -> None:
     lm = tiny_lm(family)
-    cache = GrowingCache(ROWS + 2, TOKENS).begin(ROWS)
+    cache = GrowingCache(ROWS, TOKENS)
     for _ in range(2):
         parts = [run(lm, ids(lm)[:, :5], 0, cache), run(lm, ids(lm)[:, 5:8], 5, cache)]
         with single_token_attention(lm):
@@ -119,8 +119,8 @@ def test_a_growing_cache_refuses_what_it_has_no_room_for() -> None:
     cache.update(block, block, 0)
     with pytest.raises(ValueError, match="at most 4 tokens, got 2 rows and 6 tokens"):
         cache.update(block, block, 0)
-    with pytest.raises(ValueError, match="at most 2 rows, got 3"):
-        cache.begin(3)
+    with pytest.raises(ValueError, match="expected 3 rows"):
+        cache.begin(3).update(block, block, 0)
 
 
 def test_attention_is_as_before_after_single_tokens_and_a_fault() -> None:
