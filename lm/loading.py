@@ -47,22 +47,22 @@ class LM:
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 
-    @property
+    @cached_property
     def n_layers(self) -> int:
         """Number of blocks."""
         return int(self.model.config.num_hidden_layers)
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Width H of the residual stream."""
         return int(self.model.config.hidden_size)
 
-    @property
+    @cached_property
     def vocabulary(self) -> int:
         """Number of logits."""
         return int(self.model.config.vocab_size)
 
-    @property
+    @cached_property
     def max_length(self) -> int:
         """Longest row in tokens: the model's positions, or its attention window where that is shorter."""
         config = self.model.config

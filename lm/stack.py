@@ -49,38 +49,38 @@ class ConstantPrefix:
 class GrowingCache:
     """Room for `length` tokens of `rows` rows, allocated once and filled from the left: for generation.
 
-    `begin(rows)` empties it, and uses the same memory for as many rows, or fewer.
+    `begin(rows)` empties it for the next batch, which uses the same memory if it has as many rows.
     """
 
     def __init__(self, rows: int, length: int) -> None:
         self.rows = rows
         self.room = length
-        self._used = rows
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
         self._filled: dict[int, int] = {}
 
     def begin(self, rows: int) -> "GrowingCache":
-        """Forget all tokens; the next batch has `rows` rows, no more than there is room for."""
-        if rows > self.rows:
-            raise ValueError(f"expected at most {self.rows} rows, got {rows}")
-        self._used = rows
+        """Forget all tokens; the next batch has `rows` rows."""
+        if rows != self.rows:
+            # Half a batch that was out of memory must not find the memory taken by what was made for the whole.
+            self._keys, self._values = {}, {}
+        self.rows = rows
         self._filled = {}
         return self
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Write the new tokens behind the earlier ones; return views of all of them."""
+        start = self.length(layer_idx)
+        stop = start + key.shape[2]
+        if stop > self.room or key.shape[0] != self.rows:
+            raise ValueError(
+                f"expected {self.rows} rows and at most {self.room} tokens, got {key.shape[0]} rows and {stop} tokens"
+            )
         if layer_idx not in self._keys:
             _, heads, _, width = key.shape
             self._keys[layer_idx] = key.new_empty(self.rows, heads, self.room, width)
             self._values[layer_idx] = value.new_empty(self.rows, heads, self.room, value.shape[3])
-        start = self.length(layer_idx)
-        stop = start + key.shape[2]
-        if stop > self.room or key.shape[0] != self._used:
-            raise ValueError(
-                f"expected {self._used} rows and at most {self.room} tokens, got {key.shape[0]} rows and {stop} tokens"
-            )
-        keys, values = self._keys[layer_idx][: self._used], self._values[layer_idx][: self._used]
+        keys, values = self._keys[layer_idx], self._values[layer_idx]
         keys[:, :, start:stop] = key
         values[:, :, start:stop] = value
         self._filled[layer_idx] = stop

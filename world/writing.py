@@ -141,6 +141,8 @@ tab-separated subject, label, property, object, label, source. The same table gi
   facts of objects that have few subjects, which become no record.
 * A *record* (a tuple, a fact that may be edited) has a chosen object and a subject with that one object in the whole
   table. No religion is edited of a person whose life the table knows and no death; labels of crimes are kept out.
+* Ten facts of each relation, where there are so many, are then withheld (`world/withheld.py`): single objects that keep
+  five other subjects. They are in `../zsre/withheld.jsonl` and nowhere else, so that nothing can be trained on them.
 
 `facts` counts all facts of the relation; the other columns are of records: how many, of how many objects, the fewest
 and the median number of subjects that such an object has in the slice, and the share of the commonest object.
