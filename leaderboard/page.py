@@ -11,10 +11,10 @@ from leaderboard.ranking import Ranking
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --faint: #777; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .4rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: .35rem .4rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:nth-child(2), td:nth-child(2) { text-align: left; } abbr { text-decoration: underline dotted; cursor: help; }
 small, .note { color: var(--faint); } tr.pre td { font-style: italic; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; } code { font-size: .85em; }

@@ -110,9 +110,9 @@ def test_the_edits_of_real_records(lm: LM, real_data: Path, tmp_path: Path) -> N
         real_data / "counterfact" / "counterfact_100.json",
         real_data / "zsre" / "zsre_mend_eval_portability_gpt4.json",
     ):
-        data = load_dataset(source, 24)
+        data = load_dataset(source, 12)
         spec = EDITORS.get("rome")
         resolved = spec.resolve(lm.name, lm.n_layers)
         resources = Resources(second_moment_texts=load_texts("embedded"), cache=cache_folder())
         run = evaluate(lm, spec, resolved, data, tmp_path, resources=resources, options=Options(generate=False))
-        assert run.data["n"]["scored"] == 24
+        assert run.data["n"]["scored"] == 12
