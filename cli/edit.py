@@ -43,7 +43,8 @@ def edit(
 ) -> None:
     """Edit one fact and show next-token probabilities and a text before and after.
 
-    Example: `counterfact edit "{} is headquartered in" --subject "Nokia" --target "Paris" --save nokia.safetensors`
+    Example: `counterfact edit "{} is headquartered in" --subject "Paramount Pictures" --target "Oslo"
+    --save edit.safetensors`
     """
     from evaluation.showcase import say  # noqa: PLC0415
 
@@ -80,7 +81,7 @@ def _make(lm: "LM", request: Request, name: str, overrides: list[str], texts: st
 
     spec = EDITORS.get(name)
     resolved = spec.resolve(lm.name, lm.n_layers, overrides)
-    console.print(f"{name}: {resolved.source}", style="dim")
+    console.print(f"{name}: {resolved.source}", style="dim", no_wrap=True, overflow="ellipsis")
     resources = Resources(second_moment_texts=load_texts(texts), seed=seed)
     [made] = spec.prepare(lm, resolved.settings, resources)([request], seed)
     if isinstance(made, Failure):
@@ -104,7 +105,8 @@ def _load(lm: "LM", path: Path) -> "Edit":
 
 
 def _print(prompt: str, before: "Saying", after: "Saying") -> None:
-    table = Table("before", "p", "after", "p", title=prompt, title_justify="left", title_style="bold")
+    console.print(f"\n{prompt} …", style="bold", markup=False)
+    table = Table("before", "p", "after", "p")
     for (old, p), (new, q) in zip(before.next_tokens, after.next_tokens, strict=True):
         table.add_row(old.strip() or repr(old), f"{p:.1%}", new.strip() or repr(new), f"{q:.1%}")
     console.print(table)

@@ -106,7 +106,7 @@ def run_editors(
     chosen = [(EDITORS.get(name), EDITORS.get(name).resolve(lm.name, lm.n_layers, overrides)) for name in names]
     resources = Resources(second_moment_texts=load_texts(texts), second_moment_max_texts=max_texts, seed=options.seed)
     for spec, resolved in chosen:
-        console.print(f"{spec.name} on {data.label}: {resolved.source}", style="dim")
+        console.print(f"{spec.name} on {data.label}: {resolved.source}", style="dim", no_wrap=True, overflow="ellipsis")
         with progress_bar(spec.name) as advance:
             told = replace(options, progress=advance)
             runs.append(evaluate_one(lm, spec, resolved, data, out, resources=resources, options=told))
