@@ -23,7 +23,6 @@ run := $(bin)/counterfact
 limit := $(if $(LIMIT),--limit $(LIMIT))
 set := $(foreach pair,$(SET),--set $(pair))
 
-# .ONESHELL is not used: each line of a recipe is one command that a reader can run by hand.
 .PHONY: help setup demo test check soak bench golden dataset zsre evaluate reproduce leaderboard upload factlm world figures docs clean
 
 help: ## list the targets
@@ -73,6 +72,7 @@ zsre: setup ## load a zsRE split (embedded; ARGS='--source FILE' for MEND's file
 	$(run) zsre --out $(or $(OUT),datasets/zsre) $(limit) $(ARGS)
 
 evaluate: setup ## edit MODEL with EDITOR on DATASET and measure; goes on where it stopped
+	$(if $(filter file,$(origin DATASET)),@test -e $(DATASET) || $(run) build --out $(DATASET))
 	$(run) evaluate --model $(MODEL) --editor $(EDITOR) --dataset $(DATASET) --out $(RESULTS) --seed $(SEED) $(limit) $(set) $(ARGS)
 
 reproduce: setup ## with real weights: check the paper's unedited row, then ROME's (MODEL=gpt2-xl DATASET=counterfact.json)

@@ -36,6 +36,7 @@ def main() -> None:
     # no faster on an idle one. Read when torch is first imported, which no module above does.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; a failure is said once, by us
     try:
         app()
     except BadInput as error:
