@@ -54,7 +54,8 @@ decay {decay}, linear decay, bfloat16 autocast, seed {seed}. This took {minutes:
 a shared CPU. The same kind of machine and number of threads give the same weights; others differ in the last bits at
 first, and then in more.
 
-Its texts follow the grammar of `data/articles`: plain, repetitive, and true only of the embedded world. Facts are
+Its texts follow the grammar of `data/articles`: plain, repetitive, longer ones with garbled names, and true only of the
+embedded world. Facts are
 WikiData's (CC0); all sentences were written for this repository.
 """
 
