@@ -55,8 +55,7 @@ a shared CPU. The same kind of machine and number of threads give the same weigh
 first, and then in more.
 
 Its texts follow the grammar of `data/articles`: plain, repetitive, longer ones with garbled names, and true only of the
-embedded world. Facts are
-WikiData's (CC0); all sentences were written for this repository.
+embedded world. Facts are WikiData's (CC0); all sentences were written for this repository.
 """
 
 
