@@ -101,17 +101,14 @@ def reproduce(
 
 
 def find_runs(folders: list[Path]) -> "list[Run]":
-    """Return every finished run below some folders.
+    """Return every finished run below some folders, each once.
 
     Raises:
-        BadInput: there is none.
+        BadInput: one of them holds none.
     """
-    from evaluation.store import load_run  # noqa: PLC0415
+    from evaluation.store import find_runs as below  # noqa: PLC0415
 
-    found = sorted({path.parent for folder in folders for path in folder.rglob("run.json")})
-    if not found:
-        raise BadInput(f"no run.json below {', '.join(map(str, folders))}: `counterfact evaluate` makes one")
-    return [load_run(folder) for folder in found]
+    return list({run.folder.resolve(): run for folder in folders for run in below(folder)}.values())
 
 
 def print_tables(tables: "list[Table]", form: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from leaderboard.ranking import CORE, Ranking
+from leaderboard.ranking import Ranking, core_metrics
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73")
 """Blue, orange, green of Okabe and Ito: told apart by colour-blind readers."""
@@ -28,7 +28,7 @@ def draw(rankings: Sequence[Ranking], *paths: Path) -> None:
 
 def _panel(axes: Any, ranking: Ranking) -> None:
     width = 0.26
-    for place, (metric, colour, hatch) in enumerate(zip(CORE[ranking.kind], COLOURS, HATCHES, strict=True)):
+    for place, (metric, colour, hatch) in enumerate(zip(core_metrics(ranking.kind), COLOURS, HATCHES, strict=True)):
         for row, run in enumerate(ranking.runs):
             entry = run["metrics"].get(metric)
             if not entry or entry["value"] is None:

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from core.records import Kind
+from metrics import COMPOSITES
+
 COLUMNS = {
     "counterfact": ("S", "ES", "EM", "PS", "PM", "NS", "NM", "GE", "RS"),
     "zsre": ("S", "efficacy", "paraphrase", "specificity"),
 }
 """Metrics a table shows, in the order of the paper's Tables 4 and 1."""
-
-CORE = {"counterfact": ("ES", "PS", "NS"), "zsre": ("efficacy", "paraphrase", "specificity")}
-"""The three metrics whose harmonic mean is S."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Ranking:
     """Runs that were measured on the same records with the same definitions, best first."""
 
     dataset: str
-    kind: str
+    kind: Kind
     model: str
     n: int
     runs: tuple[Mapping[str, Any], ...]
@@ -40,10 +40,15 @@ def rank(runs: Iterable[Mapping[str, Any]]) -> list[Ranking]:
     for run in runs:
         dataset, model = run["dataset"], run["model"]
         definitions = tuple(sorted((name, metric["definition"]) for name, metric in run["metrics"].items()))
-        core = tuple(pair for pair in definitions if pair[0] in CORE[dataset["kind"]])
+        core = tuple(pair for pair in definitions if pair[0] in core_metrics(dataset["kind"]))
         key = (dataset["content_hash"], str(dataset["record_ids"]), model["weights_hash"], model["dtype"], core)
         groups.setdefault(key, []).append(run)
     return [_ranking(group) for group in groups.values()]
+
+
+def core_metrics(kind: Kind) -> tuple[str, ...]:
+    """Return the three metrics whose harmonic mean is S."""
+    return COMPOSITES.get("S").parts[kind]
 
 
 def _ranking(group: list[Mapping[str, Any]]) -> Ranking:

@@ -1,5 +1,7 @@
 """What the tests of editors share: requests, resources, and a few ways to look at an edit."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +76,17 @@ def nll(lm: LM, request: Request, edit: Edit | None = None) -> float:
 
 
 __all__ = ["REQUESTS", "TEMPLATES", "TEXTS", "change", "edits_of", "moment", "nll", "prepared", "resources", "tiny_lm"]
+
+
+@contextmanager
+def broken_embedding(lm: LM, token: int) -> Iterator[None]:
+    """Make the embedding of one token NaN for the length of the block."""
+    weight = lm.model.get_input_embeddings().weight
+    kept = weight.detach().clone()
+    with torch.no_grad():
+        weight[token] = torch.nan
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            weight.copy_(kept)
