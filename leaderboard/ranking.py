@@ -31,7 +31,7 @@ class Ranking:
 
 
 def rank(runs: Iterable[Mapping[str, Any]]) -> list[Ranking]:
-    """Group runs by what makes them comparable, and sort each group by S; a run without S comes last.
+    """Group runs by what makes them comparable, and sort each group by S; equal ones by name, a run without S last.
 
     Two runs are ranked together only if the data set's content, the record ids, the model's weights, their dtype
     and the definition of every metric they share agree.
@@ -62,5 +62,5 @@ def _ranking(group: list[Mapping[str, Any]]) -> Ranking:
         kind=first["dataset"]["kind"],
         model=f"{first['model']['name']}@{first['model']['revision']}",
         n=first["n"]["asked"],
-        runs=tuple(sorted(group, key=score, reverse=True)),
+        runs=tuple(sorted(group, key=lambda run: (-score(run), str(run["editor"]["name"])))),
     )
