@@ -24,6 +24,8 @@ from core.errors import BadInput
 from core.files import canonical_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from core.datasets import Dataset
     from evaluation.harness import Options
     from evaluation.store import Run
@@ -47,6 +49,10 @@ def evaluate(
     generate: Annotated[bool, typer.Option(help="Generate texts, for fluency and consistency.")] = True,
     length: Annotated[int, typer.Option(min=2, help="Tokens of a text, its prompt included.")] = 100,
     defer_text_metrics: Annotated[bool, typer.Option(help="Keep texts; measure them later with score-texts.")] = False,
+    network: Annotated[
+        Path | None, typer.Option(help="Folder of the editor's trained network; default: where train leaves it.")
+    ] = None,
+    trained_records: Annotated[bool, typer.Option(help="Allow records that the network was trained on.")] = False,
     restart: Annotated[bool, typer.Option(help="Begin again instead of going on.")] = False,
     texts: Texts = "embedded",
     max_texts: Annotated[int | None, typer.Option(min=1, help="How many of these texts.")] = None,
@@ -68,14 +74,20 @@ def evaluate(
     names = editor or ["rome"]
     for name in names:
         EDITORS.get(name)
-    if set_ and len(names) > 1:
-        raise BadInput(f"--set goes with one editor, got {', '.join(names)}; evaluate them one by one")
+    if (set_ or network) and len(names) > 1:
+        raise BadInput(f"--set and --network go with one editor, got {', '.join(names)}; evaluate them one by one")
     data = load_dataset(dataset, limit)
     lm = open_model(model, device, dtype)
     options = Options(
-        seed=seed, generate=generate, length=length, defer_text_metrics=defer_text_metrics, restart=restart
+        seed=seed,
+        generate=generate,
+        length=length,
+        defer_text_metrics=defer_text_metrics,
+        trained_records=trained_records,
+        restart=restart,
     )
-    runs = run_editors(lm, names, data, out, options, set_ or [], texts, max_texts)
+    networks = {names[0]: network} if network else {}
+    runs = run_editors(lm, names, data, out, options, set_ or [], texts, max_texts, networks)
     if as_json:
         console.print(canonical_json([run.data for run in runs]), soft_wrap=True, markup=False)
         return
@@ -94,6 +106,7 @@ def run_editors(
     overrides: list[str],
     texts: str,
     max_texts: int | None = None,
+    networks: "Mapping[str, Path] | None" = None,
 ) -> "list[Run]":
     """Evaluate several editors, one after the other, with a progress bar for each pass."""
     from dataclasses import replace  # noqa: PLC0415
@@ -104,7 +117,12 @@ def run_editors(
 
     runs = []
     chosen = [(EDITORS.get(name), EDITORS.get(name).resolve(lm.name, lm.n_layers, overrides)) for name in names]
-    resources = Resources(second_moment_texts=load_texts(texts), second_moment_max_texts=max_texts, seed=options.seed)
+    resources = Resources(
+        second_moment_texts=load_texts(texts),
+        second_moment_max_texts=max_texts,
+        networks=networks or {},
+        seed=options.seed,
+    )
     for spec, resolved in chosen:
         console.print(f"{spec.name} on {data.label}: {resolved.source}", style="dim", no_wrap=True, overflow="ellipsis")
         with progress_bar(spec.name) as advance:

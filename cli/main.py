@@ -8,10 +8,10 @@ import sys
 import typer
 
 from builders.wikidata import SourceError
-from cli import build, data, edit, evaluate, leaderboard, moment, summarize
+from cli import build, data, edit, evaluate, leaderboard, moment, summarize, train
 from cli.demo import demo
 from cli.doctor import doctor
-from core.errors import BadInput
+from core.errors import BadInput, Failed
 
 app = typer.Typer(
     help=__doc__,
@@ -21,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (build, data, moment, edit, evaluate, summarize, leaderboard):
+for room in (build, data, moment, train, edit, evaluate, summarize, leaderboard):
     room.register(app)
 app.command()(demo)
 app.command()(doctor)
@@ -41,7 +41,7 @@ def main() -> None:
         app()
     except BadInput as error:
         _stop(str(error), 2)
-    except SourceError as error:
+    except (SourceError, Failed) as error:
         _stop(str(error), 1)
     except KeyboardInterrupt:
         _stop("interrupted; run the same command again to go on", INTERRUPTED)

@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,42 @@ def read_jsonl(path: Path) -> Iterator[Any]:
             raise BadInput(f"{path}:{number + 1}: not UTF-8 text: {error}") from error
         except json.JSONDecodeError as error:
             raise BadInput(f"{path}:{number}: not JSON: {error.msg}") from error
+
+
+def differences(name: str, before: Any, now: Any) -> list[str]:
+    """Return where two JSON values differ, as dotted names that start with `name`.
+
+    >>> differences("run", {"seed": 0, "model": {"name": "a"}}, {"seed": 0, "model": {"name": "b"}})
+    ['run.model.name']
+    """
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = dict.fromkeys([*before, *now])
+        return [found for key in keys for found in differences(f"{name}.{key}", before.get(key), now.get(key))]
+    return [] if before == now else [name]
+
+
+@contextmanager
+def one_writer(folder: Path, *, wait: bool) -> Iterator[None]:
+    """Keep every other process out of a folder for the length of the block; a killed process lets go by itself.
+
+    Raises:
+        BadInput: another process holds it, and `wait` is false.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl  # noqa: PLC0415
+    except ImportError:  # Windows has no such lock; there one process at a time is up to the user.
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise BadInput(f"another process is writing {folder}; wait for it, or stop it") from error
+        yield
+    finally:
+        os.close(handle)
 
 
 class JsonLog:

@@ -101,6 +101,8 @@ class ZsreRecord(Border):
     loc: str
     """An unrelated question, its prefix `nq question: ` included."""
     loc_ans: str
+    alt: str | None = None
+    """A wrong answer, where the file has one: what hypernetworks are trained to edit in."""
 
     @property
     def request(self) -> Request:

@@ -42,6 +42,8 @@ class Resources:
     """Second moments that are given, by layer; these are used as they stand."""
     context_templates: tuple[str, ...] | None = None
     """Preset context templates, the bare `{}` first; None: they are generated from `seed`."""
+    networks: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of trained networks, by the editor's name; others are looked for in the cache."""
     cache: Path = field(default_factory=cache_folder)
     seed: int = 0
     plan: Plan | None = None
@@ -52,6 +54,11 @@ class Resources:
     def plan_for(self, lm: LM) -> Plan:
         """The plan in force."""
         return self.plan or default_plan(lm.device)
+
+    def network_folder(self, lm: LM, name: str) -> Path:
+        """The folder of the trained network of the editor `name`: the given one, else where training leaves it."""
+        trained = self.cache / "hypernetworks" / f"{Path(lm.name).name}-{lm.weights_hash[:8]}" / name
+        return self.networks.get(name, trained)
 
     def second_moment(self, lm: LM, layer: int) -> SecondMoment:
         """The second moment of one layer's keys: the given one, else computed over the texts, or read from the cache.
@@ -90,6 +97,8 @@ class EditorSpec:
     """One line for tables."""
     settings_folder: str
     """The folder in `editors/settings/` that holds its published settings; methods may share one."""
+    trained_for: str | None = None
+    """The task its network must have been trained for; `None`: it needs no training."""
 
     def resolve(self, model_name: str, n_layers: int, overrides: Sequence[str] = ()) -> Resolved[Settings]:
         """Combine defaults, the published values for a model and a run's choices (`name=value`).
@@ -105,12 +114,18 @@ EDITORS: Registry[EditorSpec] = Registry("editor", "editors")
 
 
 def editor(
-    name: str, settings: type[S], *, paper: str, summary: str, settings_folder: str | None = None
+    name: str,
+    settings: type[S],
+    *,
+    paper: str,
+    summary: str,
+    settings_folder: str | None = None,
+    trained_for: str | None = None,
 ) -> Callable[[Callable[[LM, S, Resources], Editor]], Callable[[LM, S, Resources], Editor]]:
     """Register the function below as the one that prepares the editor `name`."""
 
     def register(prepare: Callable[[LM, S, Resources], Editor]) -> Callable[[LM, S, Resources], Editor]:
-        EDITORS.add(name, EditorSpec(name, settings, prepare, paper, summary, settings_folder or name))
+        EDITORS.add(name, EditorSpec(name, settings, prepare, paper, summary, settings_folder or name, trained_for))
         return prepare
 
     return register
@@ -119,6 +134,12 @@ def editor(
 def provenance(prepared: Editor) -> dict[str, Any]:
     """What a prepared editor rests on and a run records: context templates, hashes of second moments and networks."""
     return dict(getattr(prepared, "provenance", {}))
+
+
+def seen_in_training(prepared: Editor, requests: Sequence[Request]) -> list[int]:
+    """Return the ids of those requests that a prepared editor's network was trained on."""
+    find: Callable[[Sequence[Request]], list[int]] = getattr(prepared, "seen_in_training", lambda _: [])
+    return find(requests)
 
 
 def check_layer(layer: int, lm: LM) -> None:

@@ -9,16 +9,17 @@ from editors._rows import Encoded
 from lm.edits import Edit
 from lm.plan import Plan, in_halves
 
+E = TypeVar("E", bound=Encoded)
 R = TypeVar("R")
 
 
 def edit_each(
     requests: Sequence[Request],
-    encode: Callable[[Request], Encoded],
-    run: Callable[[list[Encoded]], Sequence[R]],
+    encode: Callable[[Request], E],
+    run: Callable[[list[E]], Sequence[R]],
     finish: Callable[[Request, R], Edit | Failure],
     *,
-    size: Callable[[Encoded], int],
+    size: Callable[[E], int],
     plan: Plan,
     most: int | None = None,
 ) -> list[Edit | Failure]:
@@ -36,7 +37,7 @@ def edit_each(
         One edit or failure for each request, in order.
     """
     results: dict[int, Edit | Failure] = {}
-    encoded: dict[int, Encoded] = {}
+    encoded: dict[int, E] = {}
     for i, request in enumerate(requests):
         try:
             encoded[i] = encode(request)
@@ -53,9 +54,7 @@ def edit_each(
     return [results[i] for i in range(len(requests))]
 
 
-def cut(
-    items: Mapping[int, Encoded], size: Callable[[Encoded], int], tokens: int, most: int | None = None
-) -> list[list[int]]:
+def cut(items: Mapping[int, E], size: Callable[[E], int], tokens: int, most: int | None = None) -> list[list[int]]:
     """Cut requests into batches of like shape, of at most `tokens` tokens (padding included) and `most` requests.
 
     The batches depend on the arguments alone.

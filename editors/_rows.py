@@ -104,8 +104,3 @@ def run_lower(lm: LM, ids: Tensor, layer: int) -> Lower:
     with hooked(lm.model, tape.read(key), tape.read(output)):
         hidden = run_blocks(lm, embed(lm, ids, positions), 0, layer + 1, positions=positions)
     return Lower(hidden, tape[key], tape[output], positions)
-
-
-def working_dtype(lm: LM) -> torch.dtype:
-    """The dtype of losses, steps and deltas: float64 for a float64 model, else float32."""
-    return torch.promote_types(lm.dtype, torch.float32)

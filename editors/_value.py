@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from editors._adam import Adam
-from editors._rows import Encoded, pad, run_lower, working_dtype
+from editors._rows import Encoded, pad, run_lower
 from editors._upper import Upper, run_prefix
 from lm.loading import LM
 from lm.stack import logits
@@ -122,7 +122,7 @@ def find_values(lm: LM, batch: Sequence[Encoded], settings: SearchSettings) -> V
         settings: constants of the search.
     """
     ids, lookup, lengths = pad([row for item in batch for row in item.rows], lm.device)
-    dtype, count = working_dtype(lm), len(batch)
+    dtype, count = lm.working_dtype, len(batch)
     lower = run_lower(lm, ids, settings.layer)
     rows = torch.arange(len(ids), device=ids.device)
     # All rows of a record but the last, which is only held still: (records, templates, d_in or width).

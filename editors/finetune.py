@@ -18,7 +18,7 @@ from core.settings import Settings
 from editors import Editor, Failure, Resources, check_layer, editor
 from editors._adam import Adam
 from editors._batches import edit_each
-from editors._rows import Encoded, encode, pad, run_lower, working_dtype
+from editors._rows import Encoded, encode, pad, run_lower
 from lm.edits import Dense, Edit
 from lm.loading import LM
 from lm.plan import Plan
@@ -106,7 +106,7 @@ def lay_out(lm: LM, items: Sequence[Encoded], layer: int) -> Batch:
         scored.append([*range(end - count, end), *padding])
         labels.append([*item.target, *padding])
         weights.append([*[1 / count] * count, *padding])
-    dtype, device = working_dtype(lm), lm.device
+    dtype, device = lm.working_dtype, lm.device
     return Batch(
         hidden=lower.hidden,
         keys=lower.keys.to(dtype),
@@ -198,7 +198,7 @@ class Finetune:
 
     def _most(self) -> int:
         d_in, d_out = weight_shape(self.lm.model, self._module)
-        bytes_each = COPIES * d_in * d_out * working_dtype(self.lm).itemsize
+        bytes_each = COPIES * d_in * d_out * self.lm.working_dtype.itemsize
         return max(1, MEMORY.get(self.lm.device.type, MEMORY["cpu"]) // bytes_each)
 
     @property

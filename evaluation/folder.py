@@ -1,7 +1,6 @@
-"""A folder of results that grows chunk by chunk, can be gone on with after a kill, and has one writer at a time."""
+"""A folder of results that grows chunk by chunk and can be gone on with after a kill."""
 
 import errno
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,30 +15,6 @@ from evaluation.identity import check_unmoved
 UNFINISHED = "unfinished.json"
 """Holds what a run was begun with, until it is finished."""
 TIMINGS = "timings.jsonl"
-
-
-@contextmanager
-def one_writer(folder: Path, *, wait: bool) -> Iterator[None]:
-    """Keep every other process out of a folder for the length of the block; a killed process lets go by itself.
-
-    Raises:
-        BadInput: another process holds it, and `wait` is false.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl  # noqa: PLC0415
-    except ImportError:  # Windows has no such lock; there one process at a time is up to the user.
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise BadInput(f"another process is writing {folder}; wait for it, or stop it") from error
-        yield
-    finally:
-        os.close(handle)
 
 
 def begin(folder: Path, identity: Mapping[str, Any]) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 
 from core.datasets import Dataset
 from core.errors import BadInput
-from core.files import read_json, read_jsonl, write_json
+from core.files import one_writer, read_json, read_jsonl, write_json
+from core.records import BadRecord
 from core.settings import Resolved
-from editors import Editor, EditorSpec, Resources, provenance
+from editors import Editor, EditorSpec, Resources, provenance, seen_in_training
 from evaluation.chunks import Job, run_chunk
 from evaluation.environment import describe, seconds_by_stage
-from evaluation.folder import TIMINGS, UNFINISHED, begin, disk_full_is_said, one_writer, walk
+from evaluation.folder import TIMINGS, UNFINISHED, begin, disk_full_is_said, walk
 from evaluation.identity import Subject, check_unmoved, code_identity, editor_identity, subject_of
 from evaluation.protocols import PROTOCOLS
 from evaluation.rescore import fill_texts, rescore
@@ -45,6 +46,8 @@ class Options:
     """Keep texts and leave their metrics to `score_texts`, where nltk is not installed."""
     plan: Plan | None = None
     """Sizes of batches; `None`: those for the model's kind of device."""
+    trained_records: bool = False
+    """Evaluate on records that the editor's network was trained on too; the run says how many they are."""
     restart: bool = False
     """Remove what an earlier run of the same identity left, and begin again."""
     progress: Progress | None = None
@@ -89,7 +92,7 @@ def evaluate(
     """
     options, resources = options or Options(), resources or Resources()
     subject = _subject(lm, dataset, options)
-    editor = editor_identity(spec, resolved.settings.model_dump(mode="json"), resources)
+    editor = editor_identity(lm, spec, resolved.settings.model_dump(mode="json"), resources)
     folder = results_folder / subject.edited_folder(editor)
     identity = {**subject.identity, "editor": editor, "code": code_identity()}
     texts = _text_scorer(dataset, options)
@@ -103,13 +106,20 @@ def evaluate(
         start = perf_counter()
         prepared = spec.prepare(lm, resolved.settings, resources)
         seconds = {"prepare": round(perf_counter() - start, 6)}
+        seen = _seen_in_training(prepared, spec.name, dataset, allowed=options.trained_records)
         unedited = _evaluate_unedited(lm, subject, dataset, results_folder, options, texts)
         job = _job(lm, dataset, options, prepared, texts)
         walk(folder, CASES, dataset.records, job.plan.chunk, lambda part: run_chunk(job, part), options.tell(spec.name))
         fill_texts(folder / CASES, "post", job.texts)
         seconds |= seconds_by_stage(read_jsonl(folder / TIMINGS))
         seconds["unedited"] = round(sum(seconds_by_stage(read_jsonl(unedited / TIMINGS)).values()), 6)
-        notes = {"given": resolved.given, "settings_source": resolved.source, "provenance": provenance(prepared)}
+        notes: dict[str, Any] = {
+            "given": resolved.given,
+            "settings_source": resolved.source,
+            "provenance": provenance(prepared),
+        }
+        if seen:
+            notes["seen_in_training"] = seen
         data = {"schema": SCHEMA, **identity, "editor": {**editor, **notes}, "unedited": unedited.name}
         environment = describe(lm, job.plan, dataset.path, started) | {"wall_seconds": seconds}
         with disk_full_is_said(folder, len(dataset.records), len(dataset.records)):
@@ -152,6 +162,19 @@ def _evaluate_unedited(
             write_json(folder / PRE_FILE, {"schema": SCHEMA, **identity, "environment": environment})
         (folder / UNFINISHED).unlink(missing_ok=True)
     return folder
+
+
+def _seen_in_training(prepared: Editor, name: str, dataset: Dataset, *, allowed: bool) -> int:
+    """Return on how many of the records the editor's network was trained; raise `BadInput` unless that is allowed."""
+    requests = [record.request for record in dataset.records if not isinstance(record, BadRecord)]
+    seen = seen_in_training(prepared, requests)
+    if seen and not allowed:
+        raise BadInput(
+            f"the network of {name} was trained on {len(seen)} of these {len(requests)} records (first: {seen[0]}): "
+            "its scores on them say little. Evaluate on records that were reserved for evaluation, or force it with "
+            "--trained-records, which the results then say"
+        )
+    return len(seen)
 
 
 def _subject(lm: LM, dataset: Dataset, options: Options) -> Subject:

@@ -11,9 +11,10 @@ from typing import Any
 
 from core.datasets import Dataset
 from core.errors import BadInput
-from core.files import hash_json
+from core.files import differences, hash_json
 from core.records import BadRecord
 from editors import EditorSpec, Resources
+from editors.networks import read_info
 from evaluation.protocols import PROTOCOLS
 from evaluation.text_metrics import DEFINITIONS
 from lm.loading import LM
@@ -82,9 +83,16 @@ def subject_of(lm: LM, dataset: Dataset, *, seed: int, generation: Mapping[str, 
     )
 
 
-def editor_identity(spec: EditorSpec, settings: Mapping[str, Any], resources: Resources) -> dict[str, Any]:
-    """Return what an edit depends on: the method, its settings in force, and the resources it may draw on."""
+def editor_identity(lm: LM, spec: EditorSpec, settings: Mapping[str, Any], resources: Resources) -> dict[str, Any]:
+    """Return what an edit depends on: the method, its settings in force, and the resources it may draw on.
+
+    Raises:
+        BadInput: the method needs a trained network, and there is none.
+    """
     texts = resources.second_moment_texts
+    network = {}
+    if spec.trained_for is not None:
+        network = {"network": read_info(resources.network_folder(lm, spec.name))["weights_sha256"]}
     return {
         "name": spec.name,
         "settings": dict(settings),
@@ -96,6 +104,7 @@ def editor_identity(spec: EditorSpec, settings: Mapping[str, Any], resources: Re
             if resources.context_templates is None
             else hash_json(list(resources.context_templates)),
             "seed": resources.seed,
+            **network,
         },
     }
 
@@ -136,7 +145,7 @@ def check_unmoved(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any
         BadInput: something moved; the message names it.
     """
     for section, value in now.items():
-        moved = _differences(section, before.get(section), value)
+        moved = differences(section, before.get(section), value)
         if section == "code":
             moved = [name for name in moved if name != "code.dirty"]
             if moved and not code:
@@ -175,13 +184,6 @@ def expand_ids(text: str) -> list[int]:
         first, _, last = part.partition("-")
         ids += range(int(first), int(last or first) + 1)
     return ids
-
-
-def _differences(name: str, before: Any, now: Any) -> list[str]:
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        keys = dict.fromkeys([*before, *now])
-        return [found for key in keys for found in _differences(f"{name}.{key}", before.get(key), now.get(key))]
-    return [] if before == now else [name]
 
 
 def _folder_name(name: str) -> str:

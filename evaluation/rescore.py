@@ -5,8 +5,7 @@ from typing import Any
 
 from core.datasets import Dataset, load_dataset
 from core.errors import BadInput
-from core.files import read_jsonl, write_jsonl
-from evaluation.folder import one_writer
+from core.files import one_writer, read_jsonl, write_jsonl
 from evaluation.store import CASES, PRE, Run, load_run, write_run
 from evaluation.text_metrics import TextScorer, is_unscored
 

@@ -52,8 +52,10 @@ class Run:
     @property
     def label(self) -> str:
         """The editor's name and what the run chose itself, for tables."""
-        given = ", ".join(f"{name}={value}" for name, value in self.data["editor"]["given"].items())
-        return f"{self.editor} ({given})" if given else self.editor
+        notes = [f"{name}={value}" for name, value in self.data["editor"]["given"].items()]
+        if seen := self.data["editor"].get("seen_in_training"):
+            notes.append(f"trained on {seen} of these records")
+        return f"{self.editor} ({', '.join(notes)})" if notes else self.editor
 
     @property
     def unedited_folder(self) -> Path:

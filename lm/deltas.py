@@ -20,6 +20,7 @@ __all__ = [
     "LowRank",
     "check_edits",
     "load_edits",
+    "low_rank_pairs",
     "merged",
     "per_row",
     "read_meta",
@@ -55,7 +56,7 @@ class EditStack:
         check_edits(lm, edits)
         self._lm = lm
         self._count = len(edits)
-        self._dtype = torch.promote_types(lm.dtype, torch.float32)
+        self._dtype = lm.working_dtype
         names = dict.fromkeys(name for edit in edits for name in edit.modules)
         self._low: dict[str, tuple[Tensor, Tensor]] = {}
         self._dense: dict[str, dict[int, Tensor]] = {}
@@ -104,9 +105,7 @@ class EditStack:
         pairs: list[tuple[Site, Patch]] = []
         for name, (left, right) in self._low.items():
             index = torch.tensor([owner % (self._count + 1) for owner in listed], device=left.device)
-            tape = Tape()
-            patch = partial(_add_low_rank, tape, Site(name, "in"), left[index].transpose(1, 2), right[index])
-            pairs += [tape.read(Site(name, "in")), (Site(name), patch)]
+            pairs += low_rank_pairs(name, left[index], right[index])
         rows: dict[int, list[int]] = {}
         for row, owner in enumerate(listed):
             rows.setdefault(owner, []).append(row)
@@ -122,10 +121,22 @@ class EditStack:
         return pairs
 
 
+def low_rank_pairs(module: str, left: Tensor, right: Tensor) -> list[tuple[Site, Patch]]:
+    """Return the patches that add to a module's output, row by row, y += (x Lᵀ) R; gradients reach L and R.
+
+    Args:
+        module: name of a projection.
+        left: L, (rows, rank, d_in), one for each row of the batch.
+        right: R, (rows, rank, d_out).
+    """
+    tape, given = Tape(), Site(module, "in")
+    return [tape.read(given), (Site(module), partial(_add_low_rank, tape, given, left, right))]
+
+
 def _add_low_rank(tape: Tape, site: Site, left: Tensor, right: Tensor, output: Tensor) -> Tensor:
-    """y + (x Lᵀ) R, with `left` (rows, d_in, rank) and `right` (rows, rank, d_out)."""
+    """y + (x Lᵀ) R, with `left` (rows, rank, d_in) and `right` (rows, rank, d_out)."""
     given = _rows_of(tape, site, left.shape[0])
-    change = torch.bmm(given.to(left.dtype), left)  # (rows, tokens, rank)
+    change = torch.bmm(given.to(left.dtype), left.transpose(1, 2))  # (rows, tokens, rank)
     return torch.baddbmm(output.to(left.dtype), change, right).to(output.dtype)
 
 
@@ -154,7 +165,7 @@ def merged(lm: LM, edits: Sequence[Edit]) -> Iterator[None]:
         LookupError, ValueError: as `per_row`; nothing is changed then.
     """
     check_edits(lm, edits)
-    dtype = torch.promote_types(lm.dtype, torch.float32)
+    dtype = lm.working_dtype
     changes: dict[str, list[Delta]] = {}
     for edit in edits:
         for delta in edit.deltas:

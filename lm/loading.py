@@ -72,6 +72,11 @@ class LM:
         return int(min(config.max_position_embeddings, window or config.max_position_embeddings))
 
     @property
+    def working_dtype(self) -> torch.dtype:
+        """The dtype of losses, steps and deltas: float64 for a float64 model, else float32."""
+        return torch.promote_types(self.dtype, torch.float32)
+
+    @property
     def identity(self) -> dict[str, str]:
         """What a result keeps about the model."""
         return {

@@ -1,8 +1,13 @@
 """What the tests of editors share: requests, resources, and a few ways to look at an edit."""
 
+import atexit
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from random import Random
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -11,12 +16,15 @@ from torch import Tensor
 from core.records import Request
 from core.texts import TextSource
 from editors import EDITORS, Editor, Resources
+from editors.networks import NETWORKS, TASKS, load_network, save_network
 from lm.deltas import merged
 from lm.edits import Edit
 from lm.loading import LM
 from lm.second_moment import SecondMoment
 from lm.sites import weight_shape
 from tests.models import SENTENCES, tiny_lm
+from training.examples import Example
+from training.trainer import train
 
 TEMPLATES = ("{}", "The weather was fine. {}", "In the evening. {}", "A note. {}")
 
@@ -46,7 +54,50 @@ def moment(lm: LM, layer: int, seed: int = 1) -> SecondMoment:
 def resources(lm: LM, cache: Path, **changes: Any) -> Resources:
     """Preset templates and second moments, so that nothing but the editor itself is at work."""
     given = {layer: moment(lm, layer) for layer in range(lm.n_layers)}
-    return Resources(**{"second_moments": given, "context_templates": TEMPLATES, "cache": cache, **changes})
+    standard = {"second_moments": given, "context_templates": TEMPLATES, "networks": networks(lm), "cache": cache}
+    return Resources(**{**standard, **changes})
+
+
+class Sentences:
+    """Examples for a tiny model: the last word of a sentence is edited in, other sentences stay."""
+
+    def __init__(self, lm: LM) -> None:
+        rows = [lm.prompt_tokens(text) for text in SENTENCES]
+        self.train, self.validation = rows[::2], rows[1::2]
+
+    def example(self, item: list[int], rng: Random, *, validation: bool = False) -> Example:
+        foreign = [*item[:-1], rng.choice(self.train)[-1]]
+        return Example(foreign, foreign[rng.randint(0, 1) :], 1, rng.choice(self.train))
+
+    def describe(self) -> dict[str, Any]:
+        return {"texts": "sentences of the tests", "record_ids": [], "requests": []}
+
+
+SMALL: dict[str, list[str]] = {
+    "mend": ["rank=8", "init_sd=0.1", "rate_learning_rate=0.003", "learning_rate=0.0003"],
+    "ke": ["lstm=8", "condition=8", "hidden=8", "learning_rate=0.01"],
+}
+BRIEF = ["batch=8", "accumulate=1", "steps=30", "validate_every=10", "validation_edits=16", "patience=30"]
+
+
+@cache
+def _trained(name: str, weights_hash: str, dtype: torch.dtype, family: str) -> Path:
+    lm = tiny_lm(family, str(dtype).removeprefix("torch."))
+    assert lm.weights_hash == weights_hash
+    folder = Path(mkdtemp(prefix=f"{name}-{family}-"))
+    atexit.register(rmtree, folder, ignore_errors=True)
+    settings = NETWORKS.get(name).resolve("tiny", lm.n_layers, ["blocks=2", *BRIEF, *SMALL[name]])
+    train(lm, name, "text", settings, Sentences(lm), folder / "text")
+    trained = load_network(folder / "text", lm, name, "text")
+    for task in TASKS:
+        save_network(folder / task, trained.network, {**trained.info, "task": task})
+    return folder
+
+
+def networks(lm: LM) -> dict[str, Path]:
+    """Folders of networks that were trained for a tiny model, of every editor that needs one."""
+    folders = {name: _trained(name, lm.weights_hash, lm.dtype, lm.layout.family) for name in NETWORKS}
+    return {name + suffix: folders[name] / task for name in NETWORKS for task, (suffix, _) in TASKS.items()}
 
 
 def prepared(name: str, lm: LM, given: Resources, *overrides: str) -> Editor:

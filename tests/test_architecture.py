@@ -12,12 +12,12 @@ TIERS = [
     {"core"},
     {"lm"},
     {"editors", "metrics"},
-    {"evaluation", "tracing", "builders"},
+    {"evaluation", "tracing", "training", "builders"},
     {"leaderboard", "world"},
     {"cli"},
 ]
 ROOMS = {room: tier for tier, rooms in enumerate(TIERS) for room in rooms}
-BARE = {"core", "lm", "editors", "metrics", "evaluation", "tracing"}
+BARE = {"core", "lm", "editors", "metrics", "evaluation", "tracing", "training"}
 EVERYWHERE = {"torch", "transformers", "numpy", "sklearn", "pydantic", "safetensors", "tokenizers", "yaml", "scipy"}
 
 

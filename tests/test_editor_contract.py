@@ -13,6 +13,7 @@ from core.files import hash_json
 from core.records import Request
 from core.settings import Settings
 from editors import EDITORS, Editor, Failure, Resources, provenance
+from editors.networks import NETWORKS
 from lm.edits import Edit, LowRank, load_edits, save_edits
 from lm.loading import LM
 from tests.editing import REQUESTS, TEXTS, edits_of, nll, prepared, resources
@@ -32,6 +33,8 @@ CHANGES: dict[str, Any] = {
     "clamp_norm_factor": 0.01,
     "context_lengths": [4],
     "bound": 1e-4,
+    "kn.steps": 2,
+    "kn.threshold": 0.9,
 }
 
 BAD = (
@@ -166,10 +169,11 @@ def settings_fields() -> Iterator[tuple[str, str]]:
             yield name, field
 
 
-def changed(settings: Settings, field: str) -> Any:
+def changed(name: str, settings: Settings, field: str) -> Any:
     old = getattr(settings, field)
-    if field in CHANGES:
-        return CHANGES[field]
+    for key in (f"{name}.{field}", field):
+        if key in CHANGES:
+            return CHANGES[key]
     if isinstance(old, bool):
         return not old
     return old + 1 if isinstance(old, int) else old * 2
@@ -182,7 +186,7 @@ def test_every_setting_changes_something(name: str, field: str, lm: LM, tmp_path
     overrides = [*QUICK.get(name, []), "clamp_norm_factor=1.0"] if "rome" in name else QUICK.get(name, [])
     settings = spec.resolve(lm.name, lm.n_layers, overrides).settings
     given = resources(lm, tmp_path, context_templates=None)
-    new = settings.model_copy(update={field: changed(settings, field)})
+    new = settings.model_copy(update={field: changed(name, settings, field)})
     assert new != settings
     before = edits_of(spec.prepare(lm, settings, given)(REQUESTS[:3], 0))
     after = edits_of(spec.prepare(lm, spec.settings.check(new.model_dump(), "test"), given)(REQUESTS[:3], 0))
@@ -205,6 +209,10 @@ def test_unknown_settings_are_refused(name: str, lm: LM) -> None:
 @pytest.mark.parametrize("path", sorted(SETTINGS.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_settings_files_load_and_name_their_source(path: Path) -> None:
     specs = [EDITORS.get(name) for name in NAMES if EDITORS.get(name).settings_folder == path.parent.name]
+    if path.parent.name.endswith("_training"):
+        resolved = NETWORKS.get(path.parent.name.removesuffix("_training")).resolve(path.stem, 48)
+        assert len(resolved.source) > 20 and not resolved.given
+        return
     assert specs, "a folder of settings that no editor reads"
     for spec in specs:
         resolved = spec.resolve(path.stem, 48)

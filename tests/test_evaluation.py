@@ -16,11 +16,10 @@ import torch
 
 from core.datasets import Dataset, load_dataset
 from core.errors import BadInput
-from core.files import JsonLog, hash_file, read_json, read_jsonl, write_json, write_jsonl
+from core.files import JsonLog, hash_file, one_writer, read_json, read_jsonl, write_json, write_jsonl
 from core.records import BadRecord, CounterFactRecord, Request
 from editors import Failure
 from evaluation.essence import text_perplexities
-from evaluation.folder import one_writer
 from evaluation.harness import Options, evaluate_unedited
 from evaluation.protocols import counterfact_queries
 from evaluation.rescore import score_texts

@@ -1,0 +1,1 @@
+"""Training of the networks that some editors need: data -> examples -> steps -> a folder that an editor loads."""
