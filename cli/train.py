@@ -135,9 +135,9 @@ def _table(info: Mapping[str, Any]) -> Table:
     table = Table("validation", title=f"{info['editor']} on {info['task']}", title_justify="left", box=None)
     for name in ("step", *info["validation"]):
         table.add_column(name, justify="right")
-    for name, step in (("untrained", 0), ("validation", info["step"])):
-        row = [f"{value:.4f}" for value in info[name].values()]
-        table.add_row("untrained" if name == "untrained" else "best", str(step), *row)
+    for name, key, step in (("no edit", "unedited", "–"), ("untrained", "untrained", "0"), ("best", "validation", "")):
+        row = [f"{value:.4f}" for value in info[key].values()]
+        table.add_row(name, step or str(info["step"]), *row)
     return table
 
 

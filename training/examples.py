@@ -273,9 +273,13 @@ class Records:
         except ValueError:
             self.dropped["cannot be encoded"] += 1
             return None
-        if max(map(len, [item.prompt, *item.paraphrases])) + len(item.target) > lm.max_length:
+        room = lm.max_length - max(len(item.target), len(item.fact) - len(item.prompt))
+        if len(item.prompt) > room:
             self.dropped["too long for the model"] += 1
             return None
+        fitting = [ids for ids in item.paraphrases if len(ids) <= room]
+        near = [ids for ids in item.neighborhood if len(ids) <= lm.max_length]
+        item = item._replace(paraphrases=fitting, neighborhood=near)
         if self.locality == "neighbors" and not item.neighborhood:
             self.dropped["has no neighborhood"] += 1
             return None

@@ -85,6 +85,16 @@ class Step:
             locality, drawdown = self._divergence(still, changes)
         return Losses(edit, locality, success, drawdown)
 
+    @torch.no_grad()
+    def unedited(self, examples: Sequence[Example]) -> Losses:
+        """Return the losses of making no edit at all, which any network has to beat."""
+        outer = self._rows([(example.outer, example.labels) for example in examples])
+        with self._precision():
+            below = run_below(self.lm, outer.ids, self.network.start)
+            hidden = run_blocks(self.lm, below, self.network.start, self.lm.n_layers)
+            edit, success = label_losses(self.lm, hidden, outer), self._success(hidden, outer)
+        return Losses(edit, torch.zeros_like(edit), success, torch.zeros_like(edit))
+
     def _edited(self, rows: LabelledRows, changes: Changes) -> Tensor:
         return self._run(run_below(self.lm, rows.ids, self.network.start), changes)
 

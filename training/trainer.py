@@ -33,7 +33,7 @@ Watch = Callable[[Mapping[str, Any]], None]
 
 
 class TrainingFailed(Failed):
-    """No network came out that is better than an untrained one; the message says what happened."""
+    """No network came out that is better than none; the message says what happened."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class Progress:
     best: dict[str, float] = field(default_factory=dict)
     untrained: dict[str, float] = field(default_factory=dict)
     """The validation before the first step."""
+    unedited: dict[str, float] = field(default_factory=dict)
+    """The validation of making no edit at all."""
 
 
 def train(
@@ -88,7 +90,7 @@ def train(
 
     Raises:
         BadInput: the folder was begun with something else.
-        TrainingFailed: the validation loss never fell below that of the untrained network.
+        TrainingFailed: no network came out whose validation loss and edit success are better than those of no edit.
     """
     options = options or Options()
     described = source.describe()
@@ -126,6 +128,7 @@ def train(
             "step": done.best_step,
             "steps": done.step,
             "skipped": done.skipped,
+            "unedited": done.unedited,
             "untrained": done.untrained,
             "validation": done.best,
             "curves": CURVES,
@@ -240,28 +243,34 @@ class Training:
     @torch.no_grad()
     def _validate(self, curves: JsonLog) -> None:
         self.network.eval()
-        settings, done = self.settings, self.progress
-        means: list[dict[str, float]] = []
-        for first in range(0, len(self.held), settings.batch):
-            part = self.held[first : first + settings.batch]
-            losses = self.step.losses(part)
-            means += [_row(losses, settings, place) for place in range(len(part))]
-        values = {key: fmean(mean[key] for mean in means) for key in means[0]}
+        done, values = self.progress, self._mean(self.step.losses)
         self._tell(curves, {"step": done.step, "kind": "validation", **{k: _finite(v) for k, v in values.items()}})
         if not done.untrained:
-            done.untrained = values
+            done.untrained, done.unedited = values, self._mean(self.step.unedited)
         if math.isfinite(values["total"]) and values["total"] < done.best.get("total", math.inf):
             done.best, done.best_step = values, done.step
             self.best_weights = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
 
+    def _mean(self, measure: Callable[[list[Example]], Losses]) -> dict[str, float]:
+        """Return the means of the losses over the validation examples."""
+        means: list[dict[str, float]] = []
+        for first in range(0, len(self.held), self.settings.batch):
+            part = self.held[first : first + self.settings.batch]
+            losses = measure(part)
+            means += [_row(losses, self.settings, place) for place in range(len(part))]
+        return {key: fmean(mean[key] for mean in means) for key in means[0]}
+
     def _judge(self) -> None:
         done = self.progress
-        if done.best_step > 0:
+        best = done.best if done.best_step > 0 else {}
+        if best and best["total"] < done.unedited["total"] and best["success"] > done.unedited["success"]:
             return
         raise TrainingFailed(
-            f"after {done.step} steps ({done.skipped} updates skipped for gradients that were not finite) the "
-            f"validation loss never fell below the untrained network's {done.untrained.get('total', math.nan):.4g}: "
-            "nothing is saved. The learning rate is the first thing to lower"
+            f"after {done.step} steps ({done.skipped} updates skipped for gradients that were not finite) no network "
+            f"came out that is better than none: the least validation loss was {done.best.get('total', math.nan):.4g} "
+            f"with {done.best.get('success', 0):.0%} of edits successful, at step {done.best_step}; with no edit at "
+            f"all they are {done.unedited['total']:.4g} and {done.unedited['success']:.0%}. Nothing is saved; the "
+            "learning rate is the first thing to lower"
         )
 
     def _tell(self, curves: JsonLog, line: dict[str, Any]) -> None:
