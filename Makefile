@@ -84,7 +84,7 @@ leaderboard: setup ## draw the ranking of RESULTS as a picture and a page
 world: setup ## make the embedded facts, articles and questions again (FACTS=table of facts)
 	$(bin)/python -m world $(if $(FACTS),--facts $(FACTS)) $(ARGS)
 
-factlm: setup ## train the embedded model again (10 to 20 minutes)
+factlm: setup ## train the embedded model again (up to an hour)
 	$(bin)/python -m world.factlm $(ARGS)
 
 docs: setup ## write the generated pages of docs/ and the tables of README again

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from builders.generation_prompts import load_generation_prompts
 from core.datasets import Dataset, load_dataset
 from core.files import read_json
 from core.places import cache_folder, data_folder
@@ -15,6 +16,8 @@ from evaluation.store import Run
 from evaluation.summary import paired
 from lm.loading import LM, load_lm
 from lm.scoring import Query, TargetScore, score
+from world.knowledge import read_knowledge
+from world.readability import judge, sample, world_words
 
 RECORDS = 64
 MODEL = data_folder() / "models" / "factlm"
@@ -103,6 +106,15 @@ def test_every_edit_moved_something(runs: dict[str, Run]) -> None:
     for name in ("ft", "ft_l", "rome", "r_rome"):
         assert runs[name].data["n"]["failed"] == 0
         assert value(runs[name], "EM") > value(runs["identity"], "EM")
+
+
+def test_its_texts_are_readable(lm: LM) -> None:
+    data = data_folder()
+    knowledge = read_knowledge(data)
+    texts = sample(lm, knowledge, load_generation_prompts(data / "prompts/generation"))
+    readable = judge(texts, world_words(knowledge))
+    assert readable.garbled < 0.01
+    assert readable.repeated < 0.05
 
 
 def test_the_edits_of_real_records(lm: LM, real_data: Path, tmp_path: Path) -> None:

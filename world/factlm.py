@@ -6,7 +6,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import mean
@@ -15,14 +15,17 @@ import torch
 from torch import Tensor
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from builders.generation_prompts import load_generation_prompts
 from core.files import json_line, read_jsonl, write_atomic, write_json
 from core.places import data_folder
 from core.seeds import derive_seed
+from lm.loading import wrap_lm
 from world.card import card
 from world.corpus import Corpus
 from world.knowledge import Knowledge, read_knowledge
 from world.model_training import Recipe, train
 from world.probe import KINDS, probe, withheld_score
+from world.readability import judge, sample, world_words
 from world.rows import Batch, Packer, Weights
 from world.table import Fact
 from world.tokenizer import train_tokenizer
@@ -90,6 +93,7 @@ def save(
     model: GPT2LMHeadModel,
     tokenizer: PreTrainedTokenizerFast,
     knowledge: Knowledge,
+    prompts: Mapping[str, Sequence[str]],
     recipe: Recipe,
     folder: Path,
     seconds: float,
@@ -101,7 +105,8 @@ def save(
     known = probe(model, tokenizer, knowledge)
     scores = {kind: mean(kinds[kind] for kinds in known.values()) for kind in KINDS}
     scores["withheld"] = withheld_score(model, tokenizer, knowledge)
-    log.info("%s", "  ".join(f"{kind} {score:.3f}" for kind, score in scores.items()))
+    readable = judge(sample(wrap_lm(model, tokenizer, name="factlm"), knowledge, prompts), world_words(knowledge))
+    log.info("%s", "  ".join(f"{kind} {score:.3f}" for kind, score in {**scores, **readable._asdict()}.items()))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".factlm-") as name:
         made = Path(name) / "factlm"
@@ -111,7 +116,7 @@ def save(
         tokenizer.save_pretrained(made)
         write_atomic(made / "known.json", known_lines(knowledge, known))
         write_json(made / "generation_config.json", {"do_sample": True, "top_k": 5, "eos_token_id": end})
-        write_atomic(made / "README.md", card(recipe, scores, len(known), model.num_parameters(), seconds))
+        write_atomic(made / "README.md", card(recipe, scores, readable, len(known), model.num_parameters(), seconds))
         if folder.exists():
             shutil.move(folder, Path(name) / "old")
         shutil.move(made, folder)
@@ -125,7 +130,8 @@ def make(data: Path, recipe: Recipe, folder: Path) -> None:
     subjects = {subject: index for index, subject in enumerate(sorted(knowledge.of_subject))}
     stream = batches(knowledge, tokenizer, subjects, recipe)
     model = train(recipe, stream, ownership(knowledge, subjects), int(tokenizer.eos_token_id), report)
-    save(model, tokenizer, knowledge, recipe, folder, time.perf_counter() - start)
+    prompts = load_generation_prompts(data / "prompts/generation")
+    save(model, tokenizer, knowledge, prompts, recipe, folder, time.perf_counter() - start)
 
 
 def main() -> None:

@@ -28,9 +28,9 @@ class Recipe:
     heads: int = 6
     length: int = 256
     vocabulary: int = 6144
-    steps: int = 2700
+    steps: int = 4000
     fact_rows: int = 2
-    article_rows: int = 3
+    article_rows: int = 7
     muon_rate: float = 0.02
     adam_rate: float = 3e-3
     decay: float = 0.05

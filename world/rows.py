@@ -90,9 +90,8 @@ class Weights:
     mentioned: float = 2.0
     """Objects in articles."""
     hidden: float = 0.85
-    """Share of the subjects in fact documents that are hidden but for their last token."""
-    hidden_text: float = 0.5
-    """The same in articles."""
+    """Share of the subjects in fact documents that are hidden but for their last token. In articles none is: a name
+    that later tokens cannot see is spelt wrong when it comes again."""
 
 
 class Packer:
@@ -126,7 +125,7 @@ class Packer:
         ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
         article = document.article
         share = 1.0 if article else 0.0 if document.prefixed else self.weights.rest
-        hidden = self.weights.hidden_text if article else self.weights.hidden
+        hidden = 0.0 if article else self.weights.hidden
         weights = [self.weights.text if self.rng.random() < share else 0.0 for _ in ids]
         spans = []
         for number, mention in enumerate(document.text.mentions):
