@@ -23,12 +23,12 @@ run := $(bin)/counterfact
 limit := $(if $(LIMIT),--limit $(LIMIT))
 set := $(foreach pair,$(SET),--set $(pair))
 
-.PHONY: help setup demo test check soak bench golden dataset zsre evaluate reproduce leaderboard upload factlm world figures docs clean
+.PHONY: help setup demo test check soak bench golden dataset zsre hypernetworks evaluate reproduce leaderboard upload factlm world figures docs clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "  variables: MODEL=$(MODEL) EDITOR=$(EDITOR) DATASET=$(DATASET) RESULTS=$(RESULTS) SEED=$(SEED) LIMIT= SET='name=value ...' TORCH=$(TORCH)"
+	@echo "  variables: MODEL=$(MODEL) EDITOR=$(EDITOR) DATASET=$(DATASET) RESULTS=$(RESULTS) SEED=$(SEED) LIMIT= SET='name=value ...' HYPERNETWORKS= TORCH=$(TORCH)"
 
 setup: $(VENV)/ready ## make .venv and install everything (TORCH=cpu|cuda)
 
@@ -44,8 +44,8 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(bin)/pip install -q -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: setup ## build CounterFact from the embedded world, edit a real model, measure, rank (under 5 minutes on 2 cores)
-	$(run) demo --out $(or $(OUT),demo) $(ARGS)
+demo: setup ## build CounterFact from the embedded world, edit a real model, measure, rank (HYPERNETWORKS=1: KE, MEND and KN too)
+	$(run) demo --out $(or $(OUT),demo) $(if $(HYPERNETWORKS),--hypernetworks) $(ARGS)
 
 test: check ## the whole test suite: format, lint, types, tests
 
@@ -70,6 +70,9 @@ dataset: setup ## build CounterFact (embedded world; ARGS='--pararel FOLDER --sp
 
 zsre: setup ## load a zsRE split (embedded; ARGS='--source FILE' for MEND's files)
 	$(run) zsre --out $(or $(OUT),datasets/zsre) $(limit) $(ARGS)
+
+hypernetworks: setup ## train MEND and KE for MODEL: stock, -CF, -zsRE, and ours (under ten minutes for factlm)
+	$(run) train --all --model $(MODEL) --seed $(SEED) $(ARGS)
 
 evaluate: setup ## edit MODEL with EDITOR on DATASET and measure; goes on where it stopped
 	$(if $(filter file,$(origin DATASET)),@test -e $(DATASET) || $(run) build --out $(DATASET))

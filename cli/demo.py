@@ -13,12 +13,15 @@ from cli._common import Seed, console, open_model
 from cli.build import build, statistics_table, zsre
 from cli.evaluate import run_editors
 from cli.leaderboard import write_site
+from cli.train import train_all
 
 if TYPE_CHECKING:
     from core.datasets import Dataset
     from evaluation.store import Run
 
 EDITORS = ["identity", "ft", "ft_l", "rome", "r_rome"]
+HYPERNETWORKS = ["kn", "ke", "ke_cf", "ke_zsre", "mend", "mend_cf", "mend_zsre", "mend_cf_neighbors"]
+"""The other rows of the paper's Tables 1 and 4, and ours; most need a network, which takes minutes to train."""
 
 
 class Budget:
@@ -48,6 +51,7 @@ def demo(
     model: Annotated[str, typer.Option(help="An embedded model, a folder or a Hub id.")] = "factlm",
     limit: Annotated[int, typer.Option(min=1, help="Records of each data set.")] = 100,
     seed: Seed = 0,
+    hypernetworks: Annotated[bool, typer.Option(help="Train KE and MEND too, some minutes more, and show KN.")] = False,
 ) -> None:
     """Build the data sets, edit the model with five editors, measure, and rank; all offline.
 
@@ -66,15 +70,20 @@ def demo(
         zsre(out=out / "zsre", source=None, limit=None, name=None)
     with budget.stage("load the model"):
         lm = open_model(model)
+    if hypernetworks:
+        _step(f"counterfact train --all --model {model} --seed {seed}")
+        with budget.stage("train the hypernetworks"):
+            train_all(2, ["--model", model, "--seed", str(seed)])
     options, runs = Options(seed=seed), []
-    editors = " ".join(f"--editor {name}" for name in EDITORS)
+    chosen = EDITORS + (HYPERNETWORKS if hypernetworks else [])
+    editors = " ".join(f"--editor {name}" for name in chosen)
     for name in ("counterfact", "zsre"):
         _step(
             f"counterfact evaluate --dataset {out}/{name} --model {model} --limit {limit} --out {out}/results {editors}"
         )
         with budget.stage(f"edit and measure on {name}"):
             data = load_dataset(out / name, limit)
-            runs += run_editors(lm, EDITORS, data, out / "results", options, [], "embedded")
+            runs += run_editors(lm, chosen, data, out / "results", options, [], "embedded")
     with budget.stage("tables, picture and page"):
         _step(f"counterfact summarize {out}/results; counterfact leaderboard {out}/results --out {out}/site")
         _print_results(runs)

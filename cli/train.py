@@ -73,7 +73,7 @@ def train(
             raise BadInput(
                 "--all trains all editors with their own settings: give neither an editor, nor --set or --out"
             )
-        _train_all(jobs, sys.argv[2:])
+        train_all(jobs, sys.argv[2:])
         return
     if editor is None:
         raise BadInput("expected an editor to train, mend or ke; or --all")
@@ -141,8 +141,16 @@ def _table(info: Mapping[str, Any]) -> Table:
     return table
 
 
-def _train_all(jobs: int, arguments: list[str]) -> None:
-    """Train the standard networks in processes of one thread each."""
+def train_all(jobs: int, arguments: list[str]) -> None:
+    """Train the standard networks in processes of one thread each.
+
+    Args:
+        jobs: processes at a time.
+        arguments: options of the command that hold for all of them.
+
+    Raises:
+        Failed: a training failed; the others are done.
+    """
     rest = [word for word in arguments if word != "--all"]
     one_thread = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
 

@@ -72,14 +72,16 @@ def metrics_table() -> str:
 
 
 def editors_table() -> str:
-    """Return the table of all editors."""
+    """Return the table of all editors; those that differ only in what their network was trained on share a row."""
     from editors import EDITORS  # noqa: PLC0415
 
-    rows = ["| editor | what it does | paper |", "|---|---|---|"]
+    names: dict[tuple[str, str], list[str]] = {}
     for name in EDITORS:
         spec = EDITORS.get(name)
-        rows.append(f"| `{name}` | {spec.summary} | {spec.paper} |")
-    return "\n".join(rows)
+        summary = spec.summary.partition("; trained on ")[0] if spec.trained_for else spec.summary
+        names.setdefault((summary, spec.paper), []).append(f"`{name}`")
+    rows = [f"| {' '.join(mine)} | {summary} | {paper} |" for (summary, paper), mine in names.items()]
+    return "\n".join(["| editor | what it does | paper |", "|---|---|---|", *rows])
 
 
 TABLES: dict[str, Callable[[], str]] = {"metrics": metrics_table, "editors": editors_table}
