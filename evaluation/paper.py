@@ -20,8 +20,19 @@ N: Mapping[Kind, Mapping[str, int]] = {
 }
 """How many records, from case id 0, each model was evaluated on."""
 
-EDITORS = {"FT": "ft", "FT+L": "ft_l", "KN": "kn", "KE": "ke", "MEND": "mend", "ROME": "rome"}
-"""Our names of the paper's editors, as trained on no benchmark."""
+EDITORS = {
+    "FT": "ft",
+    "FT+L": "ft_l",
+    "KN": "kn",
+    "KE": "ke",
+    "KE-CF": "ke_cf",
+    "KE-zsRE": "ke_zsre",
+    "MEND": "mend",
+    "MEND-CF": "mend_cf",
+    "MEND-zsRE": "mend_zsre",
+    "ROME": "rome",
+}
+"""Our names of the paper's editors."""
 
 COUNTERFACT_ROWS = """
 gpt2-xl|GPT-2 XL|30.5|22.2 0.9|-4.8 0.3|24.7 0.8|-5.0 0.3|78.1 0.6|5.0 0.2|626.6 0.3|31.9 0.2

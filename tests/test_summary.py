@@ -148,7 +148,7 @@ def test_rows_of_the_paper() -> None:
     assert len(xl) == 9 and len(paper_rows("counterfact", "EleutherAI/gpt-j-6B")) == 5
     assert xl["GPT-2 XL"].cells["NS"] == Published(78.1, 0.6) and xl["GPT-2 XL"].editor == "unedited"
     assert xl["ROME"].cells["RS"] == Published(41.9, 0.3) and xl["ROME"].editor == "rome" and xl["ROME"].n == 7500
-    assert xl["KE-CF"].editor is None
+    assert xl["KE-CF"].editor == "ke_cf"
     assert len(paper_rows("zsre", "gpt2-xl")) == 8
     assert paper_rows("counterfact", "factlm") == [] == paper_rows("zsre", "gpt-j-6b")
 
