@@ -70,7 +70,8 @@ def resolve_settings(
         where = str(path)
     else:
         values = dict(cls.scaled(n_layers))
-        source = f"no settings file for {Path(model_name).name}: defaults, scaled to {n_layers} layers"
+        scaled = f", scaled to {n_layers} layers" if values else ""
+        source = f"no settings file for {Path(model_name).name}: defaults{scaled}"
         where = cls.__name__
     given = dict(_parse_override(text) for text in overrides)
     cls.check(values, where)

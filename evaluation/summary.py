@@ -28,7 +28,10 @@ GROUPS: Mapping[Kind, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "zsre": (("", ("efficacy", "paraphrase", "specificity")),),
 }
 NOTATION: Mapping[Kind, Notation] = {"counterfact": "parentheses", "zsre": "plus-minus"}
-ORDER = ("identity", "ft", "ft_l", "kn", "ke", "mend", "rome", "r_rome")
+ORDER = (
+    *("identity", "ft", "ft_l", "kn", "ke", "ke_cf", "ke_zsre", "ke_cf_neighbors"),
+    *("mend", "mend_cf", "mend_zsre", "mend_cf_neighbors", "rome", "r_rome"),
+)
 """Editors as the paper orders them; others follow by name."""
 
 

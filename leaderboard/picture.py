@@ -9,6 +9,8 @@ from leaderboard.ranking import Ranking, core_metrics
 COLOURS = ("#0072b2", "#e69f00", "#009e73")
 """Blue, orange, green of Okabe and Ito: told apart by colour-blind readers."""
 HATCHES = ("", "//", "..")
+LINE = 10
+"""Letters of a name that fit under its bars."""
 LABELS = {"ES": "efficacy (ES)", "PS": "paraphrase (PS)", "NS": "neighborhood (NS)"}
 
 
@@ -17,7 +19,8 @@ def draw(rankings: Sequence[Ranking], *paths: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    figure = Figure(figsize=(9.0, 3.4 * len(rankings)), layout="constrained")
+    most = max(len(ranking.runs) for ranking in rankings)
+    figure = Figure(figsize=(max(9.0, 1.05 * most), 3.4 * len(rankings)), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, ranking in zip(figure.subplots(len(rankings), squeeze=False)[:, 0], rankings, strict=True):
         _panel(axes, ranking)
@@ -44,7 +47,8 @@ def _panel(axes: Any, ranking: Ranking) -> None:
     names = [run["editor"]["name"] for run in ranking.runs]
     scores = [run["metrics"].get("S", {}).get("value") for run in ranking.runs]
     ticks = [
-        f"{name}\nS {'–' if score is None else format(score, '.1f')}" for name, score in zip(names, scores, strict=True)
+        f"{in_lines(name)}\nS {'–' if score is None else format(score, '.1f')}"
+        for name, score in zip(names, scores, strict=True)
     ]
     axes.set_xticks(range(len(names)), ticks)
     axes.set_ylim(0, 119)
@@ -55,3 +59,19 @@ def _panel(axes: Any, ranking: Ranking) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def in_lines(name: str) -> str:
+    """Break a long name at its underscores.
+
+    >>> in_lines("mend_cf_neighbors"), in_lines("r_rome")
+    ('mend_cf\\nneighbors', 'r_rome')
+    """
+    lines = [""]
+    for part in name.split("_"):
+        joined = f"{lines[-1]}_{part}" if lines[-1] else part
+        if lines[-1] and len(joined) > LINE:
+            lines.append(part)
+        else:
+            lines[-1] = joined
+    return "\n".join(lines)

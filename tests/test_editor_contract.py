@@ -226,7 +226,8 @@ def test_a_model_without_a_file_gets_settings_that_fit(name: str) -> None:
     spec = EDITORS.get(name)
     for depth in (1, 2, 6, 12, 100):
         resolved = spec.resolve("no-such-model", depth)
-        assert "scaled" in resolved.source
+        assert "defaults" in resolved.source
+        assert ("scaled" in resolved.source) == bool(spec.settings.scaled(depth))
         assert getattr(resolved.settings, "layer", 0) < depth
 
 
