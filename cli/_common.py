@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lm.loading import LM
 
 console = Console(highlight=False)
+notes = Console(highlight=False, stderr=True)
+"""For what a script that reads the output does not want."""
 
 Model = Annotated[str, typer.Option(help="A folder, a Hub id, or an embedded model by name.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... By default a GPU where there is one.")]

@@ -17,6 +17,7 @@ from cli._common import (
     Texts,
     console,
     load_plugins,
+    notes,
     open_model,
     progress_bar,
 )
@@ -124,7 +125,7 @@ def run_editors(
         seed=options.seed,
     )
     for spec, resolved in chosen:
-        console.print(f"{spec.name} on {data.label}: {resolved.source}", style="dim", no_wrap=True, overflow="ellipsis")
+        notes.print(f"{spec.name} on {data.label}: {resolved.source}", style="dim", no_wrap=True, overflow="ellipsis")
         with progress_bar(spec.name) as advance:
             told = replace(options, progress=advance)
             runs.append(evaluate_one(lm, spec, resolved, data, out, resources=resources, options=told))

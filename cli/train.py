@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from cli._common import Device, Dtype, Json, Model, Seed, Set, console, open_model, progress_bar
+from cli._common import Device, Dtype, Json, Model, Seed, Set, console, notes, open_model, progress_bar
 from core.errors import BadInput, Failed
 from core.files import canonical_json
 from core.places import cache_folder, data_folder
@@ -94,7 +94,7 @@ def train(
         seed=seed,
     )  # fmt: skip
     folder = out or Resources().network_folder(lm, editor + TASKS[data][0])
-    console.print(f"{editor} for {lm.name} on {data}: {resolved.source}", style="dim", soft_wrap=True)
+    notes.print(f"{editor} for {lm.name} on {data}: {resolved.source}", style="dim", soft_wrap=True)
     with progress_bar(f"{editor} {data}") as advance:
 
         def watch(line: Mapping[str, Any]) -> None:

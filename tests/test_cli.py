@@ -55,6 +55,8 @@ def test_the_way_from_records_to_a_page(command: Command, dataset: Path, tmp_pat
     code, out, _ = command(*evaluate(dataset, tmp_path / "results"))
     assert code == 0
     assert "identity" in out
+    code, out, _ = command(*evaluate(dataset, tmp_path / "results"), "--json")
+    assert code == 0 and json.loads(out)[0]["editor"]["name"] == "identity"
     code, out, _ = command("summarize", tmp_path / "results", "--format", "json")
     assert code == 0
     [table] = json.loads(out)
@@ -190,6 +192,30 @@ def test_edit_refuses(command: Command, arguments: list[str]) -> None:
     code, _, err = command("edit", *arguments)
     assert code == 2
     assert err
+
+
+def test_training_a_network_and_editing_with_it(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COUNTERFACT_CACHE", str(tmp_path / "cache"))
+    quick = ["--set", "batch=4", "--set", "steps=12", "--set", "validate_every=6", "--set", "validation_edits=8"]
+    code, out, _ = command("train", "mend", "--data", "text", "--max-texts", 60, *quick)
+    assert code == 0 and "no edit" in out and "best" in out
+    folder = next((tmp_path / "cache/hypernetworks").glob("factlm-*/mend"))
+    assert {path.name for path in folder.iterdir()} == {
+        "curves.jsonl", "curves.png", "editor.json", "network.safetensors",
+    }  # fmt: skip
+    code, out, _ = command("train", "mend", "--data", "text", "--max-texts", 60, *quick, "--json")
+    assert code == 0 and json.loads(out)["steps"] == 12 and "trained_on" not in json.loads(out)
+    prompt = ["edit", "The capital of {} is", "--subject", "Norway", "--target", "Rome"]
+    code, out, _ = command(*prompt, "--editor", "mend", "--model", "factlm")
+    assert code == 0 and "Rome" in out
+    code, _, err = command(*prompt, "--editor", "mend_cf", "--model", "factlm")
+    assert code == 2 and "counterfact train" in err
+    wild = ["--set", "learning_rate=30.0", "--set", "rate_learning_rate=30.0", "--out", tmp_path / "wild"]
+    code, _, err = command("train", "mend", "--data", "text", "--max-texts", 60, *quick, *wild)
+    assert code == 1 and "no network came out" in err and not (tmp_path / "wild/editor.json").exists()
+    assert command("train")[0] == 2 and command("train", "mend", "--all")[0] == 2
 
 
 def kill_and_go_on(arguments: list[object], seconds: float) -> bool:

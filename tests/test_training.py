@@ -17,10 +17,16 @@ import torch
 from core.datasets import Dataset, load_dataset
 from core.errors import BadInput
 from core.places import data_folder
+from core.records import BadRecord
 from core.texts import TextSource
-from editors.networks import INFO, NETWORKS, TASKS, WEIGHTS, load_network, read_info
+from editors import EDITORS, Resources
+from editors.networks import INFO, NETWORKS, TASKS, WEIGHTS, load_network, read_info, save_network
+from evaluation.harness import evaluate
+from evaluation.store import Run
 from lm.loading import LM, load_lm
-from tests.editing import BRIEF, SMALL, Sentences
+from tests import evaluating
+from tests.editing import BRIEF, SMALL, Sentences, networks
+from tests.evaluating import counterfact
 from tests.models import SENTENCES, tiny_lm
 from training.examples import Sampler, open_source, validation_examples
 from training.state import STATE, load_state, save_state
@@ -286,6 +292,33 @@ def test_every_item_is_drawn_once_in_a_round(records: Dataset) -> None:
     sampler, count = Sampler(source, 3), len(source.train)
     rounds = [[tuple(sampler.example(turn * count + i).edit) for i in range(count)] for turn in range(2)]
     assert sorted(rounds[0]) == sorted(rounds[1]) and rounds[0] != rounds[1]
+
+
+def test_records_that_were_trained_on_are_refused_or_marked(tmp_path: Path) -> None:
+    lm = tiny_lm("gpt2")
+    data = counterfact(tmp_path / "data")
+    seen = [record.request for record in data.records if not isinstance(record, BadRecord)][2:5]
+    trained = load_network(networks(lm)["mend_cf"], lm, "mend", "counterfact")
+    about = {"record_ids": [it.id for it in seen], "requests": [[it.prompt, it.subject] for it in seen]}
+    save_network(tmp_path / "network", trained.network, {**trained.info, "trained_on": about})
+    spec = EDITORS.get("mend_cf")
+    resources = Resources(networks={"mend_cf": tmp_path / "network"}, cache=tmp_path)
+
+    def measure(results: str, **changes: Any) -> Run:
+        chosen = evaluating.options(generate=False, **changes)
+        return evaluate(
+            lm, spec, spec.resolve(lm.name, lm.n_layers), data, tmp_path / results, resources=resources, options=chosen
+        )
+
+    with pytest.raises(BadInput, match=rf"trained on 3 of these 6 records \(first: {seen[0].id}\)"):
+        measure("refused")
+    run = measure("forced", trained_records=True)
+    assert run.data["editor"]["seen_in_training"] == 3 and run.label == "mend_cf (trained on 3 of these records)"
+    assert run.data["n"]["scored"] == 6
+    network = run.data["editor"]["provenance"]["network"]
+    assert network["task"] == "counterfact" and network["weights_sha256"] == trained.info["weights_sha256"]
+    other = json.loads((tmp_path / "network" / INFO).read_text())
+    assert run.data["editor"]["resources"]["network"] == other["weights_sha256"]
 
 
 CHILD = """
