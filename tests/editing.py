@@ -1,7 +1,7 @@
 """What the tests of editors share: requests, resources, and a few ways to look at an edit."""
 
 import atexit
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -54,7 +54,7 @@ def moment(lm: LM, layer: int, seed: int = 1) -> SecondMoment:
 def resources(lm: LM, cache: Path, **changes: Any) -> Resources:
     """Preset templates and second moments, so that nothing but the editor itself is at work."""
     given = {layer: moment(lm, layer) for layer in range(lm.n_layers)}
-    standard = {"second_moments": given, "context_templates": TEMPLATES, "networks": networks(lm), "cache": cache}
+    standard = {"second_moments": given, "context_templates": TEMPLATES, "networks": Networks(lm), "cache": cache}
     return Resources(**{**standard, **changes})
 
 
@@ -94,10 +94,22 @@ def _trained(name: str, weights_hash: str, dtype: torch.dtype, family: str) -> P
     return folder
 
 
-def networks(lm: LM) -> dict[str, Path]:
-    """Folders of networks that were trained for a tiny model, of every editor that needs one."""
-    folders = {name: _trained(name, lm.weights_hash, lm.dtype, lm.layout.family) for name in NETWORKS}
-    return {name + suffix: folders[name] / task for name in NETWORKS for task, (suffix, _) in TASKS.items()}
+class Networks(Mapping[str, Path]):
+    """Folders of networks that are trained for a tiny model when an editor asks for its own."""
+
+    def __init__(self, lm: LM) -> None:
+        self.lm = lm
+        self.tasks = {name + suffix: (name, task) for name in NETWORKS for task, (suffix, _) in TASKS.items()}
+
+    def __getitem__(self, editor: str) -> Path:
+        name, task = self.tasks[editor]
+        return _trained(name, self.lm.weights_hash, self.lm.dtype, self.lm.layout.family) / task
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tasks)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
 
 
 def prepared(name: str, lm: LM, given: Resources, *overrides: str) -> Editor:

@@ -139,7 +139,7 @@ def arrays(real_data: Path, name: str) -> Any:
 
 def close(found: Tensor, wanted: Tensor, tolerance: float = 1e-5) -> None:
     assert found.shape == wanted.shape
-    assert float((found - wanted).abs().max()) <= tolerance * float(wanted.abs().max())
+    assert float((found - wanted).detach().abs().max()) <= tolerance * float(wanted.abs().max())
 
 
 def fill_transform(transform: GradientTransform, get: Any, prefix: str) -> None:
@@ -236,4 +236,4 @@ def test_a_batch_is_its_edits_one_by_one(make: Any) -> None:
         rows = rows_of(lm, [text])
         for (left, right), (one, other) in zip(together, network(factors_of(lm, rows, network), rows), strict=True):
             wanted = one[0].T @ other[0]
-            assert float((left[i].T @ right[i] - wanted).norm()) <= 1e-5 * float(wanted.norm())
+            assert float((left[i].T @ right[i] - wanted).detach().norm()) <= 1e-5 * float(wanted.detach().norm())

@@ -25,7 +25,7 @@ from evaluation.harness import evaluate
 from evaluation.store import Run
 from lm.loading import LM, load_lm
 from tests import evaluating
-from tests.editing import BRIEF, SMALL, Sentences, networks
+from tests.editing import BRIEF, SMALL, Networks, Sentences
 from tests.evaluating import counterfact
 from tests.models import SENTENCES, tiny_lm
 from training.examples import Sampler, open_source, validation_examples
@@ -298,7 +298,7 @@ def test_records_that_were_trained_on_are_refused_or_marked(tmp_path: Path) -> N
     lm = tiny_lm("gpt2")
     data = counterfact(tmp_path / "data")
     seen = [record.request for record in data.records if not isinstance(record, BadRecord)][2:5]
-    trained = load_network(networks(lm)["mend_cf"], lm, "mend", "counterfact")
+    trained = load_network(Networks(lm)["mend_cf"], lm, "mend", "counterfact")
     about = {"record_ids": [it.id for it in seen], "requests": [[it.prompt, it.subject] for it in seen]}
     save_network(tmp_path / "network", trained.network, {**trained.info, "trained_on": about})
     spec = EDITORS.get("mend_cf")
