@@ -5,6 +5,7 @@ pass: not before the time the server named, and with pauses that double, with ji
 that decides something is stored: the answer, or that the question was too much.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +27,9 @@ Read = Callable[[Response], T]
 """Reads what was asked for, or raises `Again`, `TooMuch` or `SourceError`."""
 
 AGENT = "counterfact-toolkit/0.1"
+
+_LONG_WAIT = 30.0
+_log = logging.getLogger(__name__)
 
 
 class Clock:
@@ -117,6 +121,10 @@ class Client:
             "last": max(times, default=None),
         }
 
+    def oldest(self) -> str | None:
+        """Return when the oldest response taken so far came."""
+        return min((stored.asked_at for stored in self._used.values()), default=None)
+
     def used_keys(self) -> list[str]:
         """Return the keys of all responses taken so far."""
         return sorted(self._used)
@@ -140,6 +148,8 @@ class Client:
             wait = self._wait(attempt, failure)
             if waited + wait > manners.budget or attempt + 1 == manners.tries:
                 self._give_up(question, attempt + 1, wait, failure)
+            if wait >= _LONG_WAIT:
+                _log.warning("%s: %s; asked again in %.0f seconds", question.endpoint, failure, wait)
             clock.sleep(wait)
             waited += wait
         raise BadInput(f"expected to send a question once or more, got tries={manners.tries}")

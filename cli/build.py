@@ -119,7 +119,8 @@ def _print_answers(client: "Client", pack: Path | None) -> None:
     keys = client.used_keys()
     old = len(keys) - client.stored
     console.print(
-        f"answers of servers: {client.stored:,} new, {old:,} from {client.cache.path}; requests sent: {client.sent:,}",
+        f"answers of servers: {client.stored:,} new, {old:,} from {client.cache.path}, the oldest of "
+        f"{client.oldest()}; requests sent: {client.sent:,}. For fresh answers, name a new --cache",
         style="dim",
     )
     if pack:

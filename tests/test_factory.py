@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import random
 import signal
 import subprocess
@@ -15,17 +16,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from pyoxigraph import RdfFormat, Store
 
 from builders.articles import LocalArticles
 from builders.client import Client
 from builders.counterfact import BuildSettings, Sources, build_counterfact
 from builders.endpoint import EndpointSource
 from builders.exchange import Refused
+from builders.facts_table import read_facts_table
 from builders.upstream import fetch_pararel
-from builders.wikidata import SourceError
+from builders.wikidata import SourceError, StoreSource
 from builders.wikipedia import Wikipedia
 from core.errors import BadInput
-from tests.asking import FAST, SPEED, client
+from core.places import data_folder
+from tests.asking import FAST, SPEED, client, impatient
 from tests.made_up_world import World, small_world
 from tests.sparql_server import serve
 from tests.test_counterfact import contents
@@ -33,6 +37,7 @@ from tests.test_wikidata import emptied, stack_trace, store_of
 from tests.web_server import Asked, Log, Reply, Spoil, serve_answers
 from tests.wiki_server import serve_wiki
 
+_LOG = logging.getLogger(__name__)
 SETTINGS = BuildSettings(reference_texts=6)
 
 
@@ -253,6 +258,20 @@ def test_one_kind_of_failure_changes_nothing(fault: str, place: Place, tmp_path:
         check_manners(there)
 
 
+def test_answers_that_never_come_change_nothing(place: Place, tmp_path: Path) -> None:
+    asked_before: set[Asked] = set()
+
+    def silent(reply: Reply, asked: Asked) -> Reply:
+        first = asked not in asked_before
+        asked_before.add(asked)
+        return reply._replace(silence=4.0) if first and len(asked_before) % 40 == 3 else reply
+
+    with services(place, silent) as there:
+        asking = client(tmp_path / "a.sqlite", impatient(tries=5))
+        assert there.build(place, asking, tmp_path / "out") == place.whole
+        assert len(there.asked) > len(asked_before)
+
+
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 12))])
 def test_a_mixture_of_all_failures_changes_nothing(
     seed: int, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -370,3 +389,19 @@ def test_the_pinned_content_is_that_of_the_real_pararel(real_data: Path, tmp_pat
     names = [file.relative_to(folder) for file in folder.rglob("*.jsonl")]
     assert len(names) == 80
     assert all((folder / name).read_bytes() == (real_data / "pararel" / name).read_bytes() for name in names)
+
+
+@pytest.mark.soak
+def test_the_real_build_over_http_is_the_local_build(real_data: Path, tmp_path: Path) -> None:
+    facts = StoreSource.open(real_data / "wikidata" / "facts.tsv.gz")
+    local = Sources(real_data / "pararel", facts, data_folder() / "prompts" / "generation", None)
+    settings = BuildSettings(name="counterfact-real", paraphrase_context="none")
+    build_counterfact(local, settings, tmp_path / "local")
+    store = Store()
+    store.bulk_load(read_facts_table(real_data / "wikidata" / "facts.tsv.gz"), RdfFormat.N_TRIPLES)
+    log = Log()
+    with serve(store, log, Weather(1, 0.1)) as url:
+        asking = client(tmp_path / "a.sqlite")
+        build_counterfact(replace(local, facts=EndpointSource(url, asking)), settings, tmp_path / "http")
+    assert without_sources(tmp_path / "http") == without_sources(tmp_path / "local")
+    _LOG.info("%d requests, %d bytes of cache", len(log.visits), (tmp_path / "a.sqlite").stat().st_size)
