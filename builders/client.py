@@ -84,6 +84,7 @@ class Client:
         self._used: dict[str, Stored] = {}
         self._one_at_a_time = Lock()
         self._free_at = 0.0
+        self._left_alone_until = 0.0
 
     def ask(self, question: Question, send: Send, read: Read[T]) -> T:
         """Return what a server answers, now or at an earlier time.
@@ -144,7 +145,7 @@ class Client:
                     raise
                 failure = error
             finally:
-                self._free_at = clock.now() + manners.pause
+                self._free_at = max(clock.now() + manners.pause, self._left_alone_until)
             wait = self._wait(attempt, failure)
             if waited + wait > manners.budget or attempt + 1 == manners.tries:
                 self._give_up(question, attempt + 1, wait, failure)
@@ -156,12 +157,14 @@ class Client:
 
     def _read_fresh(self, question: Question, response: Response, read: Read[T], asked_at: float) -> T:
         now = self._manners.clock.now()
+        named = retry_after(response.headers, now)
+        self._left_alone_until = now + (named or 0.0)
         try:
             check_status(question.endpoint, response, now)
             value = read(response)
         except Again as error:
             if error.wait is None:
-                error.wait = retry_after(response.headers, now)
+                error.wait = named
             raise
         except (TooMuch, Missing) as error:
             if question.divisible if isinstance(error, TooMuch) else question.optional:

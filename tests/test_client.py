@@ -149,6 +149,16 @@ def test_what_is_too_much_is_stored_when_it_can_be_divided(bad: Reply, tmp_path:
         assert client(tmp_path / "b.sqlite", impatient()).ask(Question(url, "a=1"), send_form, read) == {"good": True}
 
 
+def test_a_time_named_with_a_failure_that_is_divided_is_kept(tmp_path: Path) -> None:
+    log = Log()
+    with serve_answers(Bad(html(504, "Gateway timeout")._replace(headers={"Retry-After": "50"})), log) as url:
+        asking = client(tmp_path / "a.sqlite")
+        with pytest.raises(TooMuch):
+            asking.ask(Question(url, "a=1", divisible=True), send_form, read)
+        asking.ask(Question(url, "a=2"), send_form, read)
+    assert log.visits[1].began - log.visits[0].ended >= 50 / SPEED
+
+
 @pytest.mark.parametrize("bad", TOO_MUCH.values(), ids=TOO_MUCH.keys())
 def test_what_is_too_much_and_cannot_be_divided_is_asked_again(bad: Reply, tmp_path: Path) -> None:
     log = Log()
