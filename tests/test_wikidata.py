@@ -241,7 +241,8 @@ def trap(tmp_path: Path) -> Iterator[StoreSource]:
         f'<{ENTITY}Q3> <{LABEL}> "Tche"@mul .',
         f'<{ENTITY}Q4> <{LABEL}> "Dé"@fr .',
         f'<{ENTITY}Q5> <{LABEL}> "Che"@en .',
-        *(f"<{ENTITY}Q{n}> <{DIRECT}P103> <{ENTITY}Q1> ." for n in (2, 3, 4, 5)),
+        f'<{ENTITY}Q6> <{LABEL}> "Q6"@en .',
+        *(f"<{ENTITY}Q{n}> <{DIRECT}P103> <{ENTITY}Q1> ." for n in (2, 3, 4, 5, 6)),
         f"<{ENTITY}Q2> <{DIRECT}P103> _:somebody .",
         f"<{ENTITY}Q3> <{DIRECT}P103> <http://www.wikidata.org/.well-known/genid/abc> .",
     ]
@@ -263,8 +264,8 @@ def test_labels_and_unknown_values_of_wikidata(trap: StoreSource, tmp_path: Path
         "tuples": 5,
         "resolved": 2,
         "ambiguous": 1,
-        "holders": 4,
-        "holders without a label": 1,
+        "holders": 5,
+        "holders without a label": 2,
         "objects with too many subjects to list": 0,
         "rows with an unknown value": 2,
     }
