@@ -1,7 +1,7 @@
 """Articles about entities: reference texts, and the sentences that stand before paraphrase prompts.
 
-An article is known by its IRI, which `schema:about` joins to the entity, as WikiData does for Wikipedia. A site of
-articles is an `ArticleSource`; `LocalArticles` reads ours from files.
+A site of articles is an `ArticleSource`. `LocalArticles` reads ours from files; each is known by its IRI, which
+`schema:about` joins to the entity, as WikiData does for Wikipedia.
 """
 
 import re
@@ -11,13 +11,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from builders.wikidata import hash_files
+from builders import queries
+from builders.blocks import ask_in_blocks
+from builders.queries import entity_id
+from builders.wikidata import SparqlSource, hash_files
 from core.errors import BadInput
 from core.files import read_jsonl
 
 EMBEDDED_SITE = "https://articles.counterfact.invalid/"
 """The namespace of the articles in this repository; nothing is served there."""
 
+_ENTITIES_A_QUERY = 500
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"“])")
 _SENTENCE_LENGTH = range(20, 201)
 
@@ -39,9 +43,8 @@ class Sentence(NamedTuple):
 class ArticleSource(Protocol):
     """A site of articles."""
 
-    @property
-    def site(self) -> str:
-        """What the IRIs of its articles start with."""
+    def about(self, entities: Sequence[str], facts: SparqlSource) -> dict[str, str]:
+        """Return entity to the IRI of its article, for the entities that have one."""
         ...
 
     def read(self, iris: Sequence[str]) -> dict[str, Article]:
@@ -76,6 +79,16 @@ class LocalArticles:
         if not files or not all(file.is_file() for file in files):
             raise BadInput(f"no articles at {path}: expected .jsonl files with id, title and text in every line")
         return cls(tuple(files), site)
+
+    def about(self, entities: Sequence[str], facts: SparqlSource) -> dict[str, str]:
+        """Return entity to the IRI of its article, the first in order where it has several, as the facts say."""
+        iris: dict[str, str] = {}
+        for answer in ask_in_blocks(
+            facts, entities, _ENTITIES_A_QUERY, lambda block: queries.articles(block, self.site)
+        ):
+            for row in answer.rows:
+                iris.setdefault(entity_id(row["entity"]), row["article"])
+        return iris
 
     def read(self, iris: Sequence[str]) -> dict[str, Article]:
         """Return the articles there are, by IRI."""

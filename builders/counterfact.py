@@ -26,7 +26,7 @@ from builders.reference_texts import reference_entries, sample_subjects
 from builders.statistics import stats_json
 from builders.wikidata import SparqlSource, StoreSource, hash_files
 from core.errors import BadInput
-from core.files import hash_file, hash_json, read_json, write_json
+from core.files import hash_file, hash_json, read_json
 from core.places import data_folder
 from core.records import CounterFactRecord
 from core.seeds import derive_seed
@@ -126,7 +126,7 @@ def build_counterfact(
     if (meta := finished_build(out, fingerprint)) is not None and described["facts"].get("files"):
         return BuildReport(out, meta["counts"]["records"], meta, read_json(out / "stats.json"), reused=True)
     work = work_folder(out, fingerprint)
-    made = _make(sources, settings, work, tell)
+    made = _make(sources, settings, tell)
     meta = {
         "schema": 1,
         "name": settings.name,
@@ -135,7 +135,7 @@ def build_counterfact(
         "content_hash": content_hash(made.records),
         "seed": settings.seed,
         "settings": settings.model_dump(),
-        "sources": described,
+        "sources": describe_sources(sources),
         "counts": _totals(made),
         "relations": made.relations,
         "environment": environment(fingerprint, time.perf_counter() - started, _places(sources)),
@@ -166,9 +166,9 @@ def number(drafts: Sequence[Draft], settings: RecordSettings) -> list[CounterFac
     return [draft.record(case_id, settings.paraphrase_context) for case_id, draft in enumerate(ordered)]
 
 
-def _make(sources: Sources, settings: BuildSettings, work: Path, tell: Progress) -> _Made:
+def _make(sources: Sources, settings: BuildSettings, tell: Progress) -> _Made:
     relations = _wanted(load_pararel(sources.pararel), settings.relations)
-    known = _gather_all(relations, sources.facts, work / "knowledge", tell)
+    known = _gather_all(relations, sources.facts, tell)
     drafts, counts = _choose_all(relations, known, sources, settings, tell)
     if not drafts:
         reasons = {relation: count["dropped"] for relation, count in counts.items()}
@@ -194,14 +194,10 @@ def _wanted(relations: list[Relation], names: list[str] | None) -> list[Relation
     return [relation for relation in relations if relation.id in names]
 
 
-def _gather_all(relations: list[Relation], facts: SparqlSource, folder: Path, tell: Progress) -> dict[str, Knowledge]:
+def _gather_all(relations: list[Relation], facts: SparqlSource, tell: Progress) -> dict[str, Knowledge]:
     known = {}
     for done, relation in enumerate(relations, 1):
-        file = folder / f"{relation.id}.json"
-        if not file.exists():
-            write_json(file, gather(relation, facts).to_json())
-        # Read back in either case: a build that goes on after a kill sees what an undisturbed one sees.
-        known[relation.id] = Knowledge.from_json(read_json(file))
+        known[relation.id] = gather(relation, facts)
         tell("facts", done, len(relations))
     return known
 

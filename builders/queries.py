@@ -85,7 +85,21 @@ def objects(relation: str, subjects: Iterable[str]) -> str:
 ORDER BY ?subject ?object"""
 
 
-def holders(relation: str, objects: Iterable[str], after: Key | None, limit: int) -> str:
+def sizes(relation: str, objects: Iterable[str]) -> str:
+    """Ask how many subjects have each of the objects.
+
+    Returns:
+        a query with the columns `object`, `subjects`; an object without any has no row.
+    """
+    return f"""{_PREFIXES}SELECT ?object (COUNT(?subject) AS ?subjects) WHERE {{
+  VALUES ?object {{ {_entities(objects)} }}
+  ?subject wdt:{_property(relation)} ?object .
+}}
+GROUP BY ?object
+ORDER BY ?object"""
+
+
+def holders(relation: str, objects: Iterable[str], after: Key | None, limit: int, others: Sequence[str] = ()) -> str:
     """Ask for a page of the subjects that have one of the objects, with their labels.
 
     Args:
@@ -93,12 +107,16 @@ def holders(relation: str, objects: Iterable[str], after: Key | None, limit: int
         objects: ids of entities.
         after: where the page before this one ended; None for the first.
         limit: (object, subject) pairs a page.
+        others: objects of which it is asked whether the subjects have them too.
 
     Returns:
-        a query with the columns `object`, `subject` and, where there is one, `en` and `mul`.
+        a query with the columns `object`, `subject` and, where there is one, `en`, `mul` and `more`, one of `others`.
     """
     page = "" if after is None else _after(after)
-    return f"""{_PREFIXES}SELECT ?object ?subject ?en ?mul WHERE {{
+    more = ""
+    if others:
+        more = f"\n  OPTIONAL {{ VALUES ?more {{ {_entities(others)} }} ?subject wdt:{_property(relation)} ?more . }}"
+    return f"""{_PREFIXES}SELECT ?object ?subject ?en ?mul{" ?more" if others else ""} WHERE {{
   {{
     SELECT DISTINCT ?object ?subject WHERE {{
       VALUES ?object {{ {_entities(objects)} }}
@@ -108,9 +126,9 @@ def holders(relation: str, objects: Iterable[str], after: Key | None, limit: int
     LIMIT {limit:d}
   }}
   OPTIONAL {{ ?subject rdfs:label ?en . FILTER(LANG(?en) = "en") }}
-  OPTIONAL {{ ?subject rdfs:label ?mul . FILTER(LANG(?mul) = "mul") }}
+  OPTIONAL {{ ?subject rdfs:label ?mul . FILTER(LANG(?mul) = "mul") }}{more}
 }}
-ORDER BY STR(?object) STR(?subject) ?en ?mul"""
+ORDER BY STR(?object) STR(?subject) ?en ?mul{" ?more" if others else ""}"""
 
 
 def articles(entities: Iterable[str], site: str) -> str:

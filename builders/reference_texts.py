@@ -1,19 +1,29 @@
 """Reference texts of a new object: articles about a sample of the subjects that truly have it."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from builders import queries
-from builders.articles import ArticleSource
-from builders.knowledge import Holder, blocks
-from builders.queries import entity_id
+from builders.articles import Article, ArticleSource
+from builders.blocks import blocks
+from builders.knowledge import Holder
 from builders.sampling import shuffled
 from builders.wikidata import SparqlSource
 from core.seeds import derive_seed
 
 _OBJECTS_AT_ONCE = 50
 _SPARE = 4
+
+
+@dataclass
+class _Wanted:
+    """The texts of one object, and the subjects that have not been looked at."""
+
+    relation: str
+    object: str
+    left: list[str]
+    texts: list[Article] = field(default_factory=list)
 
 
 def sample_subjects(held: Sequence[Holder], relation: str, object: str, count: int, seed: int) -> list[str]:
@@ -39,26 +49,29 @@ def reference_entries(
         articles: holds them.
         progress: is told how many objects are done.
     """
-    entries = []
+    entries: list[dict[str, Any]] = []
     done = 0
     for block in blocks(wanted, _OBJECTS_AT_ONCE):
-        subjects = list(dict.fromkeys(subject for _, _, sample in block for subject in sample))
-        iris = _articles_about(subjects, facts, articles.site)
-        found = articles.read(list(iris.values()))
-        for relation, object, sample in block:
-            texts = [found[iris[subject]] for subject in sample if iris.get(subject) in found][:count]
-            if texts:
-                samples = [{"name": article.name, "text": article.text} for article in texts]
-                entries.append({"relation_id": relation, "target_id": object, "samples": samples})
+        objects = [_Wanted(relation, object, list(sample)) for relation, object, sample in block]
+        _fill(objects, count, facts, articles)
+        for one in objects:
+            if one.texts:
+                samples = [{"name": article.name, "text": article.text} for article in one.texts]
+                entries.append({"relation_id": one.relation, "target_id": one.object, "samples": samples})
         done += len(block)
         progress(done)
     return entries
 
 
-def _articles_about(subjects: Sequence[str], facts: SparqlSource, site: str) -> dict[str, str]:
-    """Return subject to the IRI of its article, the first in order where it has several."""
-    iris: dict[str, str] = {}
-    for block in blocks(subjects, 500):
-        for row in facts.select(queries.articles(block, site)).rows:
-            iris.setdefault(entity_id(row["entity"]), row["article"])
-    return iris
+def _fill(objects: Sequence[_Wanted], count: int, facts: SparqlSource, articles: ArticleSource) -> None:
+    """Look for the texts that are missing, in rounds, so that no article is asked for that is not used."""
+    while short := [one for one in objects if len(one.texts) < count and one.left]:
+        taken = []
+        for one in short:
+            missing = count - len(one.texts)
+            taken.append((one, one.left[:missing]))
+            one.left = one.left[missing:]
+        iris = articles.about(list(dict.fromkeys(subject for _, subjects in taken for subject in subjects)), facts)
+        found = articles.read(list(dict.fromkeys(iris.values())))
+        for one, subjects in taken:
+            one.texts += [found[iris[subject]] for subject in subjects if iris.get(subject) in found]

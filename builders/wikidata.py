@@ -1,17 +1,17 @@
-"""Two sources of facts that answer the same SPARQL text with the same rows: an endpoint over HTTP, and local files.
+"""What every source of facts gives, and the source that is local files, opened in process with pyoxigraph.
 
-Both give SPARQL 1.1 Query Results JSON (https://www.w3.org/TR/sparql11-results-json/), which is read in one place,
-strictly: an answer that is not whole raises, so that a failure is never taken for "no facts".
+All sources answer the same SPARQL text with SPARQL 1.1 Query Results JSON
+(https://www.w3.org/TR/sparql11-results-json/), which is read in one place, strictly: an answer that is not whole
+raises, so that a failure is never taken for "no facts".
 """
 
 import gzip
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, cast
 
 from builders.facts_table import read_facts_table
 from core.errors import BadInput
@@ -28,6 +28,10 @@ class SourceError(RuntimeError):
     """A source of facts could not answer; the message says what came and what to do."""
 
 
+class TooMuch(SourceError):
+    """What was asked is more than the source bears at once: ask for less."""
+
+
 class Answer(NamedTuple):
     """The rows of one answer, in its order."""
 
@@ -40,12 +44,21 @@ class Answer(NamedTuple):
 class SparqlSource(Protocol):
     """Where facts come from."""
 
-    def select(self, query: str) -> Answer:
-        """Answer a SELECT query, or raise `SourceError`."""
+    def select(self, query: str, *, divisible: bool = False) -> Answer:
+        """Answer a SELECT query.
+
+        Args:
+            query: plain SPARQL 1.1.
+            divisible: whether the caller can ask for less at a time.
+
+        Raises:
+            TooMuch: a divisible query is more than the source bears.
+            SourceError: there is no answer.
+        """
         ...
 
     def identity(self) -> dict[str, Any]:
-        """Say what this source is, for `build.json`; `files` with hashes where its content is known in advance."""
+        """Say what this source is and what was taken from it; `files` with hashes where that is known in advance."""
         ...
 
 
@@ -57,13 +70,20 @@ def read_answer(body: bytes, where: str) -> Answer:
         where: the source, for messages.
 
     Raises:
-        SourceError: it is not JSON, is cut off, or is not of this form.
+        TooMuch: it is cut off, or ends in something else, as where a server ran out of time while it answered.
+        SourceError: it is JSON of another form.
 
     >>> read_answer(b'{"head":{"vars":["s"]},"results":{"bindings":[{"s":{"type":"uri","value":"urn:a"}}]}}', "here")
     Answer(rows=[{'s': 'urn:a'}], unknown=0)
     """
     try:
         value = json.loads(body)
+    except ValueError as error:
+        raise TooMuch(
+            f"{where}: expected SPARQL JSON results, got {len(body)} bytes that are cut off ({error}); they end in "
+            f"{body[-80:]!r}. Nothing was taken from them"
+        ) from error
+    try:
         variables = set(value["head"]["vars"])
         bindings = [
             {name: (term["type"], term["value"]) for name, term in binding.items()}
@@ -73,8 +93,8 @@ def read_answer(body: bytes, where: str) -> Answer:
             raise KeyError("a variable that `head` does not name")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SourceError(
-            f"{where}: expected SPARQL JSON results, got {len(body)} bytes that are cut off or of another form "
-            f"({type(error).__name__}: {error}); they end in {body[-80:]!r}. Nothing was taken from them; run again"
+            f"{where}: expected SPARQL JSON results, got JSON of another form ({type(error).__name__}: {error}): "
+            f"{body[:80]!r}. Nothing was taken from it; look whether this is the address of a SPARQL endpoint"
         ) from error
     known = [binding for binding in bindings if not any(_is_unknown(*term) for term in binding.values())]
     rows = [{name: text for name, (_, text) in binding.items()} for binding in known]
@@ -101,8 +121,8 @@ class StoreSource:
         files = [file for path in paths for file in _fact_files(path)]
         return cls(tuple(sorted(set(files))))
 
-    def select(self, query: str) -> Answer:
-        """Answer a SELECT query from the files."""
+    def select(self, query: str, *, divisible: bool = False) -> Answer:  # noqa: ARG002
+        """Answer a SELECT query from the files, however big the answer."""
         from pyoxigraph import QueryResultsFormat, QuerySolutions  # noqa: PLC0415
 
         store = self._store
@@ -128,61 +148,6 @@ class StoreSource:
             _load(store, file)
         store.optimize()
         return store
-
-
-@dataclass(frozen=True)
-class EndpointSource:
-    """A SPARQL 1.1 endpoint over HTTP, through SPARQLWrapper; one request at a time."""
-
-    url: str
-    user_agent: str
-    """Who asks, as `name/version (URL; contact)`: WikiData's policy wants a contact in it."""
-    timeout: int = 60
-    """Seconds to wait for an answer."""
-    _one_at_a_time: Lock = field(default_factory=Lock, repr=False, compare=False)
-
-    def select(self, query: str) -> Answer:
-        """POST a SELECT query.
-
-        Raises:
-            SourceError: the server cannot be reached, answers with an error, or with something else than results.
-        """
-        from SPARQLWrapper import JSON, POST, SPARQLWrapper  # noqa: PLC0415
-
-        wrapper = SPARQLWrapper(self.url, agent=self.user_agent)
-        wrapper.setQuery(query)
-        wrapper.setMethod(POST)
-        wrapper.setReturnFormat(JSON)
-        wrapper.setOnlyConneg(True)
-        wrapper.setTimeout(self.timeout)
-        with self._one_at_a_time:
-            return read_answer(self._fetch(wrapper), self.url)
-
-    def _fetch(self, wrapper: Any) -> bytes:
-        from http.client import HTTPException  # noqa: PLC0415
-        from urllib.error import HTTPError  # noqa: PLC0415
-
-        from SPARQLWrapper.SPARQLExceptions import SPARQLWrapperException  # noqa: PLC0415
-
-        try:
-            return cast(bytes, wrapper.query().response.read())
-        except SPARQLWrapperException as error:
-            self._fail("the server refused the query", error)
-        except HTTPError as error:
-            self._fail(f"the server answered {error.code} {error.reason}", error)
-        except (HTTPException, OSError) as error:
-            self._fail("no whole answer came from the server", error)
-
-    def _fail(self, what: str, error: Exception) -> NoReturn:
-        text = " ".join(str(error).split())[:300]
-        raise SourceError(
-            f"{self.url}: {what} ({type(error).__name__}: {text}). Nothing was taken from this answer; look "
-            "whether the endpoint is up and bears this query, then run again"
-        ) from error
-
-    def identity(self) -> dict[str, Any]:
-        """The address; what the endpoint holds is known only once it is asked."""
-        return {"kind": "endpoint", "url": self.url}
 
 
 def hash_files(files: Sequence[Path]) -> dict[str, str]:

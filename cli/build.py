@@ -12,12 +12,10 @@ from core.errors import BadInput
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from builders.articles import ArticleSource
-    from builders.counterfact import BuildReport
+    from builders.client import Client
+    from builders.counterfact import BuildReport, BuildSettings
+    from builders.sources import Named
     from builders.statistics import Count
-    from builders.wikidata import SparqlSource
-
-AGENT = "counterfact-toolkit/0.1"
 
 
 def register(app: typer.Typer) -> None:
@@ -28,45 +26,59 @@ def register(app: typer.Typer) -> None:
 
 def build(
     out: Annotated[Path, typer.Option(help="Folder of the data set.")] = Path("datasets/counterfact"),
-    pararel: Annotated[Path | None, typer.Option(help="A folder in ParaRel's layout; default: embedded.")] = None,
-    sparql: Annotated[str | None, typer.Option(help="Facts: a URL of an endpoint, or .nt/.ttl/.tsv file(s).")] = None,
+    sparql: Annotated[
+        str | None, typer.Option(help="Facts: wdqs, qlever, an endpoint's URL, or .nt/.ttl/.tsv file(s).")
+    ] = None,
+    pararel: Annotated[
+        str | None, typer.Option(help="ParaRel: upstream, a URL, or a folder; default: embedded, upstream if live.")
+    ] = None,
     prompts: Annotated[Path | None, typer.Option(help="A folder of generation prompts, P*.txt.")] = None,
-    articles: Annotated[Path | None, typer.Option(help="Articles, .jsonl with id, title, text.")] = None,
+    articles: Annotated[
+        str | None, typer.Option(help="wikipedia, a MediaWiki API's URL, or .jsonl with id, title, text.")
+    ] = None,
     relation: Annotated[list[str] | None, typer.Option(help="Only this relation; may be repeated.")] = None,
     seed: Seed = 0,
-    name: Annotated[str, typer.Option(help="Name of the data set.")] = "counterfact-embedded",
+    name: Annotated[str | None, typer.Option(help="Name; default: counterfact-embedded, counterfact if live.")] = None,
     version: Annotated[str, typer.Option(help="Version of the data set.")] = "1",
     context: Annotated[
         str, typer.Option(help="Before paraphrase prompts: `articles` (a sentence) or `none`.")
     ] = "articles",
-    contact: Annotated[str | None, typer.Option(help="Your e-mail or page, for the User-Agent of an endpoint.")] = None,
+    contact: Annotated[
+        str | None, typer.Option(help="Your e-mail or page, for the User-Agent; also COUNTERFACT_CONTACT.")
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Where servers' answers are kept; default: one for all.")] = None,
+    replay: Annotated[bool, typer.Option(help="Ask nobody: take all answers from the cache.")] = False,
+    pack: Annotated[Path | None, typer.Option(help="Afterwards, put the answers used into this one file.")] = None,
+    pause: Annotated[float, typer.Option(help="Seconds between an answer and the next question.", min=0.0)] = 1.0,
+    plan: Annotated[bool, typer.Option(help="Only say how many questions a live build asks.")] = False,
 ) -> None:
     """Build CounterFact from ParaRel templates and WikiData facts; by default from the embedded world.
 
-    Example: `counterfact build --out datasets/counterfact --seed 0`
+    Example: `counterfact build --sparql wdqs --contact you@example.org --out datasets/counterfact-live`
     """
-    from builders.articles import LocalArticles  # noqa: PLC0415
-    from builders.counterfact import BuildSettings, Sources, build_counterfact, embedded_sources  # noqa: PLC0415
+    from builders.counterfact import BuildSettings, build_counterfact  # noqa: PLC0415
+    from builders.sources import Named  # noqa: PLC0415
 
-    embedded = embedded_sources()
-    texts: ArticleSource | None = LocalArticles.open(articles) if articles else embedded.articles
-    sources = Sources(
-        pararel=pararel or embedded.pararel,
-        facts=_facts(sparql, contact) if sparql else embedded.facts,
-        generation=prompts or embedded.generation,
-        articles=texts,
-    )
+    named = Named(sparql, pararel, articles, prompts, contact, cache, replay, pause)
     values = {
         "seed": seed,
-        "name": name,
+        "name": name or ("counterfact" if named.live else "counterfact-embedded"),
         "version": version,
         "relations": relation,
         "paraphrase_context": context,
     }
     settings = BuildSettings.check(values, "counterfact build")
+    if plan:
+        _print_plan(named, settings)
+        return
+    opened = named.open()
+    if pack and opened.client is None:
+        raise BadInput("--pack: nothing of this build comes from a server; it can be built anywhere as it is")
     with progress_bar("building") as advance:
-        report = build_counterfact(sources, settings, out, advance)
+        report = build_counterfact(opened.sources, settings, out, advance)
     _print_report(report)
+    if opened.client is not None:
+        _print_answers(opened.client, pack)
 
 
 def zsre(
@@ -103,14 +115,38 @@ def statistics_table(counts: "Sequence[Count]", title: str, paper: "Sequence[Cou
     return table
 
 
-def _facts(sparql: str, contact: str | None) -> "SparqlSource":
-    from builders.wikidata import EndpointSource, StoreSource  # noqa: PLC0415
+def _print_answers(client: "Client", pack: Path | None) -> None:
+    keys = client.used_keys()
+    old = len(keys) - client.stored
+    console.print(
+        f"answers of servers: {client.stored:,} new, {old:,} from {client.cache.path}, the oldest of "
+        f"{client.oldest()}; requests sent: {client.sent:,}. For fresh answers, name a new --cache",
+        style="dim",
+    )
+    if pack:
+        client.cache.pack(pack, keys)
+        console.print(f"{pack}: all {len(keys):,} answers; build from it with --replay --cache {pack}")
 
-    if not sparql.startswith(("http://", "https://")):
-        return StoreSource.open(Path(sparql))
-    if not contact:
-        raise BadInput("an endpoint wants to know who asks: give --contact with an e-mail address or a page")
-    return EndpointSource(sparql, f"{AGENT} ({contact})")
+
+def _print_plan(named: "Named", settings: "BuildSettings") -> None:
+    from builders.pararel import load_pararel  # noqa: PLC0415
+    from builders.plan import plan_build  # noqa: PLC0415
+    from builders.upstream import FILES  # noqa: PLC0415
+
+    place = named.open_pararel()
+    relations = [
+        relation for relation in load_pararel(place) if settings.relations is None or relation.id in settings.relations
+    ]
+    costs = plan_build(relations, settings.reference_texts, named.pause, FILES if named.fetches_pararel else 0)
+    table = Table(title="requests of a live build, when nothing fails", title_justify="left")
+    table.add_column("what is asked for")
+    table.add_column("requests", justify="right")
+    table.add_column("known")
+    table.add_column("hours", justify="right")
+    for cost in costs:
+        table.add_row(cost.kind, f"{cost.requests:,}", cost.basis, f"{cost.hours:.2f}")
+    table.add_row("in all", f"{sum(cost.requests for cost in costs):,}", "", f"{sum(cost.hours for cost in costs):.2f}")
+    console.print(table)
 
 
 def _print_report(report: "BuildReport") -> None:

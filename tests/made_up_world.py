@@ -27,6 +27,8 @@ class World:
     generation: Sequence[str] = ("Late at night {} whispered in", "At the market {} haggled in")
     mul: set[str] = field(default_factory=set)
     """Entities whose label is tagged `mul`."""
+    titles: dict[str, str] = field(default_factory=dict)
+    """Titles of articles, where they are not the labels."""
 
     def triples(self) -> Iterable[str]:
         for entity, label in self.labels.items():
@@ -49,7 +51,7 @@ class World:
         articles = [
             {
                 "id": id,
-                "title": self.labels[id],
+                "title": self.titles.get(id, self.labels[id]),
                 "text": f"Nobody counted the {n} grey geese. A heron called {n} times.",
             }
             for n, id in enumerate(sorted({fact[0] for fact in self.facts if fact[0] in self.labels}))

@@ -1,62 +1,29 @@
-"""A SPARQL endpoint on loopback for tests, backed by pyoxigraph, that can be told to misbehave."""
+"""A SPARQL endpoint on loopback for tests, backed by pyoxigraph, on the server of `web_server`."""
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import NamedTuple, cast
+from typing import cast
 from urllib.parse import parse_qs
 
 from pyoxigraph import QueryResultsFormat, QuerySolutions, Store
 
+from tests.web_server import Asked, Log, Reply, Spoil, serve_answers
 
-class Reply(NamedTuple):
-    """What the server sends."""
-
-    status: int
-    kind: str
-    body: bytes
-    announced: int | None = None
-    """Content-Length, where it differs from the body's."""
-
-
-class Asked(NamedTuple):
-    """What the server was sent."""
-
-    method: str
-    agent: str
-    query: str
-
-
-Spoil = Callable[[Reply], Reply]
+JSON_RESULTS = "application/sparql-results+json"
 
 
 @contextmanager
-def serve(store: Store, log: list[Asked], spoil: Spoil = lambda reply: reply) -> Iterator[str]:
+def serve(store: Store, log: Log | None = None, spoil: Spoil = lambda reply, _asked: reply) -> Iterator[str]:
     """Serve a store, and yield the address."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
-            log.append(Asked("POST", self.headers["User-Agent"], form["query"][0]))
-            solutions = cast(QuerySolutions, store.query(form["query"][0]))
-            body = cast(bytes, solutions.serialize(format=QueryResultsFormat.JSON))
-            reply = spoil(Reply(200, "application/sparql-results+json", body))
-            self.send_response(reply.status)
-            self.send_header("Content-Type", reply.kind)
-            self.send_header("Content-Length", str(len(reply.body) if reply.announced is None else reply.announced))
-            self.end_headers()
-            self.wfile.write(reply.body)
+    def answer(asked: Asked) -> Reply:
+        solutions = cast(QuerySolutions, store.query(query_of(asked)))
+        return Reply(200, JSON_RESULTS, cast(bytes, solutions.serialize(format=QueryResultsFormat.JSON)))
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
+    with serve_answers(answer, log, spoil) as url:
+        yield f"{url}/sparql"
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/sparql"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+
+def query_of(asked: Asked) -> str:
+    """Return the query that was posted."""
+    return parse_qs(asked.body)["query"][0]
