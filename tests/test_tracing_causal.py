@@ -88,7 +88,7 @@ def test_other_corruptions_hold_for_baseline_and_patched_runs_alike(code: str, r
 
 def test_an_extra_corrupted_token_and_severed_paths_at_any_token() -> None:
     lm = tiny_lm("llama")
-    scan = Scan((*KINDS, *SEVERED), window=2, severed_tokens=(1, 3))
+    scan = Scan((*KINDS, *SEVERED), window=2, at=(1, 3))
     for one in traced(lm, FACTS[:2], scan, extra_token=True):
         assert one.prompt.corrupted_end == one.prompt.end + 1
         drawn = noise_of(lm, one, corruption(lm))
@@ -183,7 +183,7 @@ def test_arguments_that_cannot_be_used_are_refused() -> None:
         trace(lm, FACTS, corruption(lm), Scan(window=0))
     with pytest.raises(BadInput, match="expected kinds among"):
         trace(lm, FACTS, corruption(lm), Scan(("states",)))  # type: ignore[arg-type]
-    found = trace(lm, FACTS[:1], corruption(lm), Scan(("severed_mlp",), severed_tokens=(99,)))
+    found = trace(lm, FACTS[:1], corruption(lm), Scan(("severed_mlp",), at=(99,)))
     assert isinstance(found[0], BadFact)
     assert "got 99" in found[0].reason
 
@@ -222,8 +222,8 @@ def test_golden_traces_of_the_reference(real_data: Path) -> None:
         found = {
             "state": one.traces["state"].scores,
             "ordinary_last_subject": one.traces["state"].scores[last],
-            "severed_mlp_same_noise_independent": one.traces["severed_mlp"].scores[0],
-            "severed_attn_same_noise_independent": one.traces["severed_attn"].scores[0],
+            "severed_mlp_same_noise_independent": one.traces["severed_mlp"].scores[last],
+            "severed_attn_same_noise_independent": one.traces["severed_attn"].scores[last],
             "extra_token_last_subject_plus1": extra[place].traces["state"].scores[last],
             f"state_uniform_{bound}": uniform[place].traces["state"].scores,
         }

@@ -40,14 +40,15 @@ class Scan:
     kinds: tuple[Kind, ...] = KINDS
     window: int = 10
     """Layers in a window of MLPs or attentions."""
-    severed_tokens: tuple[int, ...] | None = None
-    """Positions at which paths are severed; by default the subject's last token alone."""
+    at: Literal["all", "subject", "last_subject"] | tuple[int, ...] = "all"
+    """At which tokens; positions count from 0."""
 
-    def tokens(self, kind: Kind, prompt: Prompt) -> tuple[int, ...]:
+    def tokens(self, prompt: Prompt) -> tuple[int, ...]:
         """Return the positions whose states are restored."""
-        if kind not in SEVERED:
-            return tuple(range(len(prompt.ids)))
-        return (prompt.end - 1,) if self.severed_tokens is None else self.severed_tokens
+        if isinstance(self.at, tuple):
+            return self.at
+        first = {"all": 0, "subject": prompt.begin, "last_subject": prompt.end - 1}[self.at]
+        return tuple(range(first, len(prompt.ids) if self.at == "all" else prompt.end))
 
     def spans(self, kind: Kind, n_layers: int) -> list[Span]:
         """Return what the cell of each layer is made of."""
@@ -191,7 +192,7 @@ def _check(scan: Scan) -> None:
 
 
 def _check_tokens(scan: Scan, prompt: Prompt) -> None:
-    for token in scan.severed_tokens or ():
+    for token in scan.tokens(prompt):
         if not 0 <= token < len(prompt.ids):
             raise ValueError(f"expected positions from 0 to {len(prompt.ids) - 1}, got {token}")
 
@@ -200,7 +201,7 @@ def _trace_kind(lm: LM, bases: dict[int, Base], kind: Kind, scan: Scan, plan: Pl
     """Trace one kind for all facts; `None` where memory did not suffice."""
     spans = scan.spans(kind, lm.n_layers)
     scores = {
-        place: base.low[:, None, None].repeat(1, len(scan.tokens(kind, base.prompt)), lm.n_layers)
+        place: base.low[:, None, None].repeat(1, len(scan.tokens(base.prompt)), lm.n_layers)
         for place, base in bases.items()
     }
     spots: list[Spot] = []
@@ -208,7 +209,7 @@ def _trace_kind(lm: LM, bases: dict[int, Base], kind: Kind, scan: Scan, plan: Pl
     for base in bases.values():
         restoration = _restoration(lm, base, kind)
         # Before the subject nothing was corrupted: restoring changes nothing there.
-        for token in scan.tokens(kind, base.prompt):
+        for token in scan.tokens(base.prompt):
             if token >= base.prompt.begin:
                 spots.append(Spot(base, restoration, token, slice(0, len(base.low))))
     lost: set[int] = set()
@@ -216,14 +217,14 @@ def _trace_kind(lm: LM, bases: dict[int, Base], kind: Kind, scan: Scan, plan: Pl
     def run(batch: Sequence[Spot]) -> None:
         found, start = sweep(lm, batch, spans, plan), 0
         for spot in batch:
-            row = scan.tokens(kind, spot.base.prompt).index(spot.token)
+            row = scan.tokens(spot.base.prompt).index(spot.token)
             scores[owners[id(spot.base)]][spot.samples, row] = found[start : start + spot.rows]
             start += spot.rows
 
     for batch in batches(spots, len(set(spans)), plan):
         lost |= {owners[id(spot.base)] for spot in in_halves("trace", batch, run, plan)}
     return {
-        place: None if place in lost else _summarise(kind, scan.tokens(kind, bases[place].prompt), found)
+        place: None if place in lost else _summarise(kind, scan.tokens(bases[place].prompt), found)
         for place, found in scores.items()
     }
 
