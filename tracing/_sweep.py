@@ -129,7 +129,7 @@ class _Walk:
         if not self.live:
             return
         last = layer == self.lm.n_layers - 1
-        pairs = [*self._holding(layer), *(_last_position_only(self.lm, layer, self.suffix) if last else ())]
+        pairs = [*self._holding(layer), *(last_position_only(self.lm, layer, self.suffix) if last else ())]
         mask, positions = self.mask, self.positions
         if positions.dim() == 2:
             mask, positions = mask.repeat(len(self.live), 1, 1, 1), positions.repeat(len(self.live), 1)
@@ -240,7 +240,7 @@ def _positions_and_mask(lm: LM, spots: Sequence[Spot]) -> tuple[Tensor, Tensor]:
     return tokens[:, None] + offsets, causal_mask(lm, suffix, width, valid)
 
 
-def _last_position_only(lm: LM, layer: int, suffix: int) -> list[tuple[Site, Patch]]:
+def last_position_only(lm: LM, layer: int, suffix: int) -> list[tuple[Site, Patch]]:
     """Let the MLP of the last layer see only the last position: nothing else is read after it."""
     mlp = lm.layout.mlp(layer)
     return [

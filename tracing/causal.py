@@ -20,7 +20,7 @@ from lm.hooks import hooked
 from lm.loading import LM
 from lm.plan import Plan, default_plan, in_halves
 from lm.stack import run_blocks
-from tracing._base import Base, Module, run_base, site_of
+from tracing._base import Base, Module, instead, run_base, site_of
 from tracing._sweep import Restoration, Span, Spot, batches, sweep
 from tracing.corruption import Corruption
 from tracing.facts import BadFact, Fact, Prompt, encode
@@ -263,10 +263,6 @@ def _after_clean_attention(lm: LM, base: Base) -> Tensor:
     for layer in range(lm.n_layers):
         before = base.embedded if layer == 0 else base.states[layer - 1]
         clean = base.outputs["attn"][layer, :1].expand_as(before[1:])
-        with hooked(lm.model, (site_of(lm, "attn", layer), partial(_instead, clean))):
+        with hooked(lm.model, (site_of(lm, "attn", layer), partial(instead, clean))):
             results.append(run_blocks(lm, before[1:], layer, layer + 1))
     return torch.stack(results)
-
-
-def _instead(value: Tensor, output: Tensor) -> Tensor:  # noqa: ARG001
-    return value
