@@ -113,7 +113,7 @@ def average(facts: Iterable[Stored], kind: str, *, known_only: bool = True) -> A
             "no fact is left to average: the model knows none of them; make its own with `counterfact known`"
         )
     high, low = np.mean(levels, axis=0)
-    by_class = {name: _mean_of_tokens(found) for name, found in sums.items() if found}
+    by_class = {name: mean_of_tokens(found) for name, found in sums.items() if found}
     return Averages(kind, by_class, float(high), float(low), float(high - low), len(levels))
 
 
@@ -141,7 +141,12 @@ def summary(averages: Averages) -> dict[str, Any]:
     return {"kind": averages.kind, **levels, "classes": rows}
 
 
-def _mean_of_tokens(found: list[tuple[int, Numbers]]) -> Average:
+def mean_of_tokens(found: list[tuple[int, Numbers]]) -> Average:
+    """Return the mean over tokens and its interval over facts.
+
+    Args:
+        found: for each fact, how many tokens it has in the class, and the sum (layers,) of their effects.
+    """
     counts = np.array([count for count, _ in found])
     sums = np.stack([total for _, total in found])
     mean = sums.sum(0) / counts.sum()
