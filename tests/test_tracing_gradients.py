@@ -80,11 +80,12 @@ def smooth_lm() -> LM:
 
 @pytest.mark.parametrize("single", [False, True])
 def test_they_add_up_within_the_quadratures_error(single: bool) -> None:
-    one = attributed(smooth_lm(), nodes=30, single=single)
+    one = attributed(smooth_lm(), nodes=40, single=single)
     rough = attributed(smooth_lm(), nodes=2, single=single)
     for part in PARTS:
-        assert np.abs(one.parts[part].gap).max() < 1e-7
-        assert np.abs(rough.parts[part].gap).max() > 1e-6
+        fine = np.abs(one.parts[part].gap).max()
+        assert fine < 1e-9
+        assert np.abs(rough.parts[part].gap).max() > 100 * fine
 
 
 def test_only_the_last_token_matters_after_the_last_layer() -> None:

@@ -156,14 +156,14 @@ def mean_of_tokens(found: list[tuple[int, Numbers]]) -> Average:
 
 
 def best_sites(averages: Mapping[str, Averages]) -> list[str]:
-    """Say in words where each kind of trace is strongest."""
+    """Say in words where each kind of trace is strongest: early at the subject's last token, late at the prompt's."""
     said = []
     for kind, one in averages.items():
         rows = summary(one)["classes"]
-        name = max(rows, key=lambda key: rows[key]["effect"])
-        row = rows[name]
-        said.append(
-            f"{kind}: largest at the {name}, layer {row['best_layer']}, "
-            f"{100 * row['effect']:.1f} ± {100 * row['half']:.1f} points of {100 * one.total:.1f}"
-        )
+        parts = [
+            f"{100 * row['effect']:.1f} ± {100 * row['half']:.1f} at the {name}, layer {row['best_layer']}"
+            for name in ("last subject token", "last token")
+            if (row := rows.get(name))
+        ]
+        said.append(f"{kind}: {'; '.join(parts)} (points, of {100 * one.total:.1f})")
     return said

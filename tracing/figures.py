@@ -10,7 +10,7 @@ import numpy as np
 from tracing.averages import average, effects_of, mean_of_tokens
 from tracing.causal import CAVEAT, KINDS, SEVERED
 from tracing.page import write_page
-from tracing.plots import NAMES, class_lines, class_map, heat_map, new_figure, save, severed_bars, token_labels
+from tracing.plots import NAMES, class_lines, class_map, heat_map, new_figure, save, severed_bars, shown, token_labels
 from tracing.store import Stored, TraceRun
 
 Job = tuple[str, Callable[[], Any]]
@@ -86,14 +86,14 @@ def _row_of_maps(run: TraceRun, figure: Any, panels: Any, fact: Stored) -> None:
         labels = token_labels(line, line["traced_tokens"][kind])
         low = line["low"] if run.method == "causal" else 0.0
         unit = f"p({line['answer'].strip()})" if run.method == "causal" else "norm"
-        heat_map(figure, axes, fact.arrays[kind], labels, kind, low=low, unit=unit.replace("$", r"\$"))
+        heat_map(figure, axes, fact.arrays[kind], labels, kind, low=low, unit=shown(unit))
         axes.set_title(_kind_title(run, kind), fontsize=9)
         axes.set_xlabel(_kind_axis(run, kind), fontsize=8)
 
 
 def _kind_title(run: TraceRun, kind: str) -> str:
     if run.method == "ig":
-        return f"integrated gradients, {NAMES[kind]}"
+        return f"{NAMES[kind]}" + ("" if kind == "state" else " output")
     return f"restoring {NAMES[kind]}" + ("" if kind == "state" else " outputs")
 
 
@@ -110,7 +110,7 @@ def fact_bars(run: TraceRun, fact: Stored) -> Any:
     severed_bars(panels[0, 0], {kind: effects_of(fact, kind)[token] for kind in ("state", *reversed(SEVERED))})
     panels[0, 0].legend(frameon=False, fontsize=8)
     title = f"{model_name(run)}: {_quoted(fact.line)}, p = {fact.line['high']:.3f}"
-    panels[0, 0].set_title(f"{title}\nat the token {fact.line['tokens'][token]!r}".replace("$", r"\$"), fontsize=9)
+    panels[0, 0].set_title(f"{title}\nat the token “{shown(fact.line['tokens'][token])}”", fontsize=9)
     return figure
 
 
@@ -203,7 +203,9 @@ def gradient_cases(run: TraceRun, facts: Sequence[Stored]) -> Any:
     )
     for place, (fact, row) in enumerate(zip(facts, panels, strict=True)):
         _row_of_maps(run, figure, row, fact)
-        row[0].set_title(f"({chr(ord('a') + place)}) {row[0].get_title()}", fontsize=9, loc="left")
+        row[0].set_title(
+            f"({chr(ord('a') + place)}) {NAMES[KINDS[0]]}, → {shown(fact.line['answer'].strip())}", fontsize=9
+        )
     figure.suptitle(f"{model_name(run)}: norm of the integrated gradients of p(o)", fontsize=10)
     return figure
 
@@ -217,7 +219,7 @@ def _boxed_title(axes: Any, letter: str, fact: Stored, token: int) -> None:
     for place, text in enumerate(token_labels(fact.line, range(len(fact.line["tokens"])))):
         box = {"bbox": red} if place == token else {}
         words.append(TextArea(text.strip(), textprops={"fontsize": 8, **box}))
-    words.append(TextArea(f"→ {fact.line['answer'].strip()}", textprops={"fontsize": 8, "style": "italic"}))
+    words.append(TextArea(f"→ {shown(fact.line['answer'].strip())}", textprops={"fontsize": 8, "style": "italic"}))
     row = HPacker(children=words, pad=0, sep=3)
     at = {"bbox_to_anchor": (0.0, 1.02), "bbox_transform": axes.transAxes, "borderpad": 0}
     axes.add_artist(AnchoredOffsetbox("lower left", child=row, frameon=False, pad=0, **at))
@@ -228,4 +230,4 @@ def _average_title(run: TraceRun, facts: int, total: float) -> str:
 
 
 def _quoted(line: dict[str, Any]) -> str:
-    return f"“{line['prompt']}” → {line['answer'].strip()}".replace("$", r"\$")
+    return shown(f"“{line['prompt']}” → {line['answer'].strip()}")

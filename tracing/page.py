@@ -1,7 +1,7 @@
 """Write one page for a run of traces: browse the facts, switch the kind, hover for values; self-contained."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ def write_page(run: TraceRun, facts: Sequence[Stored], path: Path) -> Path:
         "facts": [_fact(fact, kinds) for fact in facts],
     }
     title = f"{run.data['model']['name']}: {run.method}, {len(facts)} facts"
-    settings = ", ".join(f"{name} {value}" for name, value in _settings(run.data["settings"]))
+    settings = "; ".join(_settings(run.data["settings"]))
     # `</` would end the script element, wherever it stood in a prompt.
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("</", "<\\/")
     body = f"""<nav><h1>{escape(title)}</h1><p class="note">{escape(settings)}</p>
@@ -149,11 +149,15 @@ def _fact(fact: Stored, kinds: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _settings(settings: dict[str, Any]) -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
+def _settings(settings: Mapping[str, Any], before: str = "") -> list[str]:
+    """Return settings in words, nested ones after the name that holds them."""
+    said: list[str] = []
     for name, value in settings.items():
-        if isinstance(value, dict):
-            flat += [(f"{name} {key}", inner) for key, inner in value.items()]
+        words = f"{before}{name.replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            said += _settings(value, f"{words} ")
+        elif isinstance(value, bool):
+            said.append(f"{words}: {'yes' if value else 'no'}")
         elif name != "kinds":
-            flat.append((name.replace("_", " "), value))
-    return flat
+            said.append(f"{words}: {value:.4g}" if isinstance(value, float) else f"{words}: {value}")
+    return said

@@ -11,11 +11,11 @@ from tracing.averages import CLASSES, Average, Averages, Numbers
 MAPS = {"state": "Purples", "mlp": "Greens", "attn": "Reds", "severed_mlp": "Greens", "severed_attn": "Reds"}
 """One hue for each kind, as in the paper; within a map lightness alone tells values apart."""
 NAMES = {
-    "state": "single state",
+    "state": "a single state",
     "mlp": "MLP",
     "attn": "attention",
-    "severed_mlp": "state, MLPs severed",
-    "severed_attn": "state, attentions severed",
+    "severed_mlp": "the same, MLPs severed",
+    "severed_attn": "the same, attentions severed",
 }
 BARS = {"state": ("#6a51a3", ""), "severed_attn": ("#d55e00", "//"), "severed_mlp": ("#009e73", "..")}
 LINES = (
@@ -55,8 +55,16 @@ def token_labels(line: Mapping[str, Any], tokens: Sequence[int]) -> list[str]:
     ['Oslo*', ' is']
     """
     begin, end = line["subject_range"]
-    shown = [line["tokens"][token].replace("\n", "\\n").replace("$", r"\$") for token in tokens]
-    return [text + ("*" if begin <= token < end else "") for text, token in zip(shown, tokens, strict=True)]
+    return [shown(line["tokens"][token]) + ("*" if begin <= token < end else "") for token in tokens]
+
+
+def shown(text: str) -> str:
+    """Return a text as a figure can show it: what cannot be printed is spelled out, a dollar begins no formula.
+
+    >>> shown(" a$"), shown("\\n")
+    (' a\\\\$', '\\\\n')
+    """
+    return (text if text.isprintable() else repr(text)[1:-1]).replace("$", r"\$")
 
 
 def heat_map(
@@ -79,7 +87,7 @@ def heat_map(
         kind: chooses the hue.
         low: the value that has no colour.
         high: the value that is darkest, by default the largest.
-        unit: below the colour bar.
+        unit: beside the colour bar.
     """
     top = float(values.max()) if high is None else high
     image = axes.imshow(
@@ -94,7 +102,7 @@ def heat_map(
     bar = figure.colorbar(image, ax=axes, shrink=0.85, pad=0.02)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7, length=2)
-    bar.ax.set_xlabel(unit, fontsize=8)
+    bar.set_label(unit, fontsize=8)
 
 
 def severed_bars(
