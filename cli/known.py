@@ -31,7 +31,7 @@ def known(
     device: Device = None,
     dtype: Dtype = "float32",
 ) -> None:
-    """Keep the facts whose true object a model names before any other capitalised word; `counterfact trace` reads them.
+    """Keep the facts whose true object a model names before any other capitalised word: what to trace.
 
     Example: `counterfact known --model factlm --out known.json`
     """

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from builders.wikidata import SourceError
-from cli import build, data, edit, evaluate, known, leaderboard, moment, summarize, trace
+from cli import build, data, edit, evaluate, known, leaderboard, moment, summarize, sweep, trace
 from cli.demo import demo
 from cli.doctor import doctor
 from core.errors import BadInput
@@ -21,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (build, data, moment, edit, evaluate, summarize, known, trace, leaderboard):
+for room in (build, data, moment, edit, evaluate, summarize, known, trace, sweep, leaderboard):
     room.register(app)
 app.command()(demo)
 app.command()(doctor)
