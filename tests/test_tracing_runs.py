@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -210,6 +212,26 @@ def test_figures_and_pages_of_every_method(tmp_path: Path) -> None:
         assert not re.search(r"(src|href)=|https?://(?!arxiv)", text), "it needs nothing from outside"
         data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1].replace("<\\/", "</"))  # type: ignore[index]
         assert [fact["prompt"] for fact in data["facts"]] == [fact.prompt for fact in FACTS]  # type: ignore[union-attr]
+
+
+def test_a_browser_shows_a_cell_for_each_token_and_layer(tmp_path: Path) -> None:
+    browser = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+    if browser is None:
+        pytest.skip("needs a browser: install chromium")
+    run = runs(tmp_path)["causal"]
+    page = draw_run(run, tmp_path / "figures", each=0)
+    # The page itself points at its last cell, so that the dump holds what a person would read there.
+    hover = "<script>[...document.querySelectorAll('td')].at(-1).onmouseenter()</script></body>"
+    page.write_text(page.read_text().replace("</body>", hover))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    done = subprocess.run(
+        [browser, *options, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=60, check=True
+    )
+    first = next(run.facts())
+    assert done.stdout.count("<td ") == first.arrays["state"].size
+    value = first.arrays["state"][-1, -1]
+    assert f"layer {tiny_lm().n_layers - 1}: {value:.4f}, indirect effect" in done.stdout
+    assert done.stdout.count("<li>") == len(FACTS)
 
 
 def test_a_run_that_knows_nothing_and_one_of_bad_facts_have_pages_too(tmp_path: Path) -> None:
