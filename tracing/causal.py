@@ -21,6 +21,7 @@ from lm.loading import LM
 from lm.plan import Plan, default_plan, in_halves
 from lm.stack import run_blocks
 from tracing._base import Base, Module, instead, run_base, site_of
+from tracing._products import packed_products
 from tracing._sweep import Restoration, Span, Spot, batches, sweep
 from tracing.corruption import Corruption
 from tracing.facts import BadFact, Fact, Prompt, encode
@@ -130,26 +131,36 @@ def trace(
     """
     scan, plan = scan or Scan(), plan or trace_plan(lm.device)
     _check(scan)
-    bases: dict[int, Base] = {}
-    bad: dict[int, BadFact] = {}
-    for place, fact in enumerate(facts):
-        try:
-            bases[place] = base_of(lm, fact, corruption, extra_token=extra_token)
-            _check_tokens(scan, bases[place].prompt)
-        except (ValueError, torch.OutOfMemoryError) as error:
-            bases.pop(place, None)
-            bad[place] = BadFact(fact.known_id, str(error))
-    traces: dict[int, dict[Kind, Trace]] = {place: {} for place in bases}
-    for kind in scan.kinds:
-        for place, found in _trace_kind(lm, bases, kind, scan, plan).items():
-            if found is None:
-                bad[place] = BadFact(facts[place].known_id, "out of memory with one token's cells")
-            else:
-                traces[place][kind] = found
+    with packed_products(lm):
+        bases, bad = _bases(lm, facts, corruption, scan, extra_token=extra_token)
+        traces: dict[int, dict[Kind, Trace]] = {place: {} for place in bases}
+        for kind in scan.kinds:
+            for place, found in _trace_kind(lm, bases, kind, scan, plan).items():
+                if found is None:
+                    bad[place] = BadFact(facts[place].known_id, "out of memory with one token's cells")
+                else:
+                    traces[place][kind] = found
     return [
         bad[place] if place in bad else finish(lm, fact, bases[place], traces[place])
         for place, fact in enumerate(facts)
     ]
+
+
+def _bases(
+    lm: LM, facts: Sequence[Fact], corruption: Corruption, scan: Scan, *, extra_token: bool
+) -> tuple[dict[int, Base], dict[int, BadFact]]:
+    """Return the base of each fact that can be traced, and why the others cannot, by place."""
+    bases: dict[int, Base] = {}
+    bad: dict[int, BadFact] = {}
+    for place, fact in enumerate(facts):
+        try:
+            base = base_of(lm, fact, corruption, extra_token=extra_token)
+            _check_tokens(scan, base.prompt)
+        except (ValueError, torch.OutOfMemoryError) as error:
+            bad[place] = BadFact(fact.known_id, str(error))
+        else:
+            bases[place] = base
+    return bases, bad
 
 
 def trace_plan(device: torch.device) -> Plan:
