@@ -15,10 +15,9 @@ from lm.loading import LM
 def packed_products(lm: LM) -> Iterator[None]:
     """Let every projection of the model use packed weights within the block; no gradient flows through them.
 
-    Holds a second copy of the weights meanwhile. Does nothing but on a processor, in single precision, where torch was
-    built with oneDNN. Hooks act as before.
+    Holds a second copy of the weights meanwhile; does nothing where `packs_products` says no. Hooks act as before.
     """
-    if lm.device.type != "cpu" or lm.dtype != torch.float32 or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if not packs_products(lm):
         yield
         return
     with ExitStack() as stack:
@@ -28,6 +27,12 @@ def packed_products(lm: LM) -> Iterator[None]:
                 vars(module)["forward"] = _packed(module)
                 stack.callback(vars(module).pop, "forward")
         yield
+
+
+def packs_products(lm: LM) -> bool:
+    """Return whether a model's products can be packed: on a processor, in single precision, oneDNN not switched off."""
+    mkldnn: Any = torch.backends.mkldnn
+    return lm.device.type == "cpu" and lm.dtype == torch.float32 and mkldnn.is_available() and bool(mkldnn.enabled)
 
 
 def _packed(module: Any) -> Any:
