@@ -96,8 +96,8 @@ docs: setup ## write the generated pages of docs/ and the tables of README again
 upload: ## publish a data set on the Hub (comes with issue 7)
 	@echo "make upload: publishing to the Hub is not built yet; until then share the folder that 'make dataset' writes" >&2; exit 1
 
-figures: ## causal traces and their figures (comes with issue 5)
-	@echo "make figures: tracing is not built yet" >&2; exit 1
+figures: setup ## trace MODEL on what it knows, by every method, and draw the figures (LIMIT=facts)
+	$(run) figures --model $(MODEL) --results $(RESULTS) --out $(or $(OUT),figures) $(limit) $(ARGS)
 
 clean: ## remove what can be made again here (.venv, results of the demo, caches of the tools)
 	rm -rf $(VENV) demo build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -16,7 +16,10 @@ from metrics import Composite, Metric
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs"
-ROOMS = ("core", "lm", "builders", "editors", "metrics", "evaluation", "training", "leaderboard", "world")
+ROOMS = (
+    *("core", "lm", "builders", "editors", "metrics", "evaluation"),
+    *("tracing", "training", "leaderboard", "world"),
+)
 
 
 def room_page(room: str) -> str:

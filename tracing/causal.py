@@ -1,0 +1,279 @@
+"""Causal traces: how much of a fact comes back when single states of a corrupted run are restored.
+
+Meng, Bau, Andonian, Belinkov. Locating and Editing Factual Associations in GPT. NeurIPS 2022, section 2, appendix B.
+https://arxiv.org/abs/2202.05262. A trace shows where information passes; it does not tell which layer is best to edit:
+Hase, Bansal, Kim, Ghandeharioun. Does Localization Inform Editing? NeurIPS 2023. https://arxiv.org/abs/2301.04213
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from core.errors import BadInput
+from lm.hooks import hooked
+from lm.loading import LM
+from lm.plan import Plan, default_plan, in_halves
+from lm.stack import run_blocks
+from tracing._base import Base, Module, instead, run_base, site_of
+from tracing._products import packed_products
+from tracing._sweep import Restoration, Span, Spot, batches, sweep
+from tracing.corruption import Corruption
+from tracing.facts import BadFact, Fact, Prompt, encode
+
+Kind = Literal["state", "mlp", "attn", "severed_mlp", "severed_attn"]
+KINDS: tuple[Kind, ...] = ("state", "mlp", "attn")
+"""What is restored: one state, or the MLP or attention outputs of a window of layers."""
+SEVERED: tuple[Kind, ...] = ("severed_mlp", "severed_attn")
+"""One state is restored while the MLPs, or attentions, of all layers at the same token stay as in the corrupted run."""
+CAVEAT = "A trace does not tell which layer is best to edit (Hase et al. 2023, https://arxiv.org/abs/2301.04213)."
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Which cells are traced."""
+
+    kinds: tuple[Kind, ...] = KINDS
+    window: int = 10
+    """Layers in a window of MLPs or attentions."""
+    at: Literal["all", "subject", "last_subject"] | tuple[int, ...] = "all"
+    """At which tokens; positions count from 0."""
+
+    def tokens(self, prompt: Prompt) -> tuple[int, ...]:
+        """Return the positions whose states are restored."""
+        if isinstance(self.at, tuple):
+            return self.at
+        first = {"all": 0, "subject": prompt.begin, "last_subject": prompt.end - 1}[self.at]
+        return tuple(range(first, len(prompt.ids) if self.at == "all" else prompt.end))
+
+    def spans(self, kind: Kind, n_layers: int) -> list[Span]:
+        """Return what the cell of each layer is made of."""
+        if kind == "state":
+            return [Span(layer, layer + 1) for layer in range(n_layers)]
+        if kind in SEVERED:
+            return [Span(layer, n_layers) for layer in range(n_layers)]
+        return [Span(*window_of(layer, self.window, n_layers)) for layer in range(n_layers)]
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """One kind of trace of one fact."""
+
+    kind: Kind
+    tokens: tuple[int, ...]
+    """The positions traced, one for each row of `scores`."""
+    scores: NDArray[np.float64]
+    """Probability of the answer with the cell restored, mean over the samples: (tokens, layers)."""
+    spread: NDArray[np.float64]
+    """Its standard deviation over the samples, of the same shape."""
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """All traces of one fact."""
+
+    fact: Fact
+    prompt: Prompt
+    answer: int
+    answer_text: str
+    correct: bool
+    """Whether the likeliest next token is the attribute's first."""
+    high: float
+    """Probability of the answer in the clean run."""
+    low: float
+    """Mean over the corrupted runs."""
+    traces: dict[Kind, Trace]
+
+
+def window_of(layer: int, window: int, n_layers: int) -> tuple[int, int]:
+    """Return the layers [start, stop) of the window around a layer, as the reference lays it: one more before it.
+
+    >>> window_of(6, 10, 12), window_of(0, 10, 12), window_of(3, 1, 12)
+    ((1, 11), (0, 5), (3, 4))
+    """
+    return max(0, layer - window // 2), min(n_layers, layer - (-window // 2))
+
+
+@torch.no_grad()
+def trace(
+    lm: LM,
+    facts: Sequence[Fact],
+    corruption: Corruption,
+    scan: Scan | None = None,
+    *,
+    extra_token: bool = False,
+    plan: Plan | None = None,
+) -> list[Traced | BadFact]:
+    r"""Trace some facts.
+
+    A fact's prompt runs once as it is and `corruption.samples` times with noise on the embeddings of its subject; o is
+    the clean run's likeliest next token. The score of a cell is the mean over the corrupted runs of $p(o)$ when the
+    cell's states are put back to the clean run's. Its indirect effect is `score - low`, the total effect `high - low`.
+
+    Args:
+        lm: the model, of any family that `lm.sites` knows.
+        facts: what to trace; their cells share batches.
+        corruption: the noise.
+        scan: which cells.
+        extra_token: corrupt the token after the subject too (figures 12 and 15).
+        plan: sizes of batches.
+
+    Returns:
+        In order; `BadFact` where a fact cannot be traced.
+
+    Raises:
+        BadInput: a window of no layer, an unknown kind.
+    """
+    scan, plan = scan or Scan(), plan or trace_plan(lm.device)
+    _check(scan)
+    with packed_products(lm):
+        bases, bad = _bases(lm, facts, corruption, scan, extra_token=extra_token)
+        traces: dict[int, dict[Kind, Trace]] = {place: {} for place in bases}
+        for kind in scan.kinds:
+            for place, found in _trace_kind(lm, bases, kind, scan, plan).items():
+                if found is None:
+                    bad[place] = BadFact(facts[place].known_id, "out of memory with one token's cells")
+                else:
+                    traces[place][kind] = found
+    return [
+        bad[place] if place in bad else finish(lm, fact, bases[place], traces[place])
+        for place, fact in enumerate(facts)
+    ]
+
+
+def _bases(
+    lm: LM, facts: Sequence[Fact], corruption: Corruption, scan: Scan, *, extra_token: bool
+) -> tuple[dict[int, Base], dict[int, BadFact]]:
+    """Return the base of each fact that can be traced, and why the others cannot, by place."""
+    bases: dict[int, Base] = {}
+    bad: dict[int, BadFact] = {}
+    for place, fact in enumerate(facts):
+        try:
+            base = base_of(lm, fact, corruption, extra_token=extra_token)
+            _check_tokens(scan, base.prompt)
+        except (ValueError, torch.OutOfMemoryError) as error:
+            bad[place] = BadFact(fact.known_id, str(error))
+        else:
+            bases[place] = base
+    return bases, bad
+
+
+def trace_plan(device: torch.device) -> Plan:
+    """Return the plan for a kind of device: a batch holds all cells of a token, if they fit."""
+    plan = default_plan(device)
+    return replace(plan, tokens_per_batch=8 * plan.tokens_per_batch, logit_rows=128 if device.type == "cpu" else 4096)
+
+
+def base_of(lm: LM, fact: Fact, corruption: Corruption, *, extra_token: bool = False) -> Base:
+    """Run a fact's prompt clean and corrupted.
+
+    Raises:
+        ValueError: as `facts.encode`; NaN.
+    """
+    prompt = encode(lm, fact, extra_token=extra_token)
+    noise = corruption.noise(fact.known_id, prompt.corrupted_end - prompt.begin, lm.width)
+    return run_base(lm, prompt, noise, replace=corruption.replace)
+
+
+def finish(lm: LM, fact: Fact, base: Base, traces: dict[Kind, Trace]) -> Traced:
+    """Put a fact's result together."""
+    return Traced(
+        fact=fact,
+        prompt=base.prompt,
+        answer=base.answer,
+        answer_text=lm.decode([base.answer]),
+        correct=base.answer == lm.target_tokens(fact.attribute)[0],
+        high=base.high,
+        low=float(base.low.mean()),
+        traces=traces,
+    )
+
+
+def _check(scan: Scan) -> None:
+    if scan.window < 1:
+        raise BadInput(f"expected a window of at least one layer, got {scan.window}")
+    unknown = [kind for kind in scan.kinds if kind not in (*KINDS, *SEVERED)]
+    if unknown:
+        raise BadInput(f"expected kinds among {', '.join((*KINDS, *SEVERED))}, got {unknown[0]!r}")
+
+
+def _check_tokens(scan: Scan, prompt: Prompt) -> None:
+    for token in scan.tokens(prompt):
+        if not 0 <= token < len(prompt.ids):
+            raise ValueError(f"expected positions from 0 to {len(prompt.ids) - 1}, got {token}")
+
+
+def _trace_kind(lm: LM, bases: dict[int, Base], kind: Kind, scan: Scan, plan: Plan) -> dict[int, Trace | None]:
+    """Trace one kind for all facts; `None` where memory did not suffice."""
+    spans = scan.spans(kind, lm.n_layers)
+    scores = {
+        place: base.low[:, None, None].repeat(1, len(scan.tokens(base.prompt)), lm.n_layers)
+        for place, base in bases.items()
+    }
+    spots: list[Spot] = []
+    owners = {id(base): place for place, base in bases.items()}
+    for base in bases.values():
+        restoration = _restoration(lm, base, kind)
+        # Before the subject nothing was corrupted: restoring changes nothing there.
+        for token in scan.tokens(base.prompt):
+            if token >= base.prompt.begin:
+                spots.append(Spot(base, restoration, token, slice(0, len(base.low))))
+    lost: set[int] = set()
+
+    def run(batch: Sequence[Spot]) -> None:
+        found, start = sweep(lm, batch, spans, plan), 0
+        for spot in batch:
+            row = scan.tokens(spot.base.prompt).index(spot.token)
+            scores[owners[id(spot.base)]][spot.samples, row] = found[start : start + spot.rows]
+            start += spot.rows
+
+    for batch in batches(spots, len(set(spans)), plan):
+        lost |= {owners[id(spot.base)] for spot in in_halves("trace", batch, run, plan)}
+    return {
+        place: None if place in lost else _summarise(kind, scan.tokens(bases[place].prompt), found)
+        for place, found in scores.items()
+    }
+
+
+def _summarise(kind: Kind, tokens: Iterable[int], scores: Tensor) -> Trace:
+    wide = scores.double().cpu()
+    return Trace(kind, tuple(tokens), wide.mean(0).numpy(), wide.std(0, correction=0).numpy())
+
+
+def _restoration(lm: LM, base: Base, kind: Kind) -> Restoration:
+    samples = len(base.low)
+    if kind == "state":
+        return Restoration(_clean(base.states, samples))
+    module: Module = "mlp" if kind in {"mlp", "severed_mlp"} else "attn"
+    outputs = base.outputs[module]
+    if kind in SEVERED:
+        return Restoration(_clean(base.states, samples), module, outputs[:, 1:])
+    if module == "mlp":
+        begun = base.states[:, 1:] - outputs[:, 1:] + outputs[:, :1]
+    else:
+        begun = _after_clean_attention(lm, base)
+    return Restoration(begun, module, _clean(outputs, samples))
+
+
+def _clean(table: Tensor, samples: int) -> Tensor:
+    """Return the clean row of (layers, rows, tokens, width), once for each sample."""
+    return table[:, :1].expand(-1, samples, -1, -1)
+
+
+def _after_clean_attention(lm: LM, base: Base) -> Tensor:
+    """Return each block's output in the corrupted runs when its attention's output is the clean one, at any token.
+
+    The block's MLP works on each position alone, so one run of all positions holds the answer for every token.
+    """
+    results = []
+    for layer in range(lm.n_layers):
+        before = base.embedded if layer == 0 else base.states[layer - 1]
+        clean = base.outputs["attn"][layer, :1].expand_as(before[1:])
+        with hooked(lm.model, (site_of(lm, "attn", layer), partial(instead, clean))):
+            results.append(run_blocks(lm, before[1:], layer, layer + 1))
+    return torch.stack(results)
