@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import BadInput
-from core.files import JsonLog, hash_json, read_json, write_atomic, write_json
+from core.files import JsonLog, differences, hash_json, one_writer, read_json, write_atomic, write_json
 from lm.loading import LM
 from tracing.facts import BadFact, Fact
 
@@ -127,33 +127,39 @@ def keep(
         progress: is told how many facts are done, and of how many.
 
     Raises:
-        BadInput: the folder holds something else.
+        BadInput: the folder holds something else, or another process writes it.
         OSError: the disk is full; what is finished stays.
     """
     folder = run_folder(results, identity)
-    if (folder / RUN).exists():
-        before = read_json(folder / RUN)
-        if {name: before.get(name) for name in identity} != dict(identity):
-            raise BadInput(f"{folder} holds another run; remove it, or choose another folder of results")
-    else:
-        write_json(folder / RUN, {**identity, "version": _version()})
-    log = JsonLog(folder / FACTS)
-    done = {line["known_id"] for line in log.read()}
-    bad = [fact for fact in facts if isinstance(fact, BadFact) and fact.known_id not in done]
-    log.append(_error_line(fact) for fact in bad)
-    waiting = [fact for fact in facts if isinstance(fact, Fact) and fact.known_id not in done]
-    for start in range(0, len(waiting), chunk):
-        if progress:
-            progress(len(facts) - len(waiting) + start, len(facts))
-        lines = []
-        for result in compute(waiting[start : start + chunk]):
-            if isinstance(result, Result):
-                write_atomic(array_path(folder, result.known_id), _bytes(result.arrays))
-            lines.append(result.line if isinstance(result, Result) else _error_line(result))
-        log.append(lines)
+    with one_writer(folder, wait=False):
+        _begin(folder, identity)
+        log = JsonLog(folder / FACTS)
+        done = {line["known_id"] for line in log.read()}
+        log.append(_error_line(fact) for fact in facts if isinstance(fact, BadFact) and fact.known_id not in done)
+        waiting = [fact for fact in facts if isinstance(fact, Fact) and fact.known_id not in done]
+        for start in range(0, len(waiting), chunk):
+            if progress:
+                progress(len(facts) - len(waiting) + start, len(facts))
+            lines = []
+            for result in compute(waiting[start : start + chunk]):
+                if isinstance(result, Result):
+                    write_atomic(array_path(folder, result.known_id), _bytes(result.arrays))
+                lines.append(result.line if isinstance(result, Result) else _error_line(result))
+            log.append(lines)
     if progress:
         progress(len(facts), len(facts))
     return load_run(folder)
+
+
+def _begin(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Write down what a run is, or check that it is gone on with the same."""
+    if not (folder / RUN).exists():
+        write_json(folder / RUN, {**identity, "version": _version()})
+        return
+    before = read_json(folder / RUN)
+    moved = [name for key, value in identity.items() for name in differences(key, before.get(key), value)]
+    if moved:
+        raise BadInput(f"{folder} holds a run with another {moved[0]}; remove it, or choose another folder of results")
 
 
 def load_run(folder: Path) -> TraceRun:
