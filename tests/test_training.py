@@ -121,6 +121,16 @@ def test_accumulated_steps_are_one_large_step() -> None:
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", ["mend", "ke"])
+def test_mixed_precision_trains_a_network_in_full_precision(name: str, tmp_path: Path) -> None:
+    lm = tiny_lm("gpt2", "float32")
+    full, half = run(lm, tmp_path / "full", name), run(lm, tmp_path / "half", name, autocast=True)
+    assert half["autocast"] and half["validation"]["total"] == pytest.approx(full["validation"]["total"], rel=0.1)
+    assert half["untrained"]["edit"] != full["untrained"]["edit"]
+    network = load_network(tmp_path / "half", lm, name, "text").network
+    assert all(tensor.dtype == torch.float32 for tensor in network.state_dict().values())
+
+
 def test_a_damaged_state_costs_only_what_came_after_the_older_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
