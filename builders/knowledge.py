@@ -58,20 +58,23 @@ class Knowledge:
         )
 
 
-def gather(relation: Relation, source: SparqlSource) -> Knowledge:
+def gather(relation: Relation, source: SparqlSource, language: str = "en") -> Knowledge:
     """Ask a source for everything about the tuples of one relation.
 
-    A pair of labels that fits several facts is resolved to the one with the lowest ids, and counted as ambiguous.
+    A pair of labels that fits several facts is resolved to the one with the lowest ids, and counted as ambiguous. A
+    label that means different entities in different tuples was resolved by the facts, and is counted as shared.
     """
     counts: Counter[str] = Counter(tuples=len(relation.tuples))
-    resolved = _resolve(relation, source, counts)
+    resolved = _resolve(relation, source, language, counts)
     counts["resolved"] = sum((fact.subject, fact.object) in resolved for fact in relation.tuples)
+    counts["subject labels shared"] = _shared((labels[0], ids[0]) for labels, ids in resolved.items())
+    counts["object labels shared"] = _shared((labels[1], ids[1]) for labels, ids in resolved.items())
     subjects = _by_number({subject for subject, _ in resolved.values()})
     objects = _by_number({object for _, object in resolved.values()})
     return Knowledge(
         resolved=resolved,
         objects=_objects(relation.id, subjects, source, counts),
-        holders=_holders(relation.id, objects, source, counts),
+        holders=_holders(relation.id, objects, source, language, counts),
         counts=dict(sorted(counts.items())),
     )
 
@@ -87,11 +90,17 @@ def blocks(values: Iterable[T], size: int) -> Iterator[list[T]]:
         yield block
 
 
-def _resolve(relation: Relation, source: SparqlSource, counts: Counter[str]) -> dict[tuple[str, str], tuple[str, str]]:
+def _shared(named: Iterable[tuple[str, str]]) -> int:
+    return sum(count > 1 for count in Counter(label for label, _ in set(named)).values())
+
+
+def _resolve(
+    relation: Relation, source: SparqlSource, language: str, counts: Counter[str]
+) -> dict[tuple[str, str], tuple[str, str]]:
     found: defaultdict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
     wanted = dict.fromkeys((fact.subject, fact.object) for fact in relation.tuples)
     for block in blocks(wanted, PAIRS_A_QUERY):
-        answer = source.select(queries.resolve(relation.id, block))
+        answer = source.select(queries.resolve(relation.id, block, language))
         counts["rows with an unknown value"] += answer.unknown
         for row in answer.rows:
             ids = entity_id(row["subject"]), entity_id(row["object"])
@@ -113,13 +122,13 @@ def _objects(
 
 
 def _holders(
-    relation: str, objects: Sequence[str], source: SparqlSource, counts: Counter[str]
+    relation: str, objects: Sequence[str], source: SparqlSource, language: str, counts: Counter[str]
 ) -> dict[str, tuple[Holder, ...]]:
     labels: defaultdict[str, dict[str, str | None]] = defaultdict(dict)
     for block in blocks(objects, ENTITIES_A_QUERY):
-        for row in _pages(relation, block, source, counts):
+        for row in _pages(relation, block, source, language, counts):
             held, subject = labels[entity_id(row["object"])], entity_id(row["subject"])
-            known = [label for label in (held.get(subject), row.get("en", row.get("mul"))) if label is not None]
+            known = [label for label in (held.get(subject), row.get("own", row.get("mul"))) if label is not None]
             held[subject] = min(known, default=None)
     found = {}
     for object in objects:
@@ -131,11 +140,11 @@ def _holders(
 
 
 def _pages(
-    relation: str, objects: Sequence[str], source: SparqlSource, counts: Counter[str]
+    relation: str, objects: Sequence[str], source: SparqlSource, language: str, counts: Counter[str]
 ) -> Iterator[dict[str, str]]:
     after: Key | None = None
     while True:
-        answer = source.select(queries.holders(relation, objects, after, ROWS_A_PAGE))
+        answer = source.select(queries.holders(relation, objects, after, ROWS_A_PAGE, language))
         counts["rows with an unknown value"] += answer.unknown
         yield from answer.rows
         if len({(row["object"], row["subject"]) for row in answer.rows}) + answer.unknown < ROWS_A_PAGE:

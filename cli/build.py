@@ -4,17 +4,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from cli._common import Limit, Seed, console, progress_bar
 from core.errors import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from builders.articles import ArticleSource
     from builders.counterfact import BuildReport
-    from builders.statistics import Count
     from builders.wikidata import SparqlSource
 
 AGENT = "counterfact-toolkit/0.1"
@@ -37,8 +35,24 @@ def build(
     name: Annotated[str, typer.Option(help="Name of the data set.")] = "counterfact-embedded",
     version: Annotated[str, typer.Option(help="Version of the data set.")] = "1",
     context: Annotated[
-        str, typer.Option(help="Before paraphrase prompts: `articles` (a sentence) or `none`.")
+        str, typer.Option(help="Before paraphrase prompts: a sentence of the `articles` or of `texts`, or `none`.")
     ] = "articles",
+    texts: Annotated[str | None, typer.Option(help="Texts for --context texts: .txt, .jsonl, folder, Hub id.")] = None,
+    templates: Annotated[
+        Path | None, typer.Option(help="ParaRel's layout; its templates top up relations with too few.")
+    ] = None,
+    language: Annotated[str, typer.Option(help="Of labels and templates, by its code.")] = "en",
+    paraphrases: Annotated[int, typer.Option(help="Paraphrase prompts a record.")] = 2,
+    neighbors: Annotated[int, typer.Option(help="Neighborhood prompts a record.")] = 10,
+    attributes: Annotated[int, typer.Option(help="Attribute prompts a record.")] = 10,
+    generations: Annotated[int, typer.Option(help="Generation prompts a record.")] = 10,
+    sitelinks: Annotated[int, typer.Option(help="Only subjects with this many sitelinks or more.")] = 0,
+    non_conflicting: Annotated[
+        bool, typer.Option("--non-conflicting", help="As MultiCounterFact: all edits can be made at once.")
+    ] = False,
+    plus: Annotated[
+        bool, typer.Option("--plus", help="As CounterFact+: the edited fact stands before neighborhood prompts.")
+    ] = False,
     contact: Annotated[str | None, typer.Option(help="Your e-mail or page, for the User-Agent of an endpoint.")] = None,
 ) -> None:
     """Build CounterFact from ParaRel templates and WikiData facts; by default from the embedded world.
@@ -47,14 +61,17 @@ def build(
     """
     from builders.articles import LocalArticles  # noqa: PLC0415
     from builders.counterfact import BuildSettings, Sources, build_counterfact, embedded_sources  # noqa: PLC0415
+    from core.texts import load_texts  # noqa: PLC0415
 
     embedded = embedded_sources()
-    texts: ArticleSource | None = LocalArticles.open(articles) if articles else embedded.articles
+    known: ArticleSource | None = LocalArticles.open(articles) if articles else embedded.articles
     sources = Sources(
         pararel=pararel or embedded.pararel,
         facts=_facts(sparql, contact) if sparql else embedded.facts,
         generation=prompts or embedded.generation,
-        articles=texts,
+        articles=known,
+        templates=templates,
+        texts=load_texts(texts) if texts else None,
     )
     values = {
         "seed": seed,
@@ -62,6 +79,14 @@ def build(
         "version": version,
         "relations": relation,
         "paraphrase_context": context,
+        "language": language,
+        "paraphrase_prompts": paraphrases,
+        "neighborhood_prompts": neighbors,
+        "attribute_prompts": attributes,
+        "generation_prompts": generations,
+        "fewest_sitelinks": sitelinks,
+        "non_conflicting": non_conflicting,
+        "neighborhood_context": "edited fact" if plus else "none",
     }
     settings = BuildSettings.check(values, "counterfact build")
     with progress_bar("building") as advance:
@@ -86,21 +111,6 @@ def zsre(
     given = source or data_folder() / "zsre" / "eval.json"
     report = build_zsre(given, out, limit, name or ("zsre" if source else "zsre-embedded"), version)
     _print_report(report)
-
-
-def statistics_table(counts: "Sequence[Count]", title: str, paper: "Sequence[Count]" = ()) -> Table:
-    """Return the paper's Table 2 for a data set, its own figures beside on request."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("item", no_wrap=True)
-    for head in ("total", "per relation", "per record"):
-        table.add_column(head, justify="right")
-    known = {count.item: count for count in paper}
-    if paper:
-        table.add_column("paper, total", justify="right")
-    for count in counts:
-        beside = [f"{known[count.item].total:,}" if count.item in known else "–"] if paper else []
-        table.add_row(count.item, f"{count.total:,}", f"{count.per_relation:,.1f}", f"{count.per_record:.2f}", *beside)
-    return table
 
 
 def _facts(sparql: str, contact: str | None) -> "SparqlSource":
