@@ -67,7 +67,7 @@ def build(
     known: ArticleSource | None = LocalArticles.open(articles) if articles else embedded.articles
     sources = Sources(
         pararel=pararel or embedded.pararel,
-        facts=_facts(sparql, contact) if sparql else embedded.facts,
+        facts=open_facts(sparql, contact) if sparql else embedded.facts,
         generation=prompts or embedded.generation,
         articles=known,
         templates=templates,
@@ -113,7 +113,8 @@ def zsre(
     _print_report(report)
 
 
-def _facts(sparql: str, contact: str | None) -> "SparqlSource":
+def open_facts(sparql: str, contact: str | None) -> "SparqlSource":
+    """Open files, or an endpoint, which wants a contact."""
     from builders.wikidata import EndpointSource, StoreSource  # noqa: PLC0415
 
     if not sparql.startswith(("http://", "https://")):

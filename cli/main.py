@@ -8,7 +8,7 @@ import sys
 import typer
 
 from builders.wikidata import SourceError
-from cli import audit, build, compare, data, edit, evaluate, leaderboard, moment, summarize
+from cli import audit, build, compare, data, edit, evaluate, leaderboard, moment, snapshot, summarize
 from cli.demo import demo
 from cli.doctor import doctor
 from core.errors import BadInput
@@ -21,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (build, data, audit, moment, edit, evaluate, summarize, compare, leaderboard):
+for room in (build, snapshot, data, audit, moment, edit, evaluate, summarize, compare, leaderboard):
     room.register(app)
 app.command()(demo)
 app.command()(doctor)
