@@ -200,8 +200,13 @@ def open_dump(dump: Path) -> Iterator[BinaryIO]:
             if process.returncode:
                 raise EOFError(f"{program} ended with {process.returncode}")
         else:
-            opener = {".gz": gzip.open, ".bz2": bz2.open}.get(dump.suffix, open)
-            with opener(dump, "rb") as stream:
-                yield cast(BinaryIO, stream)
+            with _decompressed(dump) as stream:
+                yield stream
     except (EOFError, OSError) as error:
         raise BadInput(f"{dump}: not a whole dump: {error}; nothing was written") from error
+
+
+def _decompressed(dump: Path) -> BinaryIO:
+    if dump.suffix == ".gz":
+        return cast(BinaryIO, gzip.open(dump, "rb"))
+    return cast(BinaryIO, bz2.open(dump, "rb")) if dump.suffix == ".bz2" else dump.open("rb")

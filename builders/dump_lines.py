@@ -80,7 +80,8 @@ def cut_block(block: bytes, wanted: Wanted) -> Cut:
             kept.extend([*([own[1]] if own else []), *facts, *links])
             counts["labels from mul"] += bool(own) and wanted.language.encode() not in labels
             counts["entities without a label"] += not own
-        facts.clear(), links.clear(), labels.clear()
+        for held in (facts, links, labels):
+            held.clear()
 
     for match in wanted.pattern().finditer(block):
         entity, object, label, language, link = match.group(1, 2, 3, 4, 5)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -11,12 +12,13 @@ if TYPE_CHECKING:
 
 def statistics_table(counts: "Sequence[Count]", title: str, paper: "Sequence[Count]" = ()) -> Table:
     """Return the paper's Table 2 for a data set, its own figures beside where they are given."""
-    table = Table(title=title, title_justify="left")
+    # Narrow enough for a terminal of eighty columns.
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=0)
     table.add_column("item", no_wrap=True)
     for head in ("total", "per relation", "per record"):
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", min_width=8)
     for head in ("paper", "per relation", "per record") if paper else ():
-        table.add_column(head, justify="right", style="dim")
+        table.add_column(head, justify="right", min_width=8, style="dim")
     known = {count.item: count for count in paper}
     for count in counts:
         ours = (f"{count.total:,}", f"{count.per_relation:,.1f}", f"{count.per_record:.2f}")

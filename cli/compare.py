@@ -88,10 +88,11 @@ def _open(name: str) -> "tuple[Dataset, list[CounterFactRecord]]":
 
 
 def _table(rows: "list[Shared]", ours: str, theirs: str) -> Table:
-    table = Table(title=f"{ours} and {theirs}", title_justify="left", caption="different ones, by their text")
-    table.add_column("item", no_wrap=True)
-    for head in (ours, theirs, "both", "share of the first", "share of the second"):
-        table.add_column(head, justify="right")
+    title = f"first: {ours}, second: {theirs}"
+    table = Table(title=title, title_justify="left", caption="different ones, by their text")
+    table.add_column("item")
+    for head in ("first", "second", "both", "of first", "of second"):
+        table.add_column(head, justify="right", min_width=7)
     for row in rows:
         shares = ["–" if share is None else f"{share:.1%}" for share in (row.of_first, row.of_second)]
         table.add_row(row.item, *(f"{count:,}" for count in (row.first, row.second, row.both)), *shares)

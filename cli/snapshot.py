@@ -53,7 +53,13 @@ def snapshot(
             from builders.dump import slice_of_dump  # noqa: PLC0415
 
             counts = slice_of_dump(
-                dump, relations, out, language, site, workers=workers, progress=lambda done: advance("MB", done >> 20)
+                dump,
+                relations,
+                out,
+                language,
+                site,
+                workers=workers,
+                progress=lambda done: advance("MB", done >> 20, None),
             )
             said = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()) if count)
         else:

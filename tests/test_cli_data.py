@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from cli._common import console
 from cli.main import app
 from core.errors import BadInput
 
@@ -51,6 +52,8 @@ def test_a_threshold_that_the_source_cannot_serve_is_refused(tmp_path: Path) -> 
 
 
 def test_stats_show_the_paper_beside(data: Path) -> None:
+    # Whole also on a terminal of eighty columns.
+    assert console.width == 80
     assert "21,919" in run("stats", data)
     assert "21,919" not in run("stats", data, "--no-paper")
 
