@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from builders.counterfact import BuildReport, BuildSettings, Sources, build_counterfact
-from builders.pararel import cut_pattern
+from builders.knowledge import gather
+from builders.pararel import cut_pattern, load_pararel
 from core.errors import BadInput
 from core.texts import load_texts
 from tests.made_up_world import World, small_world
@@ -172,3 +173,17 @@ def test_dropping_subjects_that_name_their_object_spares_neighbors_that_do(tmp_p
 
     assert named(build(sources, tmp_path / "keep")) > 0
     assert named(build(sources, tmp_path / "drop", objects_in_subjects="drop")) == 0
+
+
+def test_labels_of_several_entities_are_resolved_by_the_fact_and_counted(tmp_path: Path) -> None:
+    world = small_world(("P103",))
+    # A second tongue that is called Aldic too, and a second person with the first one's name who speaks it.
+    first = world.tuples["P103"][0]
+    world.labels |= {"Q8000": "Aldic", "Q8001": first[1], "Q8002": "Orla Vint"}
+    world.facts += [("Q8002", "P103", "Q8000"), ("Q8001", "P103", "Q2")]
+    world.tuples["P103"] += [("x1", "Orla Vint", "Aldic"), ("x2", first[1], "Borrish")]
+    sources = world.write(tmp_path / "world")
+    known = gather(load_pararel(sources.pararel)[0], sources.facts)
+    assert known.resolved["Orla Vint", "Aldic"] == ("Q8002", "Q8000")
+    assert known.resolved[first[1], first[2]][0] != known.resolved[first[1], "Borrish"][0] == "Q8001"
+    assert (known.counts["object labels shared"], known.counts["subject labels shared"]) == (1, 1)

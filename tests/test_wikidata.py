@@ -191,6 +191,8 @@ def test_labels_and_unknown_values_of_wikidata(trap: StoreSource, tmp_path: Path
         "tuples": 5,
         "resolved": 2,
         "ambiguous": 1,
+        "subject labels shared": 0,
+        "object labels shared": 0,
         "holders": 4,
         "holders without a label": 1,
         "rows with an unknown value": 2,
