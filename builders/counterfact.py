@@ -7,7 +7,6 @@ order and numbered, `reference_texts` finds the texts of their new objects, `out
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from pydantic import Field
 
+from builders.accounts import relation_counts, totals
 from builders.articles import ArticleSource, LocalArticles, Sentence
 from builders.choices import Chooser, Draft, Dropped, RecordSettings
 from builders.contexts import Contexts, sentences_of
@@ -146,7 +146,7 @@ def build_counterfact(
         "seed": settings.seed,
         "settings": settings.model_dump(),
         "sources": described,
-        "counts": _totals(made),
+        "counts": totals(made.relations, made.references, made.without_references),
         "relations": made.relations,
         "environment": environment(fingerprint, time.perf_counter() - started, _places(sources)),
     }
@@ -181,7 +181,7 @@ def _make(sources: Sources, settings: BuildSettings, work: Path, tell: Progress)
     if settings.non_conflicting:
         drafts, contradicting = without_conflicts(drafts)
         dropped += contradicting
-    counts = {relation.id: _counts(relation, known[relation.id], drafts, dropped) for relation in relations}
+    counts = {relation.id: relation_counts(relation, known[relation.id], drafts, dropped) for relation in relations}
     if not drafts:
         reasons = {relation: count["dropped"] for relation, count in counts.items()}
         raise BadInput(f"no tuple gave a record; the reasons, by relation: {reasons}")
@@ -261,21 +261,6 @@ def _choose_all(
     return drafts, dropped
 
 
-def _counts(
-    relation: Relation, known: Knowledge, drafts: Sequence[Draft], dropped: Sequence[Dropped]
-) -> dict[str, Any]:
-    reasons = Counter(one.reason for one in dropped if one.fact.relation == relation.id)
-    return {
-        "tuples": len(relation.tuples),
-        "records": sum(draft.fact.relation == relation.id for draft in drafts),
-        "dropped": dict(sorted(reasons.items())),
-        "templates": len(relation.templates),
-        "templates_added": relation.added,
-        "patterns": relation.outcomes,
-        "facts": known.counts,
-    }
-
-
 def _sentences(sources: Sources, settings: RecordSettings) -> Sequence[Sentence] | None:
     if settings.paraphrase_context == "articles" and sources.articles is not None:
         return sources.articles.sentences
@@ -307,21 +292,6 @@ def _references(
         sources.articles,
         lambda done: tell("reference texts", done, len(keys)),
     )
-
-
-def _totals(made: _Made) -> dict[str, Any]:
-    totals: dict[str, Counter[str]] = {"dropped": Counter(), "patterns": Counter(), "facts": Counter()}
-    for counts in made.relations.values():
-        for kind, total in totals.items():
-            total.update(counts[kind])
-    return {
-        "tuples": sum(counts["tuples"] for counts in made.relations.values()),
-        "records": len(made.records),
-        "relations": sum(counts["records"] > 0 for counts in made.relations.values()),
-        **{kind: dict(sorted(total.items())) for kind, total in totals.items()},
-        "reference_texts": sum(len(entry["samples"]) for entry in made.references),
-        "records_without_reference_texts": made.without_references,
-    }
 
 
 def _hashes(pararel: Path) -> dict[str, str]:
