@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +15,18 @@ from builders.articles import EMBEDDED_SITE
 from builders.counterfact import BuildSettings, Sources, build_counterfact, embedded_sources
 from builders.dump import slice_of_dump
 from builders.dump_lines import Wanted, blocks_of, cut_block
+from builders.endpoint import EndpointSource
 from builders.pararel import load_pararel
 from builders.slices import write_slice
 from builders.snapshot import take_snapshot
 from builders.wikidata import StoreSource
 from core.errors import BadInput
+from tests.asking import client
 from tests.made_up_world import World, small_world
+from tests.sparql_server import query_of, serve
+from tests.test_wikidata import store_of
 from tests.truthy_dump import write_dump
+from tests.web_server import Asked, Reply
 
 ROOT = Path(__file__).parent.parent
 
@@ -56,6 +62,24 @@ def test_a_slice_of_a_source_gives_the_same_build(world: World, tmp_path: Path) 
     assert count == len(lines)
     again = replace(sources, facts=StoreSource.open(tmp_path / "slice.nt.gz"))
     same_build(sources, again, tmp_path, fewest_sitelinks=20)
+
+
+def test_a_slice_of_an_endpoint_that_cuts_big_answers_is_that_of_the_files(world: World, tmp_path: Path) -> None:
+    sources = world.write(tmp_path / "world")
+    relations = load_pararel(sources.pararel)
+    cut: Counter[str] = Counter()
+
+    def cut_off(reply: Reply, asked: Asked) -> Reply:
+        if reply.body.count(b'"bindings"') and len(reply.body) > 2_500:
+            cut.update(kind for kind in ("sitelinks", "schema:about") if kind in query_of(asked).split("WHERE")[1])
+            return reply._replace(body=reply.body[:-200])
+        return reply
+
+    with serve(store_of(tmp_path / "world/wikidata/facts.nt"), None, cut_off) as url:
+        endpoint = EndpointSource(url, client(tmp_path / "a.sqlite"))
+        found = take_snapshot(relations, endpoint, site=EMBEDDED_SITE, sitelinks=True)
+    assert cut["sitelinks"] and cut["schema:about"]
+    assert found == take_snapshot(relations, sources.facts, site=EMBEDDED_SITE, sitelinks=True)
 
 
 def test_the_embedded_slice_is_reproduced_by_the_same_command(tmp_path: Path) -> None:
