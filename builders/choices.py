@@ -5,7 +5,7 @@ https://arxiv.org/abs/2202.05262
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Literal, NamedTuple
@@ -27,11 +27,13 @@ Reason = Literal[
     "uuid of another tuple",
     "no such fact",
     "several objects",
+    "too few sitelinks",
     "label of subject or object in the other",
     "too few neighborhood prompts",
     "no new object with enough prompts",
     "no unrelated sentence",
     "subject and relation of another record",
+    "contradicts another record",
 ]
 """Why a tuple gave no record, in the order in which it is looked at."""
 
@@ -50,16 +52,35 @@ class RecordSettings(Settings):
     generation_prompts: int = Field(default=10, ge=0)
     """Generation prompts a record, drawn with replacement."""
     objects_in_subjects: Literal["keep", "drop"] = "keep"
-    """Whether a subject may name its object, as in the released data ("Porsche 911", produced by Porsche)."""
-    paraphrase_context: Literal["articles", "none"] = "articles"
-    """What stands before a paraphrase prompt: a random unrelated sentence of the articles, or nothing."""
+    """Whether a subject, or a neighbor, may name its object, as in the released data ("Porsche 911", by Porsche)."""
+    paraphrase_context: Literal["articles", "texts", "none"] = "articles"
+    """What stands before a paraphrase prompt: a random unrelated sentence of the articles or of texts, or nothing."""
+    neighborhood_context: Literal["none", "edited fact"] = "none"
+    """What stands before a neighborhood prompt: nothing, or the edited fact, as in CounterFact+ (arXiv 2305.17553)."""
+    fewest_sitelinks: int = Field(default=0, ge=0)
+    """Sitelinks that the subject of a record has at least, WikiData's own measure of how well known it is."""
+    non_conflicting: bool = False
+    """Whether no two records may ask for different answers to one prompt, so that all can be edited at once."""
 
 
-class NewObject(NamedTuple):
-    """An object that is false of the subject."""
+class Object(NamedTuple):
+    """An object, true or false of the subject."""
 
     id: str
     label: str
+
+
+class Dropped(NamedTuple):
+    """A tuple that gave no record."""
+
+    fact: FactTuple
+    reason: Reason
+
+    def to_json(self) -> dict[str, str]:
+        """Return the line of `dropped.jsonl`."""
+        fact = self.fact
+        labels = {"subject": fact.subject, "object": fact.object}
+        return {"relation_id": fact.relation, "pararel_uuid": fact.uuid, **labels, "reason": self.reason}
 
 
 @dataclass(frozen=True)
@@ -69,17 +90,21 @@ class Draft:
     fact: FactTuple
     subject_id: str
     true_id: str
-    new: NewObject
+    new: Object
     prompt: str
     paraphrases: tuple[str, ...]
+    taught: frozenset[str]
+    """Rewriting and paraphrase prompts, without what stands before them."""
     neighborhood: tuple[Drawn, ...]
     attribute: tuple[Drawn, ...]
     generation: tuple[str, ...]
 
-    def record(self, case_id: int, context: str) -> CounterFactRecord:
+    def record(self, case_id: int, settings: RecordSettings) -> CounterFactRecord:
         """Return the finished record."""
         true = Entity(str=self.fact.object, id=self.true_id)
         neighborhood, attribute = [p.id for p in self.neighborhood], [p.id for p in self.attribute]
+        told = settings.neighborhood_context == "edited fact"
+        before = f"{fill(self.prompt, self.fact.subject)} {self.new.label}. " if told else ""
         return CounterFactRecord(
             case_id=case_id,
             pararel_idx=self.fact.line,
@@ -91,13 +116,14 @@ class Draft:
                 subject=self.fact.subject,
             ),
             paraphrase_prompts=list(self.paraphrases),
-            neighborhood_prompts=[drawn.prompt for drawn in self.neighborhood],
+            neighborhood_prompts=[before + drawn.prompt for drawn in self.neighborhood],
             attribute_prompts=[drawn.prompt for drawn in self.attribute],
             generation_prompts=list(self.generation),
             provenance={
                 "pararel_uuid": self.fact.uuid,
                 "subject_id": self.subject_id,
-                "paraphrase_context": context,
+                "paraphrase_context": settings.paraphrase_context,
+                **({"neighborhood_context": settings.neighborhood_context} if told else {}),
                 "neighborhood_subjects": len(set(neighborhood)),
                 "neighborhood_ids": neighborhood,
                 "attribute_subjects": len(set(attribute)),
@@ -115,6 +141,7 @@ class Chooser:
         generation: its generation prompts; may be empty.
         contexts: what may stand before paraphrase prompts.
         settings: what a record holds.
+        sitelinks: how many each subject has, where the settings ask for some.
     """
 
     def __init__(
@@ -124,25 +151,27 @@ class Chooser:
         generation: Sequence[str],
         contexts: Contexts,
         settings: RecordSettings,
+        sitelinks: Mapping[str, int] | None = None,
     ) -> None:
         self._relation = relation
         self._knowledge = knowledge
         self._generation = generation
         self._contexts = contexts
         self._settings = settings
+        self._sitelinks = sitelinks or {}
         self._new_ids = _ids_by_label(relation, knowledge)
         weights = Counter(fact.object for fact in relation.tuples)
         self._race = WeightedRace({label: weights[label] for label in self._new_ids})
         self._held_ids = {object: {holder.id for holder in held} for object, held in knowledge.holders.items()}
         self._held_labels = {object: {holder.label for holder in held} for object, held in knowledge.holders.items()}
 
-    def drafts(self) -> tuple[list[Draft], Counter[Reason]]:
-        """Return the drafts in file order, and how many tuples were dropped for which reason.
+    def drafts(self) -> tuple[list[Draft], list[Dropped]]:
+        """Return the drafts in file order, and the tuples that were dropped.
 
         No two drafts share their subject, by label or by id: the first of them in file order stays.
         """
         drafts: list[Draft] = []
-        dropped: Counter[Reason] = Counter()
+        dropped: list[Dropped] = []
         uuids: set[str] = set()
         labels: set[str] = set()
         ids: set[str] = set()
@@ -156,7 +185,7 @@ class Chooser:
                 ids.add(made.subject_id)
                 drafts.append(made)
             else:
-                dropped[made] += 1
+                dropped.append(Dropped(fact, made))
         return drafts, dropped
 
     def draft(self, fact: FactTuple) -> Draft | Reason:
@@ -171,23 +200,29 @@ class Chooser:
         subject, true = self._knowledge.resolved[fact.subject, fact.object]
         if self._knowledge.objects[subject] != (true,):
             return "several objects"
+        if self._sitelinks.get(subject, 0) < settings.fewest_sitelinks:
+            return "too few sitelinks"
         if self._trivial(fact):
             return "label of subject or object in the other"
+        held = Object(true, fact.object)
         for new in self._new_objects(fact, true):
-            neighborhood = self._others(fact, "neighborhood", true, new.id)
-            if neighborhood is None and self._others(fact, "neighborhood", true, None) is None:
+            neighborhood = self._others(fact, "neighborhood", held, new.id)
+            if neighborhood is None and self._others(fact, "neighborhood", held, None) is None:
                 return "too few neighborhood prompts"
-            attribute = self._others(fact, "attribute", new.id, true)
+            attribute = self._others(fact, "attribute", new, true)
             if neighborhood is not None and attribute is not None:
                 return self._finish(fact, new, neighborhood, attribute)
         return "no new object with enough prompts"
 
     def _trivial(self, fact: FactTuple) -> bool:
         subject, object = fact.subject.casefold(), fact.object.casefold()
-        return subject in object or (object in subject and self._settings.objects_in_subjects == "drop")
+        return subject in object or self._named(fact.object, fact.subject)
+
+    def _named(self, object: str, subject: str) -> bool:
+        return self._settings.objects_in_subjects == "drop" and object.casefold() in subject.casefold()
 
     def _finish(
-        self, fact: FactTuple, new: NewObject, neighborhood: list[Drawn], attribute: list[Drawn]
+        self, fact: FactTuple, new: Object, neighborhood: list[Drawn], attribute: list[Drawn]
     ) -> Draft | Reason:
         settings = self._settings
         prompt, *others = self._random(fact, "templates").sample(
@@ -197,6 +232,7 @@ class Chooser:
         contexts = self._contexts.draw(settings.paraphrase_prompts, labels, self._random(fact, "contexts"))
         if contexts is None:
             return "no unrelated sentence"
+        bare = [fill(template, fact.subject) for template in others]
         random = self._random(fact, "generation")
         generation = [random.choice(self._generation) for _ in range(settings.generation_prompts)]
         subject_id, true_id = self._knowledge.resolved[fact.subject, fact.object]
@@ -206,23 +242,22 @@ class Chooser:
             true_id=true_id,
             new=new,
             prompt=prompt,
-            paraphrases=tuple(
-                context + fill(other, fact.subject) for context, other in zip(contexts, others, strict=True)
-            ),
+            paraphrases=tuple(context + prompt for context, prompt in zip(contexts, bare, strict=True)),
+            taught=frozenset([fill(prompt, fact.subject), *bare]),
             neighborhood=tuple(neighborhood),
             attribute=tuple(attribute),
             generation=tuple(fill(template, fact.subject) for template in generation),
         )
 
-    def _new_objects(self, fact: FactTuple, true: str) -> Iterator[NewObject]:
+    def _new_objects(self, fact: FactTuple, true: str) -> Iterator[Object]:
         """Yield objects that are false of the subject, in the order of a draw weighted by their tuples."""
         for label in self._race.order(derive_seed(self._settings.seed, "new object", fact.relation, fact.uuid)):
             id = self._new_ids[label]
             if id != true and not collides(label, fact.object) and not collides(label, fact.subject):
-                yield NewObject(id, label)
+                yield Object(id, label)
 
     def _others(
-        self, fact: FactTuple, stage: Literal["neighborhood", "attribute"], object: str, without: str | None
+        self, fact: FactTuple, stage: Literal["neighborhood", "attribute"], object: Object, without: str | None
     ) -> list[Drawn] | None:
         """Draw prompts about subjects with `object` and not `without`; None where there are too few."""
         subject, _ = self._knowledge.resolved[fact.subject, fact.object]
@@ -232,10 +267,10 @@ class Chooser:
         def allowed(other: Holder) -> bool:
             # A namesake of a subject with the other object would make the prompt true of both.
             known = other.id == subject or other.id in ids or other.label in labels
-            return not known and not collides(other.label, fact.subject)
+            return not known and not collides(other.label, fact.subject) and not self._named(object.label, other.label)
 
         count = getattr(self._settings, f"{stage}_prompts")
-        held = self._knowledge.holders[object]
+        held = self._knowledge.holders[object.id]
         return draw_prompts(held, allowed, self._relation.templates, count, self._random(fact, stage))
 
     def _random(self, fact: FactTuple, stage: str) -> Random:

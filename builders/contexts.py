@@ -1,11 +1,14 @@
 """What stands before a paraphrase prompt: in the released CounterFact, a random sentence on something else."""
 
 from collections.abc import Sequence
+from itertools import islice
 from random import Random
 
-from builders.articles import Sentence
+from builders.articles import Sentence, split
+from core.texts import TextSource
 
 _TRIES = 1000
+_POOL = 200_000
 
 
 class Contexts:
@@ -36,3 +39,9 @@ class Contexts:
             if index not in chosen and not any(label in self._searched[index] for label in named):
                 chosen.append(index)
         return [f"{self._texts[index]} " for index in chosen] if len(chosen) == count else None
+
+
+def sentences_of(texts: TextSource) -> list[Sentence]:
+    """Return the sentences of plain texts that can stand alone, each once, in their order; of very many the first."""
+    found = (sentence for text in texts.texts() for sentence in split(text))
+    return [Sentence("", sentence) for sentence in islice(dict.fromkeys(islice(found, 2 * _POOL)), _POOL)]

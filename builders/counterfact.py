@@ -7,29 +7,30 @@ order and numbered, `reference_texts` finds the texts of their new objects, `out
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from builders.articles import ArticleSource, LocalArticles
-from builders.choices import Chooser, Draft, RecordSettings
-from builders.contexts import Contexts
+from builders.accounts import relation_counts, totals
+from builders.articles import ArticleSource, LocalArticles, Sentence
+from builders.choices import Chooser, Draft, Dropped, RecordSettings
+from builders.contexts import Contexts, sentences_of
 from builders.generation_prompts import generation_files, load_generation_prompts
 from builders.knowledge import Knowledge, gather
 from builders.output import content_hash, environment, finished_build, work_folder, write_build
-from builders.pararel import Relation, load_pararel, pararel_files, relation_number
+from builders.pararel import Relation, language_folder, load_pararel, pararel_files, relation_number, top_up
+from builders.popularity import sitelinks_of_all
 from builders.reference_texts import reference_entries, sample_subjects
 from builders.statistics import stats_json
+from builders.variants import in_order, without_conflicts
 from builders.wikidata import SparqlSource, StoreSource, hash_files
 from core.errors import BadInput
 from core.files import hash_file, hash_json, read_json
 from core.places import data_folder
-from core.records import CounterFactRecord
-from core.seeds import derive_seed
+from core.texts import TextSource
 
 Progress = Callable[[str, int, int], None]
 """Told the stage, and how much of it is done out of how much."""
@@ -42,6 +43,8 @@ class BuildSettings(RecordSettings):
     """Name of the data set."""
     version: str = "1"
     """Version of the data set."""
+    language: str = "en"
+    """Language of labels, templates and prompts, by its code."""
     relations: list[str] | None = None
     """Relations to build; by default all that have tuples."""
     reference_texts: int = Field(default=25, ge=0)
@@ -59,6 +62,10 @@ class Sources:
     """A folder of generation prompts."""
     articles: ArticleSource | None
     """Reference texts and contexts; None for neither."""
+    templates: Path | None = None
+    """A folder in ParaRel's layout, whose templates are added to relations with too few in `pararel`."""
+    texts: TextSource | None = None
+    """Texts with sentences to put before paraphrase prompts, instead of the articles."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,7 @@ class _Made:
 
     records: list[dict[str, Any]]
     references: list[dict[str, Any]]
+    dropped: list[dict[str, str]]
     stats: dict[str, Any]
     relations: dict[str, Any]
     without_references: int
@@ -110,7 +118,8 @@ def build_counterfact(
     Args:
         sources: where it comes from.
         settings: what is built.
-        out: a folder, to be made; it gets `records.jsonl`, `reference_texts.jsonl`, `stats.json`, `build.json`.
+        out: a folder, to be made; it gets `records.jsonl`, `reference_texts.jsonl`, `stats.json`, `build.json`, and
+            `dropped.jsonl`, the tuples that gave no record, each with the reason.
         progress: is told how far the build is.
 
     Raises:
@@ -119,8 +128,9 @@ def build_counterfact(
     """
     started = time.perf_counter()
     tell = progress or (lambda _stage, _done, _total: None)
-    if settings.paraphrase_context == "articles" and sources.articles is None:
-        raise BadInput("paraphrase_context is `articles`, but there are none: give articles, or set it to `none`")
+    if (context := settings.paraphrase_context) != "none" and getattr(sources, context) is None:
+        raise BadInput(f"paraphrase_context is `{context}`, but there are none: give {context}, or set it to `none`")
+    sources = _in_language(sources, settings.language)
     described = describe_sources(sources)
     fingerprint = hash_json([described, settings.model_dump(), _code_hash()])
     if (meta := finished_build(out, fingerprint)) is not None and described["facts"].get("files"):
@@ -136,11 +146,16 @@ def build_counterfact(
         "seed": settings.seed,
         "settings": settings.model_dump(),
         "sources": describe_sources(sources),
-        "counts": _totals(made),
+        "counts": totals(made.relations, made.references, made.without_references),
         "relations": made.relations,
         "environment": environment(fingerprint, time.perf_counter() - started, _places(sources)),
     }
-    files = {"records.jsonl": made.records, "reference_texts.jsonl": made.references, "stats.json": made.stats}
+    files = {
+        "records.jsonl": made.records,
+        "reference_texts.jsonl": made.references,
+        "dropped.jsonl": made.dropped,
+        "stats.json": made.stats,
+    }
     write_build(out, work, files, meta)
     return BuildReport(out, len(made.records), meta, made.stats, reused=False)
 
@@ -149,44 +164,43 @@ def describe_sources(sources: Sources) -> dict[str, Any]:
     """Return names and hashes of everything a build reads."""
     articles = sources.articles
     return {
-        "pararel": {name: hash_file(file) for name, file in pararel_files(sources.pararel).items()},
+        "pararel": _hashes(sources.pararel),
         "facts": sources.facts.identity(),
         "generation_prompts": hash_files(generation_files(sources.generation)),
         "articles": None if articles is None else articles.identity(),
+        "templates": None if sources.templates is None else _hashes(sources.templates),
+        "texts": None if sources.texts is None else {"name": sources.texts.name, "hash": sources.texts.content_hash},
     }
 
 
-def number(drafts: Sequence[Draft], settings: RecordSettings) -> list[CounterFactRecord]:
-    """Put drafts in a seeded order and give each its place as case id, so that any prefix is a random sample."""
-
-    def place(draft: Draft) -> tuple[int, str]:
-        return derive_seed(settings.seed, "order", draft.fact.relation, draft.fact.uuid), draft.fact.uuid
-
-    ordered = sorted(drafts, key=place)
-    return [draft.record(case_id, settings.paraphrase_context) for case_id, draft in enumerate(ordered)]
-
-
 def _make(sources: Sources, settings: BuildSettings, tell: Progress) -> _Made:
-    relations = _wanted(load_pararel(sources.pararel), settings.relations)
-    known = _gather_all(relations, sources.facts, tell)
-    drafts, counts = _choose_all(relations, known, sources, settings, tell)
+    relations = _with_templates(_wanted(sources, settings), sources, settings)
+    known = _gather_all(relations, sources.facts, settings.language, tell)
+    drafts, dropped = _choose_all(relations, known, sources, settings, tell)
+    drafts = in_order(drafts, settings.seed)
+    if settings.non_conflicting:
+        drafts, contradicting = without_conflicts(drafts)
+        dropped += contradicting
+    counts = {relation.id: relation_counts(relation, known[relation.id], drafts, dropped) for relation in relations}
     if not drafts:
         reasons = {relation: count["dropped"] for relation, count in counts.items()}
         raise BadInput(f"no tuple gave a record; the reasons, by relation: {reasons}")
-    records = number(drafts, settings)
+    records = [draft.record(case_id, settings) for case_id, draft in enumerate(drafts)]
     references = _references(drafts, known, sources, settings, tell)
     with_texts = {(entry["relation_id"], entry["target_id"]) for entry in references}
     return _Made(
         records=[record.model_dump(by_alias=True) for record in records],
         references=references,
+        dropped=[one.to_json() for one in dropped],
         stats=stats_json(records),
         relations=counts,
         without_references=sum((draft.fact.relation, draft.new.id) not in with_texts for draft in drafts),
     )
 
 
-def _wanted(relations: list[Relation], names: list[str] | None) -> list[Relation]:
-    if names is None:
+def _wanted(sources: Sources, settings: BuildSettings) -> list[Relation]:
+    relations = load_pararel(sources.pararel, settings.language)
+    if (names := settings.relations) is None:
         return relations
     known = {relation.id: relation for relation in relations}
     if missing := sorted(set(names) - set(known)):
@@ -194,10 +208,27 @@ def _wanted(relations: list[Relation], names: list[str] | None) -> list[Relation
     return [relation for relation in relations if relation.id in names]
 
 
-def _gather_all(relations: list[Relation], facts: SparqlSource, tell: Progress) -> dict[str, Knowledge]:
+def _in_language(sources: Sources, language: str) -> Sources:
+    return replace(
+        sources,
+        pararel=language_folder(sources.pararel, language),
+        generation=language_folder(sources.generation, language),
+        templates=sources.templates and language_folder(sources.templates, language),
+    )
+
+
+def _with_templates(relations: list[Relation], sources: Sources, settings: BuildSettings) -> list[Relation]:
+    if sources.templates is None:
+        return relations
+    others = {relation.id: relation for relation in load_pararel(sources.templates, settings.language)}
+    fewest = 1 + settings.paraphrase_prompts
+    return [top_up(relation, others.get(relation.id), fewest) for relation in relations]
+
+
+def _gather_all(relations: list[Relation], facts: SparqlSource, language: str, tell: Progress) -> dict[str, Knowledge]:
     known = {}
     for done, relation in enumerate(relations, 1):
-        known[relation.id] = gather(relation, facts)
+        known[relation.id] = gather(relation, facts, language)
         tell("facts", done, len(relations))
     return known
 
@@ -208,26 +239,28 @@ def _choose_all(
     sources: Sources,
     settings: BuildSettings,
     tell: Progress,
-) -> tuple[list[Draft], dict[str, Any]]:
+) -> tuple[list[Draft], list[Dropped]]:
     generation = load_generation_prompts(sources.generation) if settings.generation_prompts else {}
-    with_context = settings.paraphrase_context == "articles" and sources.articles is not None
-    contexts = Contexts(sources.articles.sentences if with_context and sources.articles else None)
+    contexts = Contexts(_sentences(sources, settings))
+    known_by = sitelinks_of_all(known, sources.facts) if settings.fewest_sitelinks else {}
     drafts: list[Draft] = []
-    per_relation: dict[str, Any] = {}
+    dropped: list[Dropped] = []
     for done, relation in enumerate(relations, 1):
-        chooser = Chooser(relation, known[relation.id], generation.get(relation.id, ()), contexts, settings)
-        made, dropped = chooser.drafts()
+        prompts = generation.get(relation.id, ())
+        chooser = Chooser(relation, known[relation.id], prompts, contexts, settings, known_by)
+        made, left_out = chooser.drafts()
         drafts += made
-        per_relation[relation.id] = {
-            "tuples": len(relation.tuples),
-            "records": len(made),
-            "dropped": dict(sorted(dropped.items())),
-            "templates": len(relation.templates),
-            "patterns": relation.outcomes,
-            "facts": known[relation.id].counts,
-        }
+        dropped += left_out
         tell("records", done, len(relations))
-    return drafts, per_relation
+    return drafts, dropped
+
+
+def _sentences(sources: Sources, settings: RecordSettings) -> Sequence[Sentence] | None:
+    if settings.paraphrase_context == "articles" and sources.articles is not None:
+        return sources.articles.sentences
+    if settings.paraphrase_context == "texts" and sources.texts is not None:
+        return sentences_of(sources.texts)
+    return None
 
 
 def _references(
@@ -255,19 +288,8 @@ def _references(
     )
 
 
-def _totals(made: _Made) -> dict[str, Any]:
-    totals: dict[str, Counter[str]] = {"dropped": Counter(), "patterns": Counter(), "facts": Counter()}
-    for counts in made.relations.values():
-        for kind, total in totals.items():
-            total.update(counts[kind])
-    return {
-        "tuples": sum(counts["tuples"] for counts in made.relations.values()),
-        "records": len(made.records),
-        "relations": sum(counts["records"] > 0 for counts in made.relations.values()),
-        **{kind: dict(sorted(total.items())) for kind, total in totals.items()},
-        "reference_texts": sum(len(entry["samples"]) for entry in made.references),
-        "records_without_reference_texts": made.without_references,
-    }
+def _hashes(pararel: Path) -> dict[str, str]:
+    return {name: hash_file(file) for name, file in pararel_files(pararel).items()}
 
 
 def _places(sources: Sources) -> dict[str, str]:

@@ -10,6 +10,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from builders import queries
@@ -51,26 +52,30 @@ class Knowledge:
     """What was seen: tuples asked for, resolved, ambiguous; rows with unknown values; holders without a label."""
 
 
-def gather(relation: Relation, source: SparqlSource) -> Knowledge:
+def gather(relation: Relation, source: SparqlSource, language: str = "en") -> Knowledge:
     """Ask a source for everything about the tuples of one relation.
 
-    A pair of labels that fits several facts is resolved to the one with the lowest ids, and counted as ambiguous.
+    A pair of labels that fits several facts is resolved to the one with the lowest ids, and counted as ambiguous. A
+    label that means different entities in different tuples was resolved by the facts, and is counted as shared.
 
     Raises:
         SourceError: the source could not answer, or contradicts itself.
     """
-    return _Gathering(relation, source).knowledge()
+    return _Gathering(relation, source, language).knowledge()
 
 
 class _Gathering:
-    def __init__(self, relation: Relation, source: SparqlSource) -> None:
+    def __init__(self, relation: Relation, source: SparqlSource, language: str) -> None:
         self._relation = relation
         self._source = source
+        self._language = language
         self._counts: Counter[str] = Counter(tuples=len(relation.tuples))
 
     def knowledge(self) -> Knowledge:
         resolved = self._resolve()
         self._counts["resolved"] = sum((fact.subject, fact.object) in resolved for fact in self._relation.tuples)
+        self._counts["subject labels shared"] = _shared((labels[0], ids[0]) for labels, ids in resolved.items())
+        self._counts["object labels shared"] = _shared((labels[1], ids[1]) for labels, ids in resolved.items())
         subjects = _by_number({subject for subject, _ in resolved.values()})
         objects = _by_number({object for _, object in resolved.values()})
         known = self._objects(subjects)
@@ -89,7 +94,7 @@ class _Gathering:
     def _resolve(self) -> dict[tuple[str, str], tuple[str, str]]:
         found: defaultdict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
         wanted = list(dict.fromkeys((fact.subject, fact.object) for fact in self._relation.tuples))
-        for row in self._rows(wanted, PAIRS_A_QUERY, queries.resolve):
+        for row in self._rows(wanted, PAIRS_A_QUERY, partial(queries.resolve, language=self._language)):
             ids = entity_id(row["subject"]), entity_id(row["object"])
             found[row["subjectLabel"], row["objectLabel"]].add(ids)
         self._counts["ambiguous"] = sum(len(ids) > 1 for ids in found.values())
@@ -112,7 +117,7 @@ class _Gathering:
         labels: defaultdict[str, dict[str, str | None]] = defaultdict(dict)
         for block in _fitting(objects, sizes):
             for row in self._pages(block, sizes, many):
-                subject, label = entity_id(row["subject"]), row.get("en", row.get("mul"))
+                subject, label = entity_id(row["subject"]), row.get("own", row.get("mul"))
                 for object in {row["object"], row.get("more", row["object"])}:
                     _keep_label(labels[entity_id(object)], subject, label)
         return labels
@@ -122,7 +127,7 @@ class _Gathering:
         after: Key | None = None
         size, seen, expected = ROWS_A_PAGE, 0, sum(sizes[object] for object in block)
         while True:
-            query = queries.holders(self._relation.id, block, after, size, many)
+            query = queries.holders(self._relation.id, block, after, size, many, self._language)
             try:
                 answer = select(self._source, query, divisible=size > 1 or (after is None and len(block) > 1))
             except TooMuch:
@@ -184,6 +189,10 @@ def _keep_label(held: dict[str, str | None], subject: str, label: str | None) ->
     # An entity without a label may have been given its id as one.
     known = [text for text in (held.get(subject), label) if text is not None and not _ID_FOR_LABEL.fullmatch(text)]
     held[subject] = min(known, default=None)
+
+
+def _shared(named: Iterable[tuple[str, str]]) -> int:
+    return sum(count > 1 for count in Counter(label for label, _ in set(named)).values())
 
 
 def _by_number(ids: Iterable[str]) -> list[str]:

@@ -8,7 +8,7 @@ https://arxiv.org/abs/2102.01017. A folder holds `trex_lms_vocab/P*.jsonl` (tupl
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,19 @@ class Relation:
     id: str
     tuples: tuple[FactTuple, ...]
     templates: tuple[str, ...]
-    """Distinct, in file order."""
+    """Distinct, in file order; those from elsewhere last."""
     outcomes: dict[str, int]
     """How many patterns met which fate (`cut_pattern`; `the same as another`)."""
+    added: int = 0
+    """How many of the templates are from elsewhere (`top_up`)."""
 
 
-def load_pararel(folder: Path) -> list[Relation]:
+def load_pararel(folder: Path, language: str = "en") -> list[Relation]:
     """Read all relations of a folder that have tuples, by number.
+
+    Args:
+        folder: in ParaRel's layout.
+        language: of its patterns; words after the object are cut off in English alone.
 
     Raises:
         BadInput: the folder has no tuples, a line is not JSON or lacks a key; file and line are named.
@@ -66,7 +72,36 @@ def load_pararel(folder: Path) -> list[Relation]:
         raise BadInput(
             f"no ParaRel at {folder}: expected trex_lms_vocab/P*.jsonl and pattern_data/graphs_json/P*.jsonl"
         )
-    return [_load_relation(folder, file.stem) for file in files]
+    return [_load_relation(folder, file.stem, language) for file in files]
+
+
+def language_folder(folder: Path, language: str) -> Path:
+    """Return where a folder keeps its files in a language: English in itself, others in folders named by their code.
+
+    Raises:
+        BadInput: there are none.
+    """
+    if language == "en":
+        return folder
+    if not re.fullmatch("[a-z]{2,3}(-[a-z0-9]+)*", language):
+        raise BadInput(f"expected the code of a language, such as de or zh-hans, got {language!r}")
+    if not (inner := folder / language).is_dir():
+        raise BadInput(f"{folder} has nothing in {language}: English ships with it; put other languages in {inner}")
+    return inner
+
+
+def top_up(relation: Relation, other: Relation | None, fewest: int) -> Relation:
+    """Give a relation that has too few templates those of another collection too; leave the others as they are.
+
+    Args:
+        relation: is returned as it is where it has `fewest` templates.
+        other: the same relation in the other collection, None where that lacks it; its tuples are passed over.
+        fewest: templates that a record needs.
+    """
+    if other is None or len(relation.templates) >= fewest:
+        return relation
+    more = tuple(template for template in other.templates if template not in relation.templates)
+    return replace(relation, templates=relation.templates + more, added=len(more))
 
 
 def relation_number(relation: str) -> int:
@@ -86,23 +121,29 @@ def pararel_files(folder: Path) -> dict[str, Path]:
     return {file.relative_to(folder).as_posix(): file for file in sorted(files)}
 
 
-def cut_pattern(pattern: str) -> Cut:
+def cut_pattern(pattern: str, language: str = "en") -> Cut:
     """Cut a pattern at its object, so that the object goes on where the prompt ends.
 
     `[Y]` counts as last when nothing but punctuation follows it. Where words follow (the closing), the pattern is
-    cut only if what is left is a natural prompt, by this rule; it is dropped when
+    cut only if what is left is a natural prompt, by this rule for English; it is dropped when
 
     * `[Y]` stands before `[X]`;
     * the closing hangs on the object ("[Y]-born", "[Y]'s honor"), so that the object is half a word;
     * the closing has more than four words, or one that is finite ("are twin cities"): it carries the meaning;
-    * the words left say nothing ("[X] is a [Y] by profession": "[X] is a");
-    * the closing goes on with a noun that the object describes after a form of "be", so that the object alone would
-      be said of the subject ("The law of [X] is [Y] law").
+    * the words left say nothing ("[X] had [Y] as a first language": "[X] had");
+    * the closing goes on with a noun that the object describes, right after a form of "be", so that the object alone
+      would be said of the subject ("The law of [X] is [Y] law").
+
+    An article changes both: "[X] is a" says that a noun phrase on what the subject is goes on, and the object may be
+    its noun ("[X] is a [Y] by profession") or describe it ("[X] is a [Y] player", "The language of [X] is the [Y]
+    language"). CounterFact itself has such prompts: "{} is a", "{}, the".
 
     >>> cut_pattern("[X] was born in [Y] .")
     Cut(template='{} was born in', outcome='object last')
     >>> cut_pattern("[X] follows the [Y] religion.")
     Cut(template='{} follows the', outcome='closing cut off')
+    >>> cut_pattern("[X] is a [Y] player.")
+    Cut(template='{} is a', outcome='closing cut off')
     >>> cut_pattern("[Y] is the capital of [X].")
     Cut(template=None, outcome='object before subject')
     """
@@ -116,6 +157,8 @@ def cut_pattern(pattern: str) -> Cut:
         return Cut(None, "nothing between subject and object")
     if not (closing := _words(right)):
         return Cut(template, "object last")
+    if language != "en":
+        return Cut(None, "words after the object")
     reason = _unnatural(_words(left.replace("[X]", "")), right, closing)
     return Cut(None, reason) if reason else Cut(template, "closing cut off")
 
@@ -125,29 +168,30 @@ def _unnatural(before: list[str], right: str, closing: list[str]) -> str | None:
         return "object inside a longer word"
     if len(closing) > _LONGEST_CLOSING or _FINITE.intersection(closing):
         return "meaning after the object"
+    if _opens_a_noun_phrase(before):
+        return None
     if all(word in _EMPTY_WORDS for word in before):
         return "nothing said before the object"
-    if closing[0] not in _PREPOSITIONS and _describes(before):
+    if closing[0] not in _PREPOSITIONS and before[-1] in _BE:
         return "object describes the word after it"
     return None
 
 
-def _describes(before: list[str]) -> bool:
-    last = before[-1]
-    return last in _BE or (last in _ARTICLES and before[-2:-1] != [] and before[-2] in _BE)
+def _opens_a_noun_phrase(before: list[str]) -> bool:
+    return len(before) > 1 and before[-1] in _ARTICLES and before[-2] in _BE
 
 
 def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())
 
 
-def _load_relation(folder: Path, relation: str) -> Relation:
+def _load_relation(folder: Path, relation: str, language: str) -> Relation:
     tuples = tuple(_read_tuples(folder / "trex_lms_vocab" / f"{relation}.jsonl", relation))
     path = folder / "pattern_data" / "graphs_json" / f"{relation}.jsonl"
     templates: list[str] = []
     outcomes: Counter[str] = Counter()
     for value in read_jsonl(path) if path.exists() else ():
-        cut = cut_pattern(_text(value, "pattern", path))
+        cut = cut_pattern(_text(value, "pattern", path), language)
         known = cut.template in templates
         outcomes["the same as another" if known else cut.outcome] += 1
         if cut.template is not None and not known:

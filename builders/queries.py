@@ -1,8 +1,8 @@
 """The SPARQL texts, one function each: plain SPARQL 1.1, the same for a public endpoint and for a local store.
 
 Every text names what it asks for in VALUES blocks and orders its rows, and the one that can grow without bound
-(`holders`) is read page by page, by key. There is no label service and no vendor's syntax. Labels are `en`, else
-`mul`: since 2024 WikiData keeps a label that is the same in all languages under `mul` only.
+(`holders`) is read page by page, by key. There is no label service and no vendor's syntax. Labels are those of one
+language (English), else `mul`: since 2024 WikiData keeps a label that is the same in all languages under `mul` only.
 """
 
 import re
@@ -13,6 +13,7 @@ ENTITY = "http://www.wikidata.org/entity/"
 DIRECT = "http://www.wikidata.org/prop/direct/"
 LABEL = "http://www.w3.org/2000/01/rdf-schema#label"
 ABOUT = "http://schema.org/about"
+SITELINKS = "http://wikiba.se/ontology#sitelinks"
 
 _PREFIXES = f"""PREFIX wd: <{ENTITY}>
 PREFIX wdt: <{DIRECT}>
@@ -47,17 +48,18 @@ def entity_id(iri: str) -> str:
     return iri.removeprefix(ENTITY)
 
 
-def resolve(relation: str, pairs: Sequence[tuple[str, str]]) -> str:
+def resolve(relation: str, pairs: Sequence[tuple[str, str]], language: str = "en") -> str:
     """Ask which entities bear the labels of (subject, object) pairs and stand in the relation.
 
     Args:
         relation: a property, `P103`.
         pairs: labels of subject and object.
+        language: of the labels; `mul` labels serve where there is none.
 
     Returns:
         a query with the columns `subjectLabel`, `objectLabel`, `subject`, `object`.
     """
-    tags = [(a, b) for a in ("en", "mul") for b in ("en", "mul")]
+    tags = [(a, b) for a in (language, "mul") for b in (language, "mul")]
     values = "\n    ".join(f"({literal(s)}@{a} {literal(o)}@{b})" for s, o in pairs for a, b in tags)
     return f"""{_PREFIXES}SELECT DISTINCT ?subjectLabel ?objectLabel ?subject ?object WHERE {{
   VALUES (?subjectLabel ?objectLabel) {{
@@ -66,8 +68,8 @@ def resolve(relation: str, pairs: Sequence[tuple[str, str]]) -> str:
   ?subject rdfs:label ?subjectLabel .
   ?subject wdt:{_property(relation)} ?object .
   ?object rdfs:label ?objectLabel .
-  {_own_label("subject")}
-  {_own_label("object")}
+  {_own_label("subject", language)}
+  {_own_label("object", language)}
 }}
 ORDER BY ?subjectLabel ?objectLabel ?subject ?object"""
 
@@ -99,7 +101,14 @@ GROUP BY ?object
 ORDER BY ?object"""
 
 
-def holders(relation: str, objects: Iterable[str], after: Key | None, limit: int, others: Sequence[str] = ()) -> str:
+def holders(
+    relation: str,
+    objects: Iterable[str],
+    after: Key | None,
+    limit: int,
+    others: Sequence[str] = (),
+    language: str = "en",
+) -> str:
     """Ask for a page of the subjects that have one of the objects, with their labels.
 
     Args:
@@ -108,15 +117,17 @@ def holders(relation: str, objects: Iterable[str], after: Key | None, limit: int
         after: where the page before this one ended; None for the first.
         limit: (object, subject) pairs a page.
         others: objects of which it is asked whether the subjects have them too.
+        language: of the labels.
 
     Returns:
-        a query with the columns `object`, `subject` and, where there is one, `en`, `mul` and `more`, one of `others`.
+        a query with the columns `object`, `subject` and, where there is one, `own` (the language's label), `mul` and
+        `more`, one of `others`.
     """
     page = "" if after is None else _after(after)
     more = ""
     if others:
         more = f"\n  OPTIONAL {{ VALUES ?more {{ {_entities(others)} }} ?subject wdt:{_property(relation)} ?more . }}"
-    return f"""{_PREFIXES}SELECT ?object ?subject ?en ?mul{" ?more" if others else ""} WHERE {{
+    return f"""{_PREFIXES}SELECT ?object ?subject ?own ?mul{" ?more" if others else ""} WHERE {{
   {{
     SELECT DISTINCT ?object ?subject WHERE {{
       VALUES ?object {{ {_entities(objects)} }}
@@ -125,10 +136,10 @@ def holders(relation: str, objects: Iterable[str], after: Key | None, limit: int
     ORDER BY STR(?object) STR(?subject)
     LIMIT {limit:d}
   }}
-  OPTIONAL {{ ?subject rdfs:label ?en . FILTER(LANG(?en) = "en") }}
+  OPTIONAL {{ ?subject rdfs:label ?own . FILTER(LANG(?own) = {literal(language)}) }}
   OPTIONAL {{ ?subject rdfs:label ?mul . FILTER(LANG(?mul) = "mul") }}{more}
 }}
-ORDER BY STR(?object) STR(?subject) ?en ?mul{" ?more" if others else ""}"""
+ORDER BY STR(?object) STR(?subject) ?own ?mul{" ?more" if others else ""}"""
 
 
 def articles(entities: Iterable[str], site: str) -> str:
@@ -149,11 +160,26 @@ def articles(entities: Iterable[str], site: str) -> str:
 ORDER BY ?entity ?article"""
 
 
-def _own_label(variable: str) -> str:
-    # An entity is called by its `mul` label only where it has none in English.
+def sitelinks(entities: Iterable[str]) -> str:
+    """Ask how many sitelinks the entities have.
+
+    Returns:
+        a query with the columns `entity`, `count`.
+    """
+    return f"""{_PREFIXES}SELECT ?entity (MAX(?links) AS ?count) WHERE {{
+  VALUES ?entity {{ {_entities(entities)} }}
+  ?entity <{SITELINKS}> ?links .
+}}
+GROUP BY ?entity
+ORDER BY ?entity"""
+
+
+def _own_label(variable: str, language: str) -> str:
+    # An entity is called by its `mul` label only where it has none in the language.
+    tag = literal(language)
     return (
-        f'FILTER(LANG(?{variable}Label) = "en" || '
-        f'NOT EXISTS {{ ?{variable} rdfs:label ?{variable}En . FILTER(LANG(?{variable}En) = "en") }})'
+        f"FILTER(LANG(?{variable}Label) = {tag} || "
+        f"NOT EXISTS {{ ?{variable} rdfs:label ?{variable}Own . FILTER(LANG(?{variable}Own) = {tag}) }})"
     )
 
 

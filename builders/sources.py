@@ -14,6 +14,7 @@ from builders.wikidata import SparqlSource, StoreSource
 from builders.wikipedia import WIKIDATA, WIKIPEDIA, Wikipedia
 from core.errors import BadInput
 from core.places import cache_folder
+from core.texts import load_texts
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class Named:
     """`wikipedia`, the address of a MediaWiki API that knows entities too, or files."""
     prompts: Path | None = None
     """A folder of generation prompts."""
+    templates: Path | None = None
+    """A folder in ParaRel's layout, whose templates top up relations with too few."""
+    texts: str | None = None
+    """Texts for contexts, as `core.texts.load_texts` takes them."""
     contact: str | None = None
     """Who asks."""
     cache: Path | None = None
@@ -61,6 +66,8 @@ class Named:
             facts=_facts(self.sparql, client) if self.sparql else embedded.facts,
             generation=self.prompts or embedded.generation,
             articles=_articles(articles, client) if articles else embedded.articles,
+            templates=self.templates,
+            texts=load_texts(self.texts) if self.texts else None,
         )
         return Opened(sources, client)
 

@@ -7,15 +7,14 @@ import typer
 from rich.table import Table
 
 from cli._common import Limit, Seed, console, progress_bar
+from cli._sources import Cache, Contact, Language, Pararel, Pause, Relations, Replay, Sparql, print_answers
 from core.errors import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-    from builders.client import Client
     from builders.counterfact import BuildReport, BuildSettings
     from builders.sources import Named
-    from builders.statistics import Count
 
 
 def register(app: typer.Typer) -> None:
@@ -26,30 +25,40 @@ def register(app: typer.Typer) -> None:
 
 def build(
     out: Annotated[Path, typer.Option(help="Folder of the data set.")] = Path("datasets/counterfact"),
-    sparql: Annotated[
-        str | None, typer.Option(help="Facts: wdqs, qlever, an endpoint's URL, or .nt/.ttl/.tsv file(s).")
-    ] = None,
-    pararel: Annotated[
-        str | None, typer.Option(help="ParaRel: upstream, a URL, or a folder; default: embedded, upstream if live.")
+    sparql: Sparql = None,
+    pararel: Pararel = None,
+    templates: Annotated[
+        Path | None, typer.Option(help="ParaRel's layout; its templates top up relations with too few.")
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="A folder of generation prompts, P*.txt.")] = None,
     articles: Annotated[
         str | None, typer.Option(help="wikipedia, a MediaWiki API's URL, or .jsonl with id, title, text.")
     ] = None,
-    relation: Annotated[list[str] | None, typer.Option(help="Only this relation; may be repeated.")] = None,
+    relation: Relations = None,
+    language: Language = "en",
     seed: Seed = 0,
     name: Annotated[str | None, typer.Option(help="Name; default: counterfact-embedded, counterfact if live.")] = None,
     version: Annotated[str, typer.Option(help="Version of the data set.")] = "1",
     context: Annotated[
-        str, typer.Option(help="Before paraphrase prompts: `articles` (a sentence) or `none`.")
+        str, typer.Option(help="Before paraphrase prompts: a sentence of the `articles` or of `texts`, or `none`.")
     ] = "articles",
-    contact: Annotated[
-        str | None, typer.Option(help="Your e-mail or page, for the User-Agent; also COUNTERFACT_CONTACT.")
-    ] = None,
-    cache: Annotated[Path | None, typer.Option(help="Where servers' answers are kept; default: one for all.")] = None,
-    replay: Annotated[bool, typer.Option(help="Ask nobody: take all answers from the cache.")] = False,
+    texts: Annotated[str | None, typer.Option(help="Texts for --context texts: .txt, .jsonl, folder, Hub id.")] = None,
+    paraphrases: Annotated[int, typer.Option(help="Paraphrase prompts a record.")] = 2,
+    neighbors: Annotated[int, typer.Option(help="Neighborhood prompts a record.")] = 10,
+    attributes: Annotated[int, typer.Option(help="Attribute prompts a record.")] = 10,
+    generations: Annotated[int, typer.Option(help="Generation prompts a record.")] = 10,
+    sitelinks: Annotated[int, typer.Option(help="Only subjects with this many sitelinks or more.")] = 0,
+    non_conflicting: Annotated[
+        bool, typer.Option("--non-conflicting", help="As MultiCounterFact: all edits can be made at once.")
+    ] = False,
+    plus: Annotated[
+        bool, typer.Option("--plus", help="As CounterFact+: the edited fact stands before neighborhood prompts.")
+    ] = False,
+    contact: Contact = None,
+    cache: Cache = None,
+    replay: Replay = False,
     pack: Annotated[Path | None, typer.Option(help="Afterwards, put the answers used into this one file.")] = None,
-    pause: Annotated[float, typer.Option(help="Seconds between an answer and the next question.", min=0.0)] = 1.0,
+    pause: Pause = 1.0,
     plan: Annotated[bool, typer.Option(help="Only say how many questions a live build asks.")] = False,
 ) -> None:
     """Build CounterFact from ParaRel templates and WikiData facts; by default from the embedded world.
@@ -59,13 +68,21 @@ def build(
     from builders.counterfact import BuildSettings, build_counterfact  # noqa: PLC0415
     from builders.sources import Named  # noqa: PLC0415
 
-    named = Named(sparql, pararel, articles, prompts, contact, cache, replay, pause)
+    named = Named(sparql, pararel, articles, prompts, templates, texts, contact, cache, replay, pause)
     values = {
         "seed": seed,
         "name": name or ("counterfact" if named.live else "counterfact-embedded"),
         "version": version,
         "relations": relation,
         "paraphrase_context": context,
+        "language": language,
+        "paraphrase_prompts": paraphrases,
+        "neighborhood_prompts": neighbors,
+        "attribute_prompts": attributes,
+        "generation_prompts": generations,
+        "fewest_sitelinks": sitelinks,
+        "non_conflicting": non_conflicting,
+        "neighborhood_context": "edited fact" if plus else "none",
     }
     settings = BuildSettings.check(values, "counterfact build")
     if plan:
@@ -78,7 +95,11 @@ def build(
         report = build_counterfact(opened.sources, settings, out, advance)
     _print_report(report)
     if opened.client is not None:
-        _print_answers(opened.client, pack)
+        print_answers(opened.client)
+        if pack:
+            keys = opened.client.used_keys()
+            opened.client.cache.pack(pack, keys)
+            console.print(f"{pack}: all {len(keys):,} answers; build from it with --replay --cache {pack}")
 
 
 def zsre(
@@ -100,43 +121,14 @@ def zsre(
     _print_report(report)
 
 
-def statistics_table(counts: "Sequence[Count]", title: str, paper: "Sequence[Count]" = ()) -> Table:
-    """Return the paper's Table 2 for a data set, its own figures beside on request."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("item", no_wrap=True)
-    for head in ("total", "per relation", "per record"):
-        table.add_column(head, justify="right")
-    known = {count.item: count for count in paper}
-    if paper:
-        table.add_column("paper, total", justify="right")
-    for count in counts:
-        beside = [f"{known[count.item].total:,}" if count.item in known else "–"] if paper else []
-        table.add_row(count.item, f"{count.total:,}", f"{count.per_relation:,.1f}", f"{count.per_record:.2f}", *beside)
-    return table
-
-
-def _print_answers(client: "Client", pack: Path | None) -> None:
-    keys = client.used_keys()
-    old = len(keys) - client.stored
-    console.print(
-        f"answers of servers: {client.stored:,} new, {old:,} from {client.cache.path}, the oldest of "
-        f"{client.oldest()}; requests sent: {client.sent:,}. For fresh answers, name a new --cache",
-        style="dim",
-    )
-    if pack:
-        client.cache.pack(pack, keys)
-        console.print(f"{pack}: all {len(keys):,} answers; build from it with --replay --cache {pack}")
-
-
 def _print_plan(named: "Named", settings: "BuildSettings") -> None:
-    from builders.pararel import load_pararel  # noqa: PLC0415
+    from builders.pararel import language_folder, load_pararel  # noqa: PLC0415
     from builders.plan import plan_build  # noqa: PLC0415
     from builders.upstream import FILES  # noqa: PLC0415
 
-    place = named.open_pararel()
-    relations = [
-        relation for relation in load_pararel(place) if settings.relations is None or relation.id in settings.relations
-    ]
+    folder = language_folder(named.open_pararel(), settings.language)
+    names = settings.relations
+    relations = [one for one in load_pararel(folder, settings.language) if names is None or one.id in names]
     costs = plan_build(relations, settings.reference_texts, named.pause, FILES if named.fetches_pararel else 0)
     table = Table(title="requests of a live build, when nothing fails", title_justify="left")
     table.add_column("what is asked for")

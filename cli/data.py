@@ -16,16 +16,16 @@ def register(app: typer.Typer) -> None:
 
 def stats(
     dataset: Annotated[str, typer.Argument(help="A folder that build wrote, a .json/.jsonl file, or a Hub id.")],
-    paper: Annotated[bool, typer.Option("--paper", help="Show the paper's own figures beside.")] = False,
+    paper: Annotated[bool, typer.Option(help="Show the paper's own figures beside.")] = True,
     limit: Limit = None,
     as_json: Json = False,
 ) -> None:
     """Count what a CounterFact data set is made of, in the form of the paper's Table 2.
 
-    Example: `counterfact stats datasets/counterfact --paper`
+    Example: `counterfact stats datasets/counterfact`
     """
     from builders.statistics import PAPER_TABLE_2, stats_json, table_2  # noqa: PLC0415
-    from cli.build import statistics_table  # noqa: PLC0415
+    from cli._counts import statistics_table  # noqa: PLC0415
     from core.datasets import load_dataset  # noqa: PLC0415
     from core.records import BadRecord, CounterFactRecord  # noqa: PLC0415
 

@@ -10,7 +10,8 @@ import typer
 from rich.table import Table
 
 from cli._common import Seed, console, open_model
-from cli.build import build, statistics_table, zsre
+from cli._counts import statistics_table
+from cli.build import build, zsre
 from cli.evaluate import run_editors
 from cli.leaderboard import write_site
 from cli.train import train_all

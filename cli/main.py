@@ -8,7 +8,22 @@ import sys
 import typer
 
 from builders.wikidata import SourceError
-from cli import build, data, edit, evaluate, known, leaderboard, moment, summarize, sweep, trace, train
+from cli import (
+    audit,
+    build,
+    compare,
+    data,
+    edit,
+    evaluate,
+    known,
+    leaderboard,
+    moment,
+    snapshot,
+    summarize,
+    sweep,
+    trace,
+    train,
+)
 from cli.demo import demo
 from cli.doctor import doctor
 from core.errors import BadInput, Failed
@@ -21,7 +36,22 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (build, data, moment, train, edit, evaluate, summarize, known, trace, sweep, leaderboard):
+for room in (
+    build,
+    snapshot,
+    data,
+    audit,
+    moment,
+    train,
+    edit,
+    evaluate,
+    summarize,
+    compare,
+    known,
+    trace,
+    sweep,
+    leaderboard,
+):
     room.register(app)
 app.command()(demo)
 app.command()(doctor)

@@ -1,4 +1,4 @@
-"""`counterfact summarize`, `compare`, `export` and `reproduce`: finished runs as tables, files and verdicts."""
+"""`counterfact summarize`, `export` and `reproduce`: finished runs as tables, files and verdicts."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli._common import Device, Dtype, Limit, Model, Texts, console, open_model
-from core.errors import BadInput
 
 if TYPE_CHECKING:
     from evaluation.store import Run
@@ -18,7 +17,6 @@ Form = Annotated[str, typer.Option("--format", help="terminal, markdown, latex o
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("summarize")(summarize)
-    app.command("compare")(compare)
     app.command("export")(export)
     app.command("reproduce")(reproduce)
 
@@ -35,25 +33,6 @@ def summarize(
     from evaluation.summary import summary_tables  # noqa: PLC0415
 
     print_tables(summary_tables(find_runs(results), paper), form)
-
-
-def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
-    baseline: Annotated[Path, typer.Option(help="Folder of the run that the others are compared with.")],
-    form: Form = "terminal",
-) -> None:
-    """Print paired differences between runs, over the records that both scored.
-
-    Example: `counterfact compare results --baseline results/counterfact@1/factlm@1a2b3c4d/ft-0a1b2c3d`
-    """
-    from evaluation.store import load_run  # noqa: PLC0415
-    from evaluation.summary import compare as differences  # noqa: PLC0415
-
-    against = load_run(baseline)
-    others = [run for run in find_runs(runs) if run.folder != against.folder and run.dataset == against.dataset]
-    if not others:
-        raise BadInput(f"no other run on {against.dataset} below {', '.join(map(str, runs))}")
-    print_tables([differences(others, against)], form)
 
 
 def export(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from builders.articles import EMBEDDED_SITE, LocalArticles
 from builders.counterfact import Sources
-from builders.queries import ABOUT, DIRECT, ENTITY, LABEL, literal
+from builders.queries import ABOUT, DIRECT, ENTITY, LABEL, SITELINKS, literal
 from builders.wikidata import StoreSource
 
 Fact = tuple[str, str, str]
@@ -29,13 +29,18 @@ class World:
     """Entities whose label is tagged `mul`."""
     titles: dict[str, str] = field(default_factory=dict)
     """Titles of articles, where they are not the labels."""
+    sitelinks: dict[str, int] = field(default_factory=dict)
+    tag: str = "en"
+    """Language of the other labels."""
 
     def triples(self) -> Iterable[str]:
         for entity, label in self.labels.items():
-            tag = "mul" if entity in self.mul else "en"
+            tag = "mul" if entity in self.mul else self.tag
             yield f"<{ENTITY}{entity}> <{LABEL}> {literal(label)}@{tag} ."
         for subject, relation, object in self.facts:
             yield f"<{ENTITY}{subject}> <{DIRECT}{relation}> <{ENTITY}{object}> ."
+        for entity, count in self.sitelinks.items():
+            yield f'<{ENTITY}{entity}> <{SITELINKS}> "{count}"^^<http://www.w3.org/2001/XMLSchema#integer> .'
         for subject in sorted({fact[0] for fact in self.facts}):
             yield f"<{EMBEDDED_SITE}{subject}> <{ABOUT}> <{ENTITY}{subject}> ."
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from builders.generation_prompts import load_generation_prompts
-from builders.pararel import cut_pattern, load_pararel
+from builders.pararel import Relation, cut_pattern, load_pararel, top_up
 from core.errors import BadInput
 
 CUT = {
@@ -19,6 +19,9 @@ CUT = {
     "[X] follows the [Y] religion.": "{} follows the",
     "The charter of [X] declares [Y] the official language.": "The charter of {} declares",
     "[X] is part of the [Y] organization.": "{} is part of the",
+    "[X] is a [Y] player.": "{} is a",
+    "[X] is an [Y] by profession.": "{} is an",
+    "The tongue of [X] is the [Y] language.": "The tongue of {} is the",
 }
 DROPPED = {
     "[Y] is where [X] was born.": "object before subject",
@@ -28,10 +31,10 @@ DROPPED = {
     "[X] and [Y] are twin cities.": "meaning after the object",
     "In [X], [Y] is the official language.": "meaning after the object",
     "The law in [X] defines the [Y] language as the official language.": "meaning after the object",
-    "[X] is a [Y] by profession.": "nothing said before the object",
+    "[X] and a [Y] player sang.": "nothing said before the object",
     "[X] is [Y] citizen.": "nothing said before the object",
     "[X] had [Y] as a first language.": "nothing said before the object",
-    "The tongue of [X] is the [Y] language.": "object describes the word after it",
+    "The tongue of [X] is [Y] language.": "object describes the word after it",
     "[X] [Y]": "nothing between subject and object",
     "[X] likes [X] and [Y].": "not one [X] and one [Y]",
     "[X] likes {} and [Y].": "not one [X] and one [Y]",
@@ -74,6 +77,15 @@ def test_patterns_are_counted_and_equal_templates_kept_once(tmp_path: Path) -> N
         "closing cut off": 1,
     }
     assert (relation.tuples[0].subject, relation.tuples[0].line) == ("Zoë Ölm", 0)
+
+
+def test_only_a_thin_relation_is_topped_up() -> None:
+    thin = Relation("P103", (), ("{} speaks", "{} hums"), {})
+    other = Relation("P103", (), ("{} hums", "{} dreams in", "{} counts in"), {})
+    full = top_up(thin, other, 3)
+    assert (full.templates, full.added) == (("{} speaks", "{} hums", "{} dreams in", "{} counts in"), 2)
+    assert top_up(thin, other, 2) is thin
+    assert top_up(thin, None, 3) is thin
 
 
 def test_a_malformed_line_is_named(tmp_path: Path) -> None:

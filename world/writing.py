@@ -7,14 +7,11 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from builders.articles import EMBEDDED_SITE
+from builders.slices import about_line, fact_line, label_line
 from core.files import read_jsonl, write_atomic, write_jsonl
 from world.table import Fact, number
 
-ENTITY = "http://www.wikidata.org/entity/"
-DIRECT = "http://www.wikidata.org/prop/direct/"
-LABEL = "http://www.w3.org/2000/01/rdf-schema#label"
-ABOUT = "http://schema.org/about"
-ARTICLE = "https://articles.counterfact.invalid/"
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "counterfact.invalid")
 
 
@@ -41,24 +38,14 @@ class Count(NamedTuple):
     majority: float
 
 
-def literal(label: str) -> str:
-    r"""Return a label as an English literal of N-Triples.
-
-    >>> literal('a "b"')
-    '"a \\"b\\""@en'
-    """
-    escapes = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"}
-    return '"' + "".join(escapes.get(letter, letter) for letter in label) + '"@en'
-
-
 def ntriples(facts: Iterable[Fact], labels: Mapping[str, str], articles: Iterable[str] = ()) -> str:
     """Return the facts, the labels of all that they name, and which subjects have an article, as sorted lines."""
-    lines, named = set(), set()
+    lines, named = set[str](), set[str]()
     for fact in facts:
-        lines.add(f"<{ENTITY}{fact.subject}> <{DIRECT}{fact.relation}> <{ENTITY}{fact.object}> .\n")
+        lines.add(fact_line(*fact))
         named |= {fact.subject, fact.object}
-    lines |= {f"<{ENTITY}{entity}> <{LABEL}> {literal(labels[entity])} .\n" for entity in named}
-    lines |= {f"<{ARTICLE}{entity}> <{ABOUT}> <{ENTITY}{entity}> .\n" for entity in articles}
+    lines |= {label_line(entity, labels[entity], "en") for entity in named}
+    lines |= {about_line(EMBEDDED_SITE + entity, entity) for entity in articles}
     return "".join(sorted(lines))
 
 
