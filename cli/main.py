@@ -8,7 +8,7 @@ import sys
 import typer
 
 from builders.wikidata import SourceError
-from cli import build, data, edit, evaluate, leaderboard, moment, summarize, train
+from cli import build, data, edit, evaluate, leaderboard, moment, push, summarize, train
 from cli.demo import demo
 from cli.doctor import doctor
 from core.errors import BadInput, Failed
@@ -21,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (build, data, moment, train, edit, evaluate, summarize, leaderboard):
+for room in (build, data, push, moment, train, edit, evaluate, summarize, leaderboard):
     room.register(app)
 app.command()(demo)
 app.command()(doctor)
