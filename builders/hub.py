@@ -10,7 +10,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha1, sha256
 from io import BytesIO
@@ -151,11 +151,14 @@ def _push_once(api: "HfApi", staged: Staged, private: bool, tell: Callable[[str]
 def _open(api: "HfApi", repo: str, private: bool) -> _There:
     from huggingface_hub.errors import RepositoryNotFoundError  # noqa: PLC0415
 
-    try:
-        commit = api.dataset_info(repo).sha
-    except RepositoryNotFoundError:
-        api.create_repo(repo, repo_type=_TYPE, private=private, exist_ok=True)
-        commit = api.dataset_info(repo).sha
+    with suppress(RepositoryNotFoundError):
+        return _look(api, repo)
+    api.create_repo(repo, repo_type=_TYPE, private=private, exist_ok=True)
+    return _look(api, repo)
+
+
+def _look(api: "HfApi", repo: str) -> _There:
+    commit = api.dataset_info(repo).sha
     refs = api.list_repo_refs(repo, repo_type=_TYPE)
     return _There(str(commit), _tree(api, repo, str(commit)), {tag.name: tag.target_commit for tag in refs.tags})
 

@@ -28,14 +28,14 @@ def understand(error: Exception, repo: str) -> Trouble:
         repo: the repository, for the message.
     """
     for found in _chain(error):
+        if _is_connection(found):
+            advice = "check the network and HF_ENDPOINT; what arrived is kept, so run the same command again"
+            return Trouble(f"the connection to the Hub broke ({type(found).__name__})", advice, False, True)
         response = getattr(found, "response", None)
         status = getattr(response, "status_code", None)
         if isinstance(status, int):
             return _of_status(status, repo, _asked_wait(getattr(response, "headers", {})))
     kind = type(list(_chain(error))[-1]).__name__
-    if any(_is_connection(found) for found in _chain(error)):
-        advice = "check the network and HF_ENDPOINT; what arrived is kept, so run the same command again"
-        return Trouble(f"the connection to the Hub broke ({kind})", advice, users=False, may_pass=True)
     advice = "the answer was not what huggingface_hub expects; check HF_ENDPOINT and the version of huggingface_hub"
     return Trouble(f"the upload to {repo} came to nothing ({kind})", advice, users=False, may_pass=False)
 
@@ -66,11 +66,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_connection(error: BaseException) -> bool:
-    # By the name of the package: `huggingface_hub` has changed its HTTP library from one release to the next.
-    names = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
-    return isinstance(error, ConnectionError | TimeoutError) or bool(
-        names & {"httpx", "httpx2", "httpcore", "requests"}
-    )
+    # By name: `huggingface_hub` has changed its HTTP library from one release to the next, but not these words.
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return isinstance(error, ConnectionError | TimeoutError) or bool(kinds & {"TransportError", "ConnectionError"})
 
 
 def _asked_wait(headers: object) -> float | None:
