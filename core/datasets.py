@@ -85,7 +85,7 @@ def load_dataset(source: str | Path, limit: int | None = None, name: str | None 
     published = published_source(str(source))
     if published is not None:
         found = read_published(published)
-        values, meta, path = found.rows, found.meta, Path(published.name)
+        values, meta, path = found.rows, found.meta, Path(published.place)
         references = None if found.references is None else ReferenceTexts(found.references)
     elif path.is_dir():
         meta = read_json(path / "build.json") if (path / "build.json").exists() else {}

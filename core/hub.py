@@ -24,11 +24,6 @@ class Source:
     revision: str | None = None
     """A tag, a branch or a commit; None for the newest."""
 
-    @property
-    def name(self) -> str:
-        """What the data set is called where nothing else names it."""
-        return Path(self.place).name
-
 
 @dataclass(frozen=True)
 class Published:
