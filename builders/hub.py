@@ -101,20 +101,21 @@ def push(
         raise BadInput("no usable token for the Hub: run `hf auth login`, or set HF_TOKEN to one that may write")
     with _quiet():
         api = HfApi(endpoint=endpoint, token=token)
-        for attempt in range(1, attempts + 1):
+        attempt = 1
+        while True:
             try:
                 return _push_once(api, staged, private, tell)
             except (BadInput, Failed):
                 raise
             except Exception as error:
                 trouble = understand(error, staged.repo)
-                if not trouble.may_pass or attempt == attempts:
-                    # Not chained: the error holds the request, whose header holds the token.
-                    raise _final(trouble, attempt) from None
+            if not trouble.may_pass or attempt >= attempts:
+                # Outside of the handler: the error holds the request, whose header holds the token.
+                raise _final(trouble, attempt)
             pause = trouble.wait if trouble.wait is not None else wait * 2 ** (attempt - 1)
             tell(f"{trouble.what}; trying again in {pause:g} s")
             time.sleep(pause)
-    raise Failed("nothing was tried: expected one attempt or more")
+            attempt += 1
 
 
 def _final(trouble: Trouble, attempts: int) -> Exception:

@@ -1,11 +1,14 @@
 """`counterfact push`: publish data sets on the Hub."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli._common import console
+
+if TYPE_CHECKING:
+    from builders.hub import Pushed
 
 
 def register(app: typer.Typer) -> None:
@@ -52,10 +55,12 @@ def push(
     from huggingface_hub import get_token  # noqa: PLC0415
 
     done = upload(staged, get_token(), private=private, tell=lambda message: console.print(message, markup=False))
-    if done.sent or done.tagged:
-        console.print(f"{done.url}: {len(done.sent)} files sent, version {done.tag}", style="bold")
-    else:
-        console.print(f"{done.url}: unchanged, version {done.tag}", style="bold")
+    _print(done)
+
+
+def _print(done: "Pushed") -> None:
+    changed = f"{len(done.sent)} files sent" if done.sent or done.tagged else "unchanged"
+    console.print(f"{done.url}: {changed}, version {done.tag}", style="bold")
     for name in done.kept:
         console.print(f"left as edited by hand: {name}", markup=False)
     console.print(f"commit {done.commit}", style="dim")

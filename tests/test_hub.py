@@ -232,7 +232,7 @@ def test_no_token_appears_anywhere(
     push(what, TOKEN, endpoint=hub.url, wait=0.01, tell=said.append)
     with pytest.raises(BadInput) as caught:
         upload(hub, what, TOKEN + "x")
-    assert caught.value.__cause__ is None
+    assert caught.value.__cause__ is caught.value.__context__ is None
     told = "".join(said) + caplog.text + "".join(capfd.readouterr()) + repr(caught.value)
     assert TOKEN not in told
     written = [file.read_bytes() for file in what.folder.rglob("*") if file.is_file()]
