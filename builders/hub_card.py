@@ -136,7 +136,7 @@ def _header(files: Sequence[StagedFile], words: Words) -> dict[str, Any]:
     return {
         "pretty_name": words.title,
         "license": sorted({file.part.licence for file in files}),
-        "language": ["en"],
+        "language": sorted({file.part.language for file in files}),
         "task_categories": ["text-generation"],
         "tags": ["knowledge-editing", "counterfact", "factual-associations"],
         "size_categories": [next((name for limit, name in _SIZES if rows < limit), "n>1M")],

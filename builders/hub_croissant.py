@@ -114,7 +114,7 @@ def croissant(
         "url": home,
         "version": version,
         "datePublished": published,
-        "inLanguage": "en",
+        "inLanguage": sorted({file.part.language for file in files}),
         "license": [f"https://spdx.org/licenses/{_SPDX[name]}" if name in _SPDX else name for name in licences],
         "citeAs": words["citation"],
         "creator": {"@type": "sc:Organization", "name": repo.partition("/")[0]},

@@ -47,6 +47,11 @@ class Part:
     """Which parts of a row it covers, in words."""
 
     @property
+    def language(self) -> str:
+        """The language of its texts, as a code."""
+        return str((self.build.get("settings") or {}).get("language") or "en")
+
+    @property
     def content_hash(self) -> str:
         """The hash that `core.datasets` finds when it reads these rows."""
         return hash_json(list(self.rows))
@@ -57,7 +62,7 @@ def read_parts(arguments: Sequence[str]) -> list[Part]:
 
     Args:
         arguments: `[CONFIG[/SPLIT]=]FOLDER` each. The configuration is by default what the folder holds
-            (`counterfact` or `zsre`), the split `test`.
+            (`counterfact`, `counterfact_plus` or `zsre`), the split `test`.
 
     Returns:
         A part for each folder, followed by its reference texts where it has them.
@@ -96,7 +101,7 @@ def _read(argument: str) -> list[Part]:
         raise BadInput(
             f"{folder}: records.jsonl was changed since it was built; build it again, or under a new version"
         )
-    config, split = config or data.kind, split or "test"
+    config, split = config or _config_of(data.kind, build), split or "test"
     if config == TEXTS:
         raise BadInput(f"a configuration of records cannot be called {TEXTS}")
     stats = read_json(folder / "stats.json") if (folder / "stats.json").is_file() else {}
@@ -110,6 +115,12 @@ def _read(argument: str) -> list[Part]:
         note = _ARTICLES[licence]
         parts.append(Part(texts_config, split, None, entries, build, {}, licence, note))
     return parts
+
+
+def _config_of(kind: Kind, build: Mapping[str, Any]) -> str:
+    """A CounterFact in which the edited fact stands before neighborhood prompts has a name of its own."""
+    context = (build.get("settings") or {}).get("neighborhood_context") or "none"
+    return kind if context == "none" else f"{kind}_plus"
 
 
 def _licence_of_articles(articles: Mapping[str, Any]) -> str:

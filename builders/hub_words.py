@@ -35,9 +35,10 @@ def words_about(parts: Sequence[Part]) -> Words:
     rows = sum(len(part.rows) for part in records)
     names = list(dict.fromkeys(str(part.build.get("name") or part.config) for part in records))
     kinds = {part.kind for part in records}
+    languages = ", ".join(sorted({part.language for part in records}))
     limits = [
         "Facts are a sample of what their source held on the day it was read, and may be outdated or wrong.",
-        "Subjects and labels are English; entities without an English label are left out and counted.",
+        f"Labels are in one language ({languages}); entities without a label in it are left out and counted.",
         "A score holds for the version of the data set that it names; versions are not to be ranked together.",
     ]
     if "counterfact" in kinds:

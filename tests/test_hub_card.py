@@ -177,6 +177,16 @@ def test_texts_of_wikipedia_are_apart_and_named(tmp_path: Path) -> None:
     assert (texts.config, texts.licence) == ("reference_texts", "cc-by-sa-4.0")
 
 
+def test_a_build_with_the_edited_fact_in_front_and_another_language_is_named_so(tmp_path: Path) -> None:
+    folder = built(tmp_path)
+    change(folder, "build.json", settings={"neighborhood_context": "edited fact", "language": "de"})
+    plus, texts = read_parts([str(folder)])
+    assert (plus.config, texts.config) == ("counterfact_plus", "counterfact_plus_reference_texts")
+    staged = stage([plus, texts], "org/name", "1", tmp_path / "staged", DAY)
+    assert yaml.safe_load(split_card((staged.folder / "README.md").read_text())[0])["language"] == ["de"]
+    assert read_json(staged.folder / "croissant.json")["inLanguage"] == ["de"]
+
+
 def test_rows_that_would_not_come_back_are_refused(tmp_path: Path) -> None:
     ragged: list[dict[str, Any]] = [{"a": 1, "b": {"c": "x"}}, {"a": 2, "b": {"c": "x", "d": "y"}}]
     with pytest.raises(BadInput, match=r"row 0 would not come back.*in b"):
