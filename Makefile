@@ -17,6 +17,7 @@ LIMIT    ?=
 SET      ?=
 ARGS     ?=
 TESTS    ?=
+TO       ?=
 
 bin := $(VENV)/bin
 run := $(bin)/counterfact
@@ -93,8 +94,9 @@ factlm: setup ## train the embedded model again (up to an hour)
 docs: setup ## write the generated pages of docs/ and the tables of README again
 	$(bin)/python -m docs.generate
 
-upload: ## publish a data set on the Hub (comes with issue 7)
-	@echo "make upload: publishing to the Hub is not built yet; until then share the folder that 'make dataset' writes" >&2; exit 1
+upload: setup ## publish DATASET on the Hub (TO=org/name; ARGS=--dry-run only stages and checks)
+	$(if $(filter file,$(origin DATASET)),@test -e $(DATASET) || $(run) build --out $(DATASET))
+	$(run) push $(DATASET) --to '$(TO)' $(ARGS)
 
 figures: setup ## trace MODEL on what it knows, by every method, and draw the figures (LIMIT=facts)
 	$(run) figures --model $(MODEL) --results $(RESULTS) --out $(or $(OUT),figures) $(limit) $(ARGS)

@@ -18,6 +18,7 @@ from cli import (
     known,
     leaderboard,
     moment,
+    push,
     snapshot,
     summarize,
     sweep,
@@ -37,20 +38,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for room in (
-    build,
-    snapshot,
-    data,
-    audit,
-    moment,
-    train,
-    edit,
-    evaluate,
-    summarize,
-    compare,
-    known,
-    trace,
-    sweep,
-    leaderboard,
+    *(build, snapshot, data, audit, push),
+    *(moment, train, edit, evaluate, summarize, compare),
+    *(known, trace, sweep, leaderboard),
 ):
     room.register(app)
 app.command()(demo)

@@ -8,6 +8,7 @@ from typing import Any
 
 from core.errors import BadInput
 from core.files import hash_file, hash_json, read_json, read_jsonl
+from core.hub import published_source, read_published
 from core.records import BadRecord, Kind, Record, parse_record
 
 OFFICIAL_COUNTERFACT = "d017056125178a13728594e66a801357a8db9ed7973a7425554bb4271de9fc6f"
@@ -69,7 +70,8 @@ def load_dataset(source: str | Path, limit: int | None = None, name: str | None 
 
     Args:
         source: a folder with `records.jsonl`; a `.json` file that holds a list (the released CounterFact, or zsRE
-            in MEND's schema); a `.jsonl` file; or the id of a data set on the Hub.
+            in MEND's schema); a `.jsonl` file; or a data set on the Hub, as `org/name`, `org/name:config`,
+            `org/name:config@revision`, or the folder that `counterfact push --dry-run` staged for it.
         limit: how many records to take, from the start.
         name: a name to give it; by default that of its `build.json`, else of its file.
 
@@ -80,7 +82,12 @@ def load_dataset(source: str | Path, limit: int | None = None, name: str | None 
     path = Path(source)
     meta: dict[str, Any] = {}
     references: ReferenceTexts | None = None
-    if path.is_dir():
+    published = published_source(str(source))
+    if published is not None:
+        found = read_published(published)
+        values, meta, path = found.rows, found.meta, Path(published.place)
+        references = None if found.references is None else ReferenceTexts(found.references)
+    elif path.is_dir():
         meta = read_json(path / "build.json") if (path / "build.json").exists() else {}
         values = list(read_jsonl(path / "records.jsonl"))
         if (path / "reference_texts.jsonl").exists():
@@ -93,12 +100,10 @@ def load_dataset(source: str | Path, limit: int | None = None, name: str | None 
         references = ReferenceTexts(read_json(snippets)) if snippets.exists() else None
         if hash_file(path) == OFFICIAL_COUNTERFACT:
             meta = {"name": "counterfact", "version": "official"}
-    elif path.exists() or len(path.parts) != 2 or str(source).startswith((".", "/")):
+    else:
         raise BadInput(
             f"no data set at {source}: expected a folder with records.jsonl, a .json or .jsonl file, or a Hub id"
         )
-    else:
-        values = _read_hub(str(source))
     return _assemble(values[:limit], meta, path, references, name)
 
 
@@ -137,16 +142,3 @@ def _read_list(path: Path) -> list[Any]:
     if not isinstance(values, list):
         raise BadInput(f"{path}: expected a JSON list of records, got {type(values).__name__}")
     return values
-
-
-def _read_hub(name: str) -> list[Any]:
-    try:
-        import datasets  # type: ignore[import-untyped,unused-ignore]  # noqa: PLC0415
-    except ImportError as error:
-        raise BadInput(f"reading {name} from the Hub needs `pip install datasets`") from error
-    try:
-        loaded = datasets.load_dataset(name)
-    except Exception as error:
-        raise BadInput(f"no file or folder {name}, and the Hub gave no data set of that name: {error}") from error
-    split = "test" if "test" in loaded else next(iter(loaded))
-    return list(loaded[split])

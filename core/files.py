@@ -53,9 +53,14 @@ def json_line(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def indented_json(value: Any) -> str:
+    """Return `value` as JSON for people to read, without NaN."""
+    return json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
-    write_atomic(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    write_atomic(path, indented_json(value))
 
 
 def write_jsonl(path: Path, values: Iterable[Any]) -> None:
