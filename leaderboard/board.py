@@ -153,8 +153,9 @@ def published(kind: Kind, model: str) -> list[dict[str, Any]]:
     for row in paper_rows(kind, model):
         cells = {}
         for column, cell in row.cells.items():
-            half = cell.half or 0.0
-            cells[column] = [cell.value, round(cell.value - half, 3), round(cell.value + half, 3), row.n]
+            half = cell.half
+            ends = [None, None] if half is None else [round(cell.value - half, 3), round(cell.value + half, 3)]
+            cells[column] = [cell.value, *ends, row.n]
         source = f"{PAPER} Table {table}"
         rows.append(
             {

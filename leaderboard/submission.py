@@ -12,12 +12,15 @@ from core.errors import BadInput
 from core.files import hash_json, json_line, write_atomic, write_json
 from core.records import Kind
 from evaluation.store import RUN, Run, migrated
-from leaderboard.reading import MARKUP, Refused, parse, read_lines, read_run_file
+from leaderboard.reading import MARKUP, UNSEEN, Refused, parse, read_lines, read_run_file
 from leaderboard.schema import check_line, check_run
 
 RECORDS = "records.jsonl.gz"
 LOOKALIKES = {"<": "‹", ":": "∶", "&": "＆"}
 """What stands for a letter of markup that a model happened to write."""
+
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+"""What stands for a control character."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def read_submission(folder: Path) -> Submission:
 def write_submission(run: Run, out: Path) -> tuple[Path, int]:
     """Write a finished run as a submission, equal runs as equal bytes.
 
-    Letters of a generated text that could be markup are replaced by ones that look alike; no score depends on them.
+    Letters of a generated text that could be markup, and control characters, are replaced; stored scores stay.
 
     Args:
         run: of `evaluate`.
@@ -134,12 +137,13 @@ def _side(line: Mapping[str, Any], side: str, error: str) -> dict[str, Any]:
 
 
 def _neutralise(line: dict[str, Any]) -> int:
-    """Replace markup in a line's generated texts; return 1 if there was any."""
+    """Replace markup and control characters in a line's generated texts; return 1 if there were any."""
     found = 0
     for side in ("post", "pre"):
         texts = line.get(side, {}).get("text")
-        if texts and any(text and MARKUP.search(text) for text in texts):
-            line[side] = {**line[side], "text": [text and MARKUP.sub(_lookalike, text) for text in texts]}
+        if texts and any(text and (MARKUP.search(text) or UNSEEN.search(text)) for text in texts):
+            clean = [text and UNSEEN.sub(UNKNOWN, MARKUP.sub(_lookalike, text)) for text in texts]
+            line[side] = {**line[side], "text": clean}
             found = 1
     return found
 
