@@ -83,7 +83,7 @@ reproduce: setup ## with real weights: check the paper's unedited row, then ROME
 	$(run) reproduce --model $(MODEL) --dataset $(DATASET) --out $(RESULTS) $(limit) $(ARGS)
 
 leaderboard: setup ## draw the ranking of RESULTS as a picture and a page
-	$(run) leaderboard $(RESULTS) --out $(or $(OUT),leaderboard-site) $(ARGS)
+	$(run) leaderboard build $(RESULTS) --out $(or $(OUT),leaderboard-site) $(ARGS)
 
 world: setup ## make the embedded facts, articles and questions again (FACTS=table of facts)
 	$(bin)/python -m world $(if $(FACTS),--facts $(FACTS)) $(ARGS)

@@ -13,7 +13,7 @@ from cli._common import Seed, console, open_model
 from cli._counts import statistics_table
 from cli.build import build, zsre
 from cli.evaluate import run_editors
-from cli.leaderboard import write_site
+from cli.leaderboard import write_board
 from cli.train import train_all
 
 if TYPE_CHECKING:
@@ -86,9 +86,9 @@ def demo(
             data = load_dataset(out / name, limit)
             runs += run_editors(lm, chosen, data, out / "results", options, [], "embedded")
     with budget.stage("tables, picture and page"):
-        _step(f"counterfact summarize {out}/results; counterfact leaderboard {out}/results --out {out}/site")
+        _step(f"counterfact summarize {out}/results; counterfact leaderboard build {out}/results --out {out}/site")
         _print_results(runs)
-        page = write_site(runs, out / "site")
+        page = write_board(out / "results", out / "site")
     console.print(budget.table())
     console.print(f"\nThe ranking as a picture: {page.with_name('ranking.png')}; as a page: {page}", style="bold")
 

@@ -34,7 +34,8 @@ def rank(runs: Iterable[Mapping[str, Any]]) -> list[Ranking]:
     """Group runs by what makes them comparable, and sort each group by S; equal ones by name, a run without S last.
 
     Two runs are ranked together only if the data set's content, the record ids, the model's weights, their dtype
-    and the definition of every metric they share agree.
+    and the definition of every metric they share agree. Where a run has a `score` of its own (S with failures counted),
+    that one counts.
     """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for run in runs:
@@ -53,7 +54,7 @@ def core_metrics(kind: Kind) -> tuple[str, ...]:
 
 def _ranking(group: list[Mapping[str, Any]]) -> Ranking:
     def score(run: Mapping[str, Any]) -> float:
-        value = run["metrics"].get("S", {}).get("value")
+        value = run["score"] if "score" in run else run["metrics"].get("S", {}).get("value")
         return -1.0 if value is None else float(value)
 
     first = group[0]

@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,18 @@ def test_make_targets_on_the_pages_exist(line: str) -> None:
     assert set(words) <= TARGETS
 
 
+def commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Every command with its full name, those of groups included."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*words, name))
+        else:
+            yield " ".join((*words, name)), command
+
+
 def examples() -> list[str]:
     found = [line for line in lines("sh") if line.startswith("counterfact ")]
-    for name, command in COMMANDS.commands.items():
+    for name, command in commands(COMMANDS):
         found += re.findall(r"`(counterfact .*?)`", command.help or "", re.S)
         assert re.search(rf"`counterfact {name}", command.help or ""), f"{name} --help shows no example"
     return [" ".join(line.split()) for line in found]
@@ -55,6 +65,9 @@ def examples() -> list[str]:
 def test_commands_on_the_pages_parse(line: str) -> None:
     _, name, *arguments = shlex.split(line)
     command = COMMANDS.commands[name]
+    while hasattr(command, "commands"):
+        name, *arguments = arguments
+        command = command.commands[name]
     command.make_context(name, arguments, resilient_parsing=False)
 
 

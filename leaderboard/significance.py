@@ -1,0 +1,87 @@
+"""Whether a run differs from the best one: a paired test on common records, adjusted for all comparisons in a table.
+
+The test is the sign-flip test of paired differences (Fisher 1935) in its normal form; a composite is made linear at
+the average of the two runs' means. The best row is chosen by the data, so each column counts all pairs of rows.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.stats import norm
+
+from core.records import Kind
+from metrics import COMPOSITES
+from metrics.intervals import Rows
+
+LEVEL = 0.05
+
+
+def paired_p(differences: Rows) -> float:
+    r"""Return the two-sided p of differences whose mean is 0 under the null, $z = \sum d_i / \sqrt{\sum d_i^2}$.
+
+    Never less than the exact test of as many differences could give, $2^{1-k}$ for k that are not 0.
+
+    >>> paired_p(np.array([0.0, 0.0])), round(paired_p(np.array([1.0, 1.0, 1.0, -1.0])), 3)
+    (1.0, 0.317)
+    """
+    there = differences[np.isfinite(differences) & (differences != 0)]
+    if len(there) == 0:
+        return 1.0
+    z = abs(there.sum()) / np.sqrt(np.square(there).sum())
+    return float(min(1.0, max(2 * norm.sf(z), 2.0 ** (1 - len(there)))))
+
+
+def composite_differences(first: Rows, second: Rows, symbol: str = "S") -> Rows:
+    """Return, for each record, what it adds to the difference of a harmonic mean, by its gradient at the average.
+
+    Args:
+        first: shape (records, parts).
+        second: the same records of the other run.
+        symbol: of the composite.
+    """
+    there = np.isfinite(first).all(axis=1) & np.isfinite(second).all(axis=1)
+    first, second = first[there], second[there]
+    if len(first) == 0:
+        return np.empty(0)
+    means = (first.mean(axis=0) + second.mean(axis=0)) / 2
+    if (means <= 0).any():
+        return np.zeros(len(first))
+    value = float(COMPOSITES.get(symbol).combine(means))
+    gradient = value**2 / (means.size * means**2)
+    return np.asarray((first - second) @ gradient)
+
+
+def best_and_tied(
+    values: Sequence[Mapping[str, Rows]],
+    scores: Sequence[Mapping[str, float | None]],
+    columns: Sequence[str],
+    kind: Kind,
+) -> list[dict[str, str]]:
+    """Return for each run and column "best", "tied" (not shown to differ from the best) or nothing.
+
+    Args:
+        values: of each run, per metric, shape (records of the split,); NaN where there is none.
+        scores: of each run, per column, as they are shown; higher is better.
+        columns: metrics and S.
+        kind: gives the parts of S.
+    """
+    marks: list[dict[str, str]] = [{} for _ in scores]
+    comparisons = max(1, len(columns) * len(scores) * (len(scores) - 1) // 2)
+    for column in columns:
+        there = [index for index, score in enumerate(scores) if score.get(column) is not None]
+        if len(there) < 2:
+            continue
+        best = max(there, key=lambda index: scores[index][column] or 0.0)
+        marks[best][column] = "best"
+        for index in there:
+            if index != best and _p(values[best], values[index], column, kind) * comparisons > LEVEL:
+                marks[index][column] = "tied"
+    return marks
+
+
+def _p(first: Mapping[str, Rows], second: Mapping[str, Rows], column: str, kind: Kind) -> float:
+    if column != "S":
+        return paired_p(first[column] - second[column])
+    parts = COMPOSITES.get("S").parts[kind]
+    mine, theirs = (np.stack([run[part] for part in parts], axis=1) for run in (first, second))
+    return paired_p(composite_differences(mine, theirs))
