@@ -114,7 +114,7 @@ def scores_of(entry: Entry) -> dict[str, list[Any]]:
             table = np.stack([entry.values[part] for part in core_metrics(kind)], axis=1)
             found = bootstrap([table], COMPOSITES.get(name).combine, derive_seed(run["seeds"]["run"], "board", name))
             estimate = [None if x is None else x * 100 for x in (found.value, found.low, found.high)] + [found.n]
-        cells[name] = [round(x, 3) if isinstance(x, float) else x for x in estimate]
+        cells[name] = [round(x, 6) if isinstance(x, float) else x for x in estimate]
     return cells
 
 
@@ -154,7 +154,7 @@ def published(kind: Kind, model: str) -> list[dict[str, Any]]:
         cells = {}
         for column, cell in row.cells.items():
             half = cell.half
-            ends = [None, None] if half is None else [round(cell.value - half, 3), round(cell.value + half, 3)]
+            ends = [None, None] if half is None else [round(cell.value - half, 6), round(cell.value + half, 6)]
             cells[column] = [cell.value, *ends, row.n]
         source = f"{PAPER} Table {table}"
         rows.append(
