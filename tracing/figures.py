@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tracing.averages import average, effects_of, mean_of_tokens
+from tracing.averages import at_last_subject_token, average, effects_of
 from tracing.causal import CAVEAT, KINDS, SEVERED
 from tracing.page import write_page
 from tracing.plots import NAMES, class_lines, class_map, heat_map, new_figure, save, severed_bars, shown, token_labels
@@ -107,7 +107,8 @@ def fact_bars(run: TraceRun, fact: Stored) -> Any:
     """Draw one fact: the effect at the subject's last token, ordinary and with paths severed."""
     figure, panels = new_figure(7.5, 3.4, 1, 1)
     token = fact.line["subject_range"][1] - 1
-    severed_bars(panels[0, 0], {kind: effects_of(fact, kind)[token] for kind in ("state", *reversed(SEVERED))})
+    effects = {kind: effects_of(fact, kind)[token] for kind in ("state", *reversed(SEVERED))}
+    severed_bars(panels[0, 0], effects, first=run.first_layer)
     panels[0, 0].legend(frameon=False, fontsize=8)
     title = f"{model_name(run)}: {_quoted(fact.line)}, p = {fact.line['high']:.3f}"
     panels[0, 0].set_title(f"{title}\nat the token “{shown(fact.line['tokens'][token])}”", fontsize=9)
@@ -144,14 +145,12 @@ def average_lines(run: TraceRun, facts: Sequence[Stored]) -> Any:
 def average_bars(run: TraceRun, facts: Sequence[Stored]) -> Any:
     """Draw the average effect at the subject's last token, ordinary and with paths severed, with 95 % intervals."""
     figure, panels = new_figure(8.5, 3.8, 1, 1)
-    found = {}
-    for kind in ("state", *reversed(SEVERED)):
-        rows = [(1, effects_of(fact, kind)[fact.line["subject_range"][1] - 1]) for fact in facts]
-        found[kind] = mean_of_tokens(rows)
+    found = {kind: at_last_subject_token(facts, kind) for kind in ("state", *reversed(SEVERED))}
     severed_bars(
         panels[0, 0],
         {kind: one.mean for kind, one in found.items()},
         {kind: one.half for kind, one in found.items()},
+        first=run.first_layer,
     )
     panels[0, 0].legend(frameon=False, fontsize=8)
     total = float(np.mean([fact.line["high"] - fact.line["low"] for fact in facts]))
@@ -166,7 +165,8 @@ def severed_cases(run: TraceRun, facts: Sequence[Stored]) -> Any:
     figure, panels = new_figure(12.5, 1.9 * ((len(chosen) + 1) // 2), (len(chosen) + 1) // 2, 2)
     for place, (fact, token) in enumerate(chosen):
         axes = panels[place % len(panels), place // len(panels)]
-        severed_bars(axes, {kind: effects_of(fact, kind)[token] for kind in ("state", "severed_mlp")}, small=True)
+        effects = {kind: effects_of(fact, kind)[token] for kind in ("state", "severed_mlp")}
+        severed_bars(axes, effects, first=run.first_layer, small=True)
         _boxed_title(axes, chr(ord("a") + place), fact, token)
     for axes in panels.flat[len(chosen) :]:
         axes.set_axis_off()
