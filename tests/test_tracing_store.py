@@ -112,6 +112,8 @@ def test_facts_share_the_same_batches_whatever_line_was_lost(tmp_path: Path) -> 
     identity = run_identity(lm, "causal", settings, FACTS)
     whole = keep(tmp_path, identity, FACTS, listen, chunk=3)
     log = whole.folder / "facts.jsonl"
+    (whole.folder / "arrays/.00003.npz.x7").write_bytes(b"half of it")
     log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:4]))
     assert keep(tmp_path, identity, FACTS, listen, chunk=3).lines == whole.lines
     assert asked == [[0, 1, 2], [3, 4, 5], [3, 4, 5]]
+    assert len(list((whole.folder / "arrays").iterdir())) == len(FACTS), "what a killed writer left is gone"

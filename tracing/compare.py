@@ -18,6 +18,8 @@ from tracing.store import TraceRun
 
 CLASSES_SHOWN = ("last subject token", "last token")
 """The rows: where the early and the late site lie."""
+STYLES = tuple(LINES[place] for place in (0, 2, 5, 3, 1, 4))
+"""Neighbours are unlike each other; the classes of tokens go in pairs."""
 
 
 def draw_comparison(runs: Sequence[TraceRun], folder: Path) -> list[Path]:
@@ -35,7 +37,7 @@ def draw_comparison(runs: Sequence[TraceRun], folder: Path) -> list[Path]:
     causal = [run for run in runs if run.method == "causal"]
     if not 2 <= len(causal) <= len(LINES):
         raise BadInput(f"expected 2 to {len(LINES)} runs of causal traces to compare, got {len(causal)}")
-    found = [{kind: average(run.facts(), kind) for kind in KINDS} for run in causal]
+    found: list[dict[str, Averages]] = [{kind: average(run.facts(), kind) for kind in KINDS} for run in causal]
     names = run_names(causal)
     return save(_figure(names, found), folder, "comparison")
 
@@ -93,7 +95,7 @@ def _line(axes: Any, averages: Averages, name: str, place: int, label: str, shar
     if one is None:
         return
     layers = np.arange(len(one.mean)) / (len(one.mean) - 1 or 1 if shared else 1)
-    band(axes, layers, one, LINES[place], label)
+    band(axes, layers, one, STYLES[place], label)
 
 
 def _levels(averages: Averages) -> str:

@@ -121,8 +121,9 @@ def write_page(run: TraceRun, facts: Sequence[Stored], path: Path) -> Path:
 <input id="search" type="search" placeholder="Search facts" aria-label="Search facts"><ol id="facts"></ol></nav>
 <main><h1 id="fact"></h1><p class="note" id="levels"></p><div class="kinds" id="kinds"></div>
 <table><thead id="head"></thead><tbody id="body"></tbody></table><p id="value" aria-live="polite"></p>
-<p class="note"><span id="low"></span><span class="scale" id="scale"></span><span id="high"></span>
-layers across, counted from 0{"; E is the embedding" * -run.first_layer}; the subject's tokens are starred</p>
+<p class="note"><span id="low"></span><span class="scale" id="scale"></span><span id="high"></span></p>
+<p class="note">Layers across, counted from 0{"; E is the embedding" * -run.first_layer};
+the subject's tokens are starred</p>
 <p class="note">{escape(CAVEAT)}</p></main>"""
     if not facts:
         body = f"<main><h1>{escape(title)}</h1><p>No fact could be traced.</p></main>"
