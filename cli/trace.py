@@ -116,7 +116,7 @@ def run_method(lm: "LM", name: str, settings: dict[str, Any], compute: "Compute"
 
 
 def _say(run: "TraceRun") -> None:
-    from tracing.averages import average, best_sites  # noqa: PLC0415
+    from tracing.averages import average, best_sites, severed_effects  # noqa: PLC0415
     from tracing.causal import CAVEAT, KINDS  # noqa: PLC0415
 
     right = [line for line in run.good if line["correct"]]
@@ -124,6 +124,9 @@ def _say(run: "TraceRun") -> None:
     console.print(f"{run.folder}: {len(run.good)} facts, {len(right)} answered rightly, {bad} could not be traced")
     for line in [line for line in run.lines if "error" in line][:3]:
         console.print(f"  fact {line['known_id']}: {line['error']}", style="dim", markup=False)
+    if run.method == "severed" and right:
+        for words in severed_effects([run.read(line) for line in right], run.first_layer):
+            console.print(f"  at the last subject token, {words}")
     if run.method == "causal" and right:
         for words in best_sites({kind: average(run.facts(), kind) for kind in KINDS}):
             console.print(f"  {words}")
@@ -137,16 +140,21 @@ def figures(
     results: Results = Path("results"),
     limit: Annotated[int, typer.Option(min=1, help="Facts to trace, without folders.")] = 200,
     each: Annotated[int, typer.Option(min=0, help="Draw a picture of each of so many facts.")] = 10,
+    compare: Annotated[bool, typer.Option(help="Draw the causal runs of the folders into one figure instead.")] = False,
     device: Device = None,
 ) -> None:
     """Draw saved traces, in vector and PNG, with one page a run to browse facts; without folders, make them first.
 
     Example: `counterfact figures results --out figures`
     """
+    from tracing.compare import draw_comparison  # noqa: PLC0415
     from tracing.figures import draw_run  # noqa: PLC0415
     from tracing.store import find_runs  # noqa: PLC0415
 
     found = find_runs(runs) if runs else trace_what_it_knows(model, results, limit, device)
+    if compare:
+        console.print(f"{draw_comparison(found, out)[-1]}")
+        return
     for run in found:
         with progress_bar(f"drawing {run.method}") as advance:
             folder = out / run.folder.parent.name / run.folder.name

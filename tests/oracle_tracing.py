@@ -14,6 +14,8 @@ Pair = tuple[Site, Patch]
 
 
 def site(lm: LM, part: str, layer: int) -> Site:
+    if layer < 0:
+        return Site(lm.layout.embed)
     names = {"state": lm.layout.block, "mlp": lm.layout.mlp, "attn": lm.layout.attention}
     return Site(names[part](layer))
 

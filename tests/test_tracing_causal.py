@@ -97,6 +97,20 @@ def test_an_extra_corrupted_token_and_severed_paths_at_any_token() -> None:
     assert isinstance(trace(lm, FACTS[2:], corruption(lm), scan, extra_token=True)[0], BadFact)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "qwen3"])
+def test_states_and_severed_paths_begin_at_the_embedding_where_asked(family: str) -> None:
+    lm = tiny_lm(family)
+    scan = Scan(("state", *SEVERED), at="subject", embedding=True)
+    for one, without in zip(traced(lm, scan=scan), traced(lm, scan=Scan(scan.kinds, at="subject")), strict=True):
+        drawn = noise_of(lm, one, corruption(lm))
+        for kind in scan.kinds:
+            scores = one.traces[kind].scores
+            np.testing.assert_allclose(scores[:, 1:], without.traces[kind].scores, atol=1e-12)
+            for token, score in zip(one.traces[kind].tokens, scores[:, 0], strict=True):
+                pairs = oracle.cell(lm, one.prompt, drawn, kind, token, -1, 2)
+                assert score == pytest.approx(oracle.score(lm, one.prompt, drawn, pairs), abs=1e-12)
+
+
 def test_restoring_the_last_state_gives_the_clean_probability_and_nothing_the_corrupted_one() -> None:
     lm = tiny_lm()
     for one in traced(lm):

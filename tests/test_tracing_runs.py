@@ -16,12 +16,13 @@ from core.errors import BadInput
 from core.files import write_json, write_jsonl
 from tests.models import tiny_folder, tiny_lm
 from tracing.averages import CLASSES, average, classes_of, mean_of_tokens, summary
+from tracing.compare import draw_comparison, run_names
 from tracing.corruption import make_corruption
 from tracing.facts import BadFact, Fact, encode, read_facts
 from tracing.figures import choose_cases, draw_run
 from tracing.known import Question, known_facts, words_before
 from tracing.methods import causal_method, gradient_method, severed_method
-from tracing.store import Result, Stored, TraceRun, array_path, find_runs, keep, load_run, run_folder, run_identity
+from tracing.store import Stored, TraceRun, array_path, find_runs, keep, load_run, run_identity
 
 SUBJECTS = ("Anna Ferrand", "Norway", "Harlan Reed", "Pavel Dvořák", "the ferry", "Oslo")
 FACTS: list[Fact | BadFact] = [
@@ -100,35 +101,6 @@ def test_what_a_model_names_first_is_known_and_the_prompt_leads_there() -> None:
         assert (fact.prompt + " " + fact.prediction).startswith(f"{fact.subject} is in")
         assert fact.prediction == texts[fact.known_id]
         assert fact.attribute == words[fact.known_id]
-
-
-def test_a_stopped_run_goes_on_and_gives_the_same(tmp_path: Path) -> None:
-    lm = tiny_lm()
-    settings, compute = causal_method(lm, make_corruption(lm, "s3", subjects=SUBJECTS, samples=3), window=2)
-    identity = run_identity(lm, "causal", settings, FACTS)
-    whole = keep(tmp_path / "whole", identity, FACTS, compute, chunk=2)
-    calls: list[int] = []
-
-    def stopped(facts: Sequence[Fact]) -> list[Result | BadFact]:
-        calls.append(len(facts))
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return compute(facts)
-
-    with pytest.raises(KeyboardInterrupt):
-        keep(tmp_path / "cut", identity, FACTS, stopped, chunk=2)
-    folder = run_folder(tmp_path / "cut", identity)
-    assert len(load_run(folder).lines) == 2
-    with (folder / "facts.jsonl").open("a") as file:
-        file.write('{"known_id": 2, "pro')
-    again = keep(tmp_path / "cut", identity, FACTS, stopped, chunk=2)
-    assert calls == [2, 2, 2, 2]
-    assert again.lines == whole.lines
-    for line in whole.lines:
-        one, other = (array_path(run.folder, line["known_id"]).read_bytes() for run in (whole, again))
-        assert one == other
-    assert keep(tmp_path / "cut", identity, FACTS, stopped).lines == whole.lines
-    assert len(calls) == 4, "nothing is computed twice"
 
 
 def test_damage_and_strange_folders_are_told(tmp_path: Path) -> None:
@@ -241,6 +213,23 @@ def test_a_run_that_knows_nothing_and_one_of_bad_facts_have_pages_too(tmp_path: 
     empty = runs(tmp_path / "bad", bad)["causal"]
     assert empty.lines == ({"known_id": 0, "error": "of no use"},)
     assert "No fact could be traced" in draw_run(empty, tmp_path / "empty").read_text()
+
+
+def test_runs_are_compared_by_what_tells_them_apart(tmp_path: Path) -> None:
+    lm, found = tiny_lm(), []
+    for code, extra_token in (("s3", False), ("u0.5", False), ("u0.5", True)):
+        noise = make_corruption(lm, code, subjects=SUBJECTS, samples=2)
+        settings, compute = causal_method(lm, noise, window=2, extra_token=extra_token)
+        found.append(keep(tmp_path, run_identity(lm, "causal", settings, FACTS[:3]), FACTS[:3], compute))
+    assert run_names(found[:2]) == ["noise s3", "noise u0.5"]
+    assert run_names(found[1:]) == ["no extra token", "extra token"]
+    with pytest.raises(BadInput, match="no fact is left"):
+        draw_comparison(found, tmp_path / "figures")
+    known = [answered_rightly(run) for run in found]
+    drawn = draw_comparison(known, tmp_path / "figures")
+    assert [path.read_bytes()[:4] for path in drawn] == [b"%PDF", b"\x89PNG"]
+    with pytest.raises(BadInput, match="expected 2 to 6 runs of causal traces to compare, got 1"):
+        draw_comparison(known[:1], tmp_path / "figures")
 
 
 def test_cases_are_chosen_by_their_rule() -> None:

@@ -20,7 +20,10 @@ from tracing._base import Base, Module, probability, site_of
 
 
 class Span(NamedTuple):
-    """A cell: the state after layer `start` is given, and in the layers after it, before `stop`, an output is held."""
+    """A cell: the state after layer `start` is given, and in the layers after it, before `stop`, an output is held.
+
+    A `start` of -1 gives the state before the first layer, the embedding.
+    """
 
     start: int
     stop: int
@@ -100,6 +103,7 @@ def sweep(lm: LM, spots: Sequence[Spot], spans: Sequence[Span], plan: Plan) -> T
         (spots' rows, one after the other; spans).
     """
     walk = _Walk(lm, spots, spans)
+    walk.join(-1)
     for layer in range(lm.n_layers):
         walk.run(layer)
         walk.join(layer)
@@ -175,8 +179,9 @@ class _Walk:
     def _begin(self, layer: int) -> Tensor:
         parts = []
         for spot in self.spots:
-            part = spot.base.states[layer, 1:][spot.samples, spot.token :].clone()
-            part[:, 0] = spot.at(spot.restoration.begun[layer])
+            base = spot.base
+            part = (base.states[layer] if layer >= 0 else base.embedded)[1:][spot.samples, spot.token :].clone()
+            part[:, 0] = spot.at(spot.restoration.begun[layer]) if layer >= 0 else base.embedded[0, spot.token]
             parts.append(part)
         return torch.cat(parts)
 

@@ -4,7 +4,7 @@ Meng, Bau, Andonian, Belinkov. Locating and Editing Factual Associations in GPT.
 https://arxiv.org/abs/2202.05262
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,6 +117,11 @@ def average(facts: Iterable[Stored], kind: str, *, known_only: bool = True) -> A
     return Averages(kind, by_class, float(high), float(low), float(high - low), len(levels))
 
 
+def at_last_subject_token(facts: Sequence[Stored], kind: str) -> Average:
+    """Return the average effect at the subject's last token, by layer."""
+    return mean_of_tokens([(1, effects_of(fact, kind)[fact.line["subject_range"][1] - 1]) for fact in facts])
+
+
 def effects_of(fact: Stored, kind: str) -> dict[int, Numbers]:
     """Return the indirect effects (layers,) of each token traced, by position."""
     if kind not in fact.arrays:
@@ -166,4 +171,20 @@ def best_sites(averages: Mapping[str, Averages]) -> list[str]:
             if (row := rows.get(name))
         ]
         said.append(f"{kind}: {'; '.join(parts)} (points, of {100 * one.total:.1f})")
+    return said
+
+
+def severed_effects(facts: Sequence[Stored], first: int) -> list[str]:
+    """Say in words what each layer's state is worth at the subject's last token, and what is left without MLPs.
+
+    Args:
+        facts: of a run of severed paths.
+        first: the layer of the first column, -1 for the embedding.
+    """
+    whole, left = (at_last_subject_token(facts, kind) for kind in ("state", "severed_mlp"))
+    said = []
+    for column in range(min(4, len(whole.mean))):
+        place = "the embedding" if first + column < 0 else f"the state after layer {first + column}"
+        parts = [f"{100 * one.mean[column]:.1f} ± {100 * one.half[column]:.1f}" for one in (whole, left)]
+        said.append(f"{place}: {parts[0]}, MLPs severed {parts[1]} (points)")
     return said

@@ -43,6 +43,8 @@ class Scan:
     """Layers in a window of MLPs or attentions."""
     at: Literal["all", "subject", "last_subject"] | tuple[int, ...] = "all"
     """At which tokens; positions count from 0."""
+    embedding: bool = False
+    """Whether single states, severed or not, are restored before the first layer too: one more column, the first."""
 
     def tokens(self, prompt: Prompt) -> tuple[int, ...]:
         """Return the positions whose states are restored."""
@@ -53,10 +55,11 @@ class Scan:
 
     def spans(self, kind: Kind, n_layers: int) -> list[Span]:
         """Return what the cell of each layer is made of."""
+        first = -1 if self.embedding else 0
         if kind == "state":
-            return [Span(layer, layer + 1) for layer in range(n_layers)]
+            return [Span(layer, layer + 1) for layer in range(first, n_layers)]
         if kind in SEVERED:
-            return [Span(layer, n_layers) for layer in range(n_layers)]
+            return [Span(layer, n_layers) for layer in range(first, n_layers)]
         return [Span(*window_of(layer, self.window, n_layers)) for layer in range(n_layers)]
 
 
@@ -68,7 +71,8 @@ class Trace:
     tokens: tuple[int, ...]
     """The positions traced, one for each row of `scores`."""
     scores: NDArray[np.float64]
-    """Probability of the answer with the cell restored, mean over the samples: (tokens, layers)."""
+    """Probability of the answer with the cell restored, mean over the samples: (tokens, layers); one column more, the
+    first, with `Scan.embedding`."""
     spread: NDArray[np.float64]
     """Its standard deviation over the samples, of the same shape."""
 
@@ -212,7 +216,7 @@ def _trace_kind(lm: LM, bases: dict[int, Base], kind: Kind, scan: Scan, plan: Pl
     """Trace one kind for all facts; `None` where memory did not suffice."""
     spans = scan.spans(kind, lm.n_layers)
     scores = {
-        place: base.low[:, None, None].repeat(1, len(scan.tokens(base.prompt)), lm.n_layers)
+        place: base.low[:, None, None].repeat(1, len(scan.tokens(base.prompt)), len(spans))
         for place, base in bases.items()
     }
     spots: list[Spot] = []

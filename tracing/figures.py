@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tracing.averages import average, effects_of, mean_of_tokens
+from tracing.averages import Numbers, at_last_subject_token, average, effects_of
 from tracing.causal import CAVEAT, KINDS, SEVERED
 from tracing.page import write_page
 from tracing.plots import NAMES, class_lines, class_map, heat_map, new_figure, save, severed_bars, shown, token_labels
@@ -107,8 +107,9 @@ def fact_bars(run: TraceRun, fact: Stored) -> Any:
     """Draw one fact: the effect at the subject's last token, ordinary and with paths severed."""
     figure, panels = new_figure(7.5, 3.4, 1, 1)
     token = fact.line["subject_range"][1] - 1
-    severed_bars(panels[0, 0], {kind: effects_of(fact, kind)[token] for kind in ("state", *reversed(SEVERED))})
-    panels[0, 0].legend(frameon=False, fontsize=8)
+    effects: dict[str, Numbers] = {kind: effects_of(fact, kind)[token] for kind in ("state", *reversed(SEVERED))}
+    severed_bars(panels[0, 0], effects, first=run.first_layer)
+    _legend_below(figure, panels, 3)
     title = f"{model_name(run)}: {_quoted(fact.line)}, p = {fact.line['high']:.3f}"
     panels[0, 0].set_title(f"{title}\nat the token “{shown(fact.line['tokens'][token])}”", fontsize=9)
     return figure
@@ -135,8 +136,7 @@ def average_lines(run: TraceRun, facts: Sequence[Stored]) -> Any:
         axes.set_title(f"restoring {NAMES[averages.kind]}", fontsize=9)
         axes.set_xlabel(_kind_axis(run, averages.kind))
     panels[0, 0].set_ylabel("average indirect effect on p(o)")
-    handles, names = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+    _legend_below(figure, panels, 6)
     figure.suptitle(f"{_average_title(run, found[0].facts, found[0].total)}; bands: 95 %\n{CAVEAT}", fontsize=9)
     return figure
 
@@ -144,16 +144,14 @@ def average_lines(run: TraceRun, facts: Sequence[Stored]) -> Any:
 def average_bars(run: TraceRun, facts: Sequence[Stored]) -> Any:
     """Draw the average effect at the subject's last token, ordinary and with paths severed, with 95 % intervals."""
     figure, panels = new_figure(8.5, 3.8, 1, 1)
-    found = {}
-    for kind in ("state", *reversed(SEVERED)):
-        rows = [(1, effects_of(fact, kind)[fact.line["subject_range"][1] - 1]) for fact in facts]
-        found[kind] = mean_of_tokens(rows)
+    found = {kind: at_last_subject_token(facts, kind) for kind in ("state", *reversed(SEVERED))}
     severed_bars(
         panels[0, 0],
         {kind: one.mean for kind, one in found.items()},
         {kind: one.half for kind, one in found.items()},
+        first=run.first_layer,
     )
-    panels[0, 0].legend(frameon=False, fontsize=8)
+    _legend_below(figure, panels, 3)
     total = float(np.mean([fact.line["high"] - fact.line["low"] for fact in facts]))
     title = f"{_average_title(run, len(facts), total)}\nat the last subject token; bars: 95 %"
     panels[0, 0].set_title(title, fontsize=9)
@@ -166,13 +164,15 @@ def severed_cases(run: TraceRun, facts: Sequence[Stored]) -> Any:
     figure, panels = new_figure(12.5, 1.9 * ((len(chosen) + 1) // 2), (len(chosen) + 1) // 2, 2)
     for place, (fact, token) in enumerate(chosen):
         axes = panels[place % len(panels), place // len(panels)]
-        severed_bars(axes, {kind: effects_of(fact, kind)[token] for kind in ("state", "severed_mlp")}, small=True)
+        effects = {kind: effects_of(fact, kind)[token] for kind in ("state", "severed_mlp")}
+        severed_bars(axes, effects, first=run.first_layer, small=True)
         _boxed_title(axes, chr(ord("a") + place), fact, token)
     for axes in panels.flat[len(chosen) :]:
         axes.set_axis_off()
-    handles, names = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    figure.suptitle(f"{model_name(run)}: indirect effect on p(o) by layer, at the token in the red box", fontsize=10)
+    _legend_below(figure, panels, 2)
+    embedding = "; E: the embedding" if run.first_layer < 0 else ""
+    title = f"{model_name(run)}: indirect effect on p(o) by layer{embedding}, at the token in the red box"
+    figure.suptitle(title, fontsize=10)
     return figure
 
 
@@ -208,6 +208,12 @@ def gradient_cases(run: TraceRun, facts: Sequence[Stored]) -> Any:
         )
     figure.suptitle(f"{model_name(run)}: norm of the integrated gradients of p(o)", fontsize=10)
     return figure
+
+
+def _legend_below(figure: Any, panels: Any, columns: int) -> None:
+    """Put the first panel's legend below all panels, where no bar can cover it."""
+    handles, names = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
 
 
 def _boxed_title(axes: Any, letter: str, fact: Stored, token: int) -> None:

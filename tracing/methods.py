@@ -29,9 +29,13 @@ def causal_method(
 def severed_method(
     lm: LM, corruption: Corruption, *, extra_token: bool = False, plan: Plan | None = None
 ) -> tuple[dict[str, Any], Compute]:
-    """Return settings and computation of severed paths: each subject token by each layer, with the ordinary trace."""
+    """Return settings and computation of severed paths: each subject token by each layer, with the ordinary trace.
+
+    The embedding comes before layer 0: a state after layer 0 already holds what the first MLP looked up, so where a
+    model looks facts up there, severing shows it only from the embedding on.
+    """
     kinds: tuple[Kind, ...] = ("state", *SEVERED)
-    return _traces(lm, corruption, Scan(kinds, at="subject"), extra_token, plan)
+    return _traces(lm, corruption, Scan(kinds, at="subject", embedding=True), extra_token, plan)
 
 
 def gradient_method(lm: LM, *, nodes: int = 50, single: bool = False) -> tuple[dict[str, Any], Compute]:
@@ -54,6 +58,9 @@ def _traces(
         "extra_token": extra_token,
         "corruption": corruption.identity,
     }
+
+    if scan.embedding:
+        settings["embedding"] = True
 
     def compute(facts: Sequence[Fact]) -> list[Result | BadFact]:
         found = trace(lm, facts, corruption, scan, extra_token=extra_token, plan=plan)

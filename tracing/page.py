@@ -45,6 +45,7 @@ SCRIPT = """
 const run = JSON.parse(document.getElementById("data").textContent);
 const $ = id => document.getElementById(id);
 let fact = run.facts[0], kind = run.kinds[0];
+const layer = column => column + run.first < 0 ? "E" : column + run.first;
 const el = (name, text, more = {}) => Object.assign(document.createElement(name), {textContent: text}, more);
 function list() {
   const wanted = $("search").value.toLowerCase();
@@ -74,19 +75,20 @@ function show() {
   $("levels").textContent = "p = " + fact.high.toFixed(4) + (fact.low === null ? "" :
     ", corrupted " + fact.low.toFixed(4) + "; total effect " + (fact.high - fact.low).toFixed(4));
   const head = document.createElement("tr");
-  head.append(el("th", ""), ...rows[0].map((_, layer) => el("th", layer, {scope: "col"})));
+  head.append(el("th", ""), ...rows[0].map((_, column) => el("th", layer(column), {scope: "col"})));
   const body = rows.map((row, place) => {
     const token = fact.places[kind][place], line = document.createElement("tr");
     const inside = token >= fact.subject[0] && token < fact.subject[1];
     line.append(el("th", fact.tokens[token] + (inside ? "*" : ""), {scope: "row", className: inside ? "subject" : ""}));
-    row.forEach((value, layer) => {
+    row.forEach((value, column) => {
       const cell = el("td", "");
       cell.style.background = shade(value, low, high);
       cell.onmouseenter = () => {
         const effect = fact.low === null ? "" : ", indirect effect " + (value - fact.low).toFixed(4);
-        $("value").textContent = `${JSON.stringify(fact.tokens[token])}, layer ${layer}: ${value.toFixed(4)}${effect}`;
+        const where = `${JSON.stringify(fact.tokens[token])}, layer ${layer(column)}`;
+        $("value").textContent = `${where}: ${value.toFixed(4)}${effect}`;
       };
-      cell.setAttribute("aria-label", `layer ${layer}: ${value}`);
+      cell.setAttribute("aria-label", `layer ${layer(column)}: ${value}`);
       line.append(cell);
     });
     return line;
@@ -106,6 +108,7 @@ def write_page(run: TraceRun, facts: Sequence[Stored], path: Path) -> Path:
     kinds = list(facts[0].line["traced_tokens"]) if facts else []
     data = {
         "kinds": kinds,
+        "first": run.first_layer,
         "names": {kind: NAMES[kind] for kind in kinds},
         "colours": {kind: COLOURS[kind] for kind in kinds},
         "facts": [_fact(fact, kinds) for fact in facts],
@@ -118,8 +121,10 @@ def write_page(run: TraceRun, facts: Sequence[Stored], path: Path) -> Path:
 <input id="search" type="search" placeholder="Search facts" aria-label="Search facts"><ol id="facts"></ol></nav>
 <main><h1 id="fact"></h1><p class="note" id="levels"></p><div class="kinds" id="kinds"></div>
 <table><thead id="head"></thead><tbody id="body"></tbody></table><p id="value" aria-live="polite"></p>
-<p class="note"><span id="low"></span><span class="scale" id="scale"></span><span id="high"></span>
-layers across, counted from 0; the subject's tokens are starred</p><p class="note">{escape(CAVEAT)}</p></main>"""
+<p class="note"><span id="low"></span><span class="scale" id="scale"></span><span id="high"></span></p>
+<p class="note">Layers across, counted from 0{"; E is the embedding" * -run.first_layer};
+the subject's tokens are starred</p>
+<p class="note">{escape(CAVEAT)}</p></main>"""
     if not facts:
         body = f"<main><h1>{escape(title)}</h1><p>No fact could be traced.</p></main>"
     script = f'<script type="application/json" id="data">{text}</script><script>{SCRIPT}</script>' if facts else ""

@@ -106,7 +106,12 @@ def heat_map(
 
 
 def severed_bars(
-    axes: Any, effects: Mapping[str, Numbers], halves: Mapping[str, Numbers] | None = None, *, small: bool = False
+    axes: Any,
+    effects: Mapping[str, Numbers],
+    halves: Mapping[str, Numbers] | None = None,
+    *,
+    first: int = 0,
+    small: bool = False,
 ) -> None:
     """Draw the indirect effects at one token, ordinary and with paths severed, side by side at each layer.
 
@@ -114,48 +119,62 @@ def severed_bars(
         axes: where.
         effects: (layers,) by kind.
         halves: half intervals of the same shape.
+        first: the layer of the first bars; -1 is the embedding, shown as E.
         small: leave out the labels, for a grid.
     """
     width = 0.8 / len(effects)
     for place, (kind, values) in enumerate(effects.items()):
         colour, hatch = BARS[kind]
-        at = np.arange(len(values)) + (place - (len(effects) - 1) / 2) * width
+        at = first + np.arange(len(values)) + (place - (len(effects) - 1) / 2) * width
         axes.bar(at, values, width, color=colour, hatch=hatch, edgecolor="white", linewidth=0.3, label=NAMES[kind])
         if halves is not None:
             axes.errorbar(at, values, yerr=halves[kind], fmt="none", color="#222222", capsize=1.5, linewidth=0.8)
     axes.axhline(0, color="#444444", linewidth=0.7)
-    layers = len(next(iter(effects.values())))
-    axes.set_xticks(range(0, layers, 1 if layers <= 12 else 5))
-    _plain(axes, small)
+    last = first + len(next(iter(effects.values())))
+    ticks = [*range(first, 0), *range(0, last, 1 if last <= 12 else 5)]
+    axes.set_xticks(ticks, ["E" if layer < 0 else str(layer) for layer in ticks])
+    plain_axes(axes, small)
     if not small:
-        axes.set_xlabel("layer at which the state is restored")
+        axes.set_xlabel("layer after which the state is restored" + ("; E: the embedding" if first < 0 else ""))
         axes.set_ylabel("indirect effect on p(o)")
+
+
+def band(axes: Any, layers: Any, found: Average, style: tuple[str, str, str], label: str) -> None:
+    """Draw one line with the band of its 95 % interval.
+
+    Args:
+        axes: where.
+        layers: (layers,), where the values stand.
+        found: the values.
+        style: colour, dash and mark.
+        label: in the legend.
+    """
+    colour, dash, mark = style
+    every = max(1, len(layers) // 12)
+    axes.plot(
+        layers,
+        found.mean,
+        color=colour,
+        linestyle=dash,
+        marker=mark,
+        markersize=3.5,
+        linewidth=1.4,
+        label=label,
+        markevery=every,
+    )
+    axes.fill_between(layers, found.mean - found.half, found.mean + found.half, color=colour, alpha=0.18, linewidth=0)
 
 
 def class_lines(axes: Any, averages: Averages) -> None:
     """Draw the average indirect effect by layer, one line with a band for each class of tokens."""
-    for name, (colour, dash, mark) in zip(CLASSES, LINES, strict=True):
+    for name, style in zip(CLASSES, LINES, strict=True):
         found = averages.by_class.get(name)
         if found is None:
             continue
-        layers = np.arange(len(found.mean))
-        axes.plot(
-            layers,
-            found.mean,
-            color=colour,
-            linestyle=dash,
-            marker=mark,
-            markersize=3.5,
-            linewidth=1.4,
-            label=name,
-            markevery=max(1, len(layers) // 12),
-        )
-        axes.fill_between(
-            layers, found.mean - found.half, found.mean + found.half, color=colour, alpha=0.18, linewidth=0
-        )
+        band(axes, np.arange(len(found.mean)), found, style, name)
     axes.set_xlabel("layer")
     axes.axhline(0, color="#444444", linewidth=0.7)
-    _plain(axes, small=False)
+    plain_axes(axes)
 
 
 def class_map(figure: Any, axes: Any, averages: Averages, high: float) -> None:
@@ -167,7 +186,8 @@ def class_map(figure: Any, axes: Any, averages: Averages, high: float) -> None:
     axes.set_xlabel("layer", fontsize=9)
 
 
-def _plain(axes: Any, small: bool) -> None:
+def plain_axes(axes: Any, small: bool = False) -> None:
+    """Take away what is no data: two spines; a faint grid helps to read values."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)

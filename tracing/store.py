@@ -61,6 +61,11 @@ class TraceRun:
         return str(self.data["method"])
 
     @property
+    def first_layer(self) -> int:
+        """The layer of the first column of its states; -1 is the embedding."""
+        return -1 if self.data["settings"].get("embedding") else 0
+
+    @property
     def good(self) -> list[dict[str, Any]]:
         """The lines of facts that could be traced."""
         return [line for line in self.lines if "error" not in line]
@@ -136,15 +141,21 @@ def keep(
         log = JsonLog(folder / FACTS)
         done = {line["known_id"] for line in log.read()}
         log.append(_error_line(fact) for fact in facts if isinstance(fact, BadFact) and fact.known_id not in done)
-        waiting = [fact for fact in facts if isinstance(fact, Fact) and fact.known_id not in done]
-        for start in range(0, len(waiting), chunk):
+        good = [fact for fact in facts if isinstance(fact, Fact)]
+        # A chunk is always computed whole: facts share batches, whose shape decides the last bits of their numbers.
+        for start in range(0, len(good), chunk):
+            part = good[start : start + chunk]
+            missing = {fact.known_id for fact in part} - done
+            if not missing:
+                continue
             if progress:
-                progress(len(facts) - len(waiting) + start, len(facts))
+                progress(len(facts) - len(good) + start, len(facts))
             lines = []
-            for result in compute(waiting[start : start + chunk]):
+            for fact, result in zip(part, compute(part), strict=True):
                 if isinstance(result, Result):
                     write_atomic(array_path(folder, result.known_id), _bytes(result.arrays))
-                lines.append(result.line if isinstance(result, Result) else _error_line(result))
+                if fact.known_id in missing:
+                    lines.append(result.line if isinstance(result, Result) else _error_line(result))
             log.append(lines)
     if progress:
         progress(len(facts), len(facts))
@@ -152,7 +163,9 @@ def keep(
 
 
 def _begin(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Write down what a run is, or check that it is gone on with the same."""
+    """Write down what a run is, or check that it is gone on with the same; sweep up after a writer that was killed."""
+    for half in [*folder.glob(f".{RUN}.*"), *(folder / ARRAYS).glob(".*.npz.*")]:
+        half.unlink()
     if not (folder / RUN).exists():
         write_json(folder / RUN, {**identity, "version": _version()})
         return
