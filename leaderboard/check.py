@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from evaluation.store import results
 from leaderboard.reading import Refused
-from leaderboard.references import References, fingerprint, unedited_key
+from leaderboard.references import References, fingerprint, unedited_key, unedited_values
 from leaderboard.schema import ids_of
 from leaderboard.submission import Submission, read_submission
 
@@ -110,20 +111,22 @@ def check_aggregates(submission: Submission, _references: References) -> None:
 
 
 def check_unedited(submission: Submission, references: References) -> None:
-    """Raise unless the unedited model scores what it is known to score; a model that is not known passes.
+    """Raise unless the unedited model scores what it is known to score on the same records.
 
-    Scores of a part of the split say nothing about the whole: where records are missing nothing is compared.
+    Records that are missing are compared by nobody and count as failures; a model that is not known passes.
     """
-    if len(submission.lines) < len(ids_of(submission.run["dataset"]["record_ids"])):
-        return
     known = references.unedited.get(unedited_key(submission.run), {})
-    for name, value in known.items():
-        mine = submission.run["pre"].get(name, {}).get("value")
-        if mine is None or abs(mine - value) > PRE_TOLERANCE:
+    mine = unedited_values(submission.unedited, submission.kind)
+    for name, values in known.items():
+        both = [case for case in mine.get(name, {}) if case in values]
+        if not both:
+            continue
+        score, wanted = (100 * fmean(side[name][case] for case in both) for side in (mine, known))
+        if abs(score - wanted) > PRE_TOLERANCE:
             raise Refused(
                 "pre-differs",
-                f"the unedited model's {name} is {mine}, known is {value:.2f} ± {PRE_TOLERANCE}: look at padding, "
-                "dtype and tokenizer",
+                f"the unedited model's {name} is {score:.2f} on {len(both)} records, known is {wanted:.2f} ± "
+                f"{PRE_TOLERANCE}: look at padding, dtype and tokenizer",
             )
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from core.errors import BadInput
 from core.files import hash_json, read_json, write_json
+from core.records import Kind
 from evaluation.store import Run
-from metrics.summary import blocks_of, summarise
+from metrics.summary import blocks_of, record_values
 
 FILE = "references.json"
 SCORED = ("ES", "EM", "PS", "PM", "NS", "NM", "efficacy", "paraphrase", "specificity")
@@ -21,8 +22,8 @@ class References:
 
     datasets: Mapping[str, Mapping[str, Any]]
     """`{name, version, kind, record_ids, records: {case id: fingerprint}}`."""
-    unedited: Mapping[str, Mapping[str, float]]
-    """The scores x100, by `unedited_key`."""
+    unedited: Mapping[str, Mapping[str, Mapping[str, float]]]
+    """By `unedited_key`: of each metric the value of every record, unscaled, by case id."""
 
 
 def unedited_key(run: Mapping[str, Any]) -> str:
@@ -44,19 +45,28 @@ def fingerprint(line: Mapping[str, Any], side: str) -> str | None:
 def references_of(runs: Iterable[Run]) -> References:
     """Return the references that trusted runs give; of the same data set and model the first run counts."""
     datasets: dict[str, Mapping[str, Any]] = {}
-    unedited: dict[str, Mapping[str, float]] = {}
+    unedited: dict[str, Mapping[str, Mapping[str, float]]] = {}
     for run in runs:
         dataset, key = run.data["dataset"], unedited_key(run.data)
         if key in unedited:
             continue
-        summary = summarise(blocks_of(run.unedited, "pre"), run.kind)
-        unedited[key] = {
-            n: s.estimate.value for n, s in summary.items() if n in SCORED and s.estimate.value is not None
-        }
+        unedited[key] = unedited_values(run.unedited, run.kind)
         records = {str(line["case_id"]): fingerprint(line, "pre") for line in run.unedited}
         kept = {name: dataset[name] for name in ("name", "version", "kind", "record_ids")}
         datasets.setdefault(dataset["content_hash"], {**kept, "records": records})
     return References(datasets, unedited)
+
+
+def unedited_values(lines: Iterable[Mapping[str, Any]], kind: Kind) -> dict[str, dict[str, float]]:
+    """Return, of each teacher-forced metric, the unedited model's value of every record, unscaled, by case id."""
+    lines = [line for line in lines if "pre" in line]
+    ids = [str(line["case_id"]) for line in lines]
+    found = record_values(blocks_of(lines, "pre"), kind)
+    return {
+        name: {case: value for case, value in zip(ids, values, strict=True) if value is not None}
+        for name, values in found.items()
+        if name in SCORED
+    }
 
 
 def write_references(path: Path, references: References) -> None:

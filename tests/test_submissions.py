@@ -229,6 +229,13 @@ def test_missing_records_count_as_failures(honest: Path, known: References) -> N
     assert verdict.accepted and verdict.missing == 1
 
 
+def test_leaving_out_a_record_does_not_hide_another_unedited_model(honest: Path, known: References) -> None:
+    state = read(honest)
+    recompute(lambda s: (other_pre(s), s[1].pop(2)))(state)
+    write(honest, state)
+    assert [reason.code for reason in check(honest, known).reasons] == ["pre-differs"]
+
+
 def test_an_older_schema_is_migrated(honest: Path, known: References, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "SCHEMA", 2)
     monkeypatch.setattr(store, "MIGRATIONS", {1: lambda data: data})
