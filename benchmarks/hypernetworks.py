@@ -26,7 +26,8 @@ from editors.ke import Ke
 from editors.mend import Mend
 from editors.networks import NETWORKS, Hypernetwork, NetworkSettings
 from lm.loading import LM, load_lm, wrap_lm
-from training.examples import Example, Sampler, Source, open_source
+from training.examples import Example, Sampler, Source
+from training.sources import open_source
 from training.steps import Step
 
 RESULTS = Path(__file__).parent / "results"

@@ -81,7 +81,7 @@ def train(
     from editors import Resources  # noqa: PLC0415
     from editors.networks import NETWORKS, TASKS  # noqa: PLC0415
     from training.curves import draw_curves  # noqa: PLC0415
-    from training.examples import open_source  # noqa: PLC0415
+    from training.sources import open_source  # noqa: PLC0415
     from training.trainer import CURVES, Options  # noqa: PLC0415
     from training.trainer import train as train_network  # noqa: PLC0415
 

@@ -28,7 +28,8 @@ from tests import evaluating
 from tests.editing import BRIEF, SMALL, Networks, Sentences
 from tests.evaluating import counterfact
 from tests.models import SENTENCES, tiny_lm
-from training.examples import Sampler, open_source, validation_examples
+from training.examples import Sampler, validation_examples
+from training.sources import open_source
 from training.state import STATE, load_state, save_state
 from training.steps import Step
 from training.trainer import CURVES, UNFINISHED, Options, TrainingFailed, train
