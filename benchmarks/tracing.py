@@ -28,7 +28,7 @@ from benchmarks.setting import open_model
 from core.files import write_json
 from lm.hooks import Patch, Site, hooked
 from lm.loading import LM, wrap_lm
-from tracing._products import packs_products
+from lm.products import packs_products
 from tracing.causal import KINDS, SEVERED, Scan, Traced, trace, window_of
 from tracing.corruption import Corruption, make_corruption
 from tracing.facts import Fact, Prompt, encode

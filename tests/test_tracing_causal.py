@@ -173,23 +173,6 @@ def test_no_hook_is_left_after_an_error(failing: LM) -> None:
     assert hooks == 1, "only the one that fails"
 
 
-def test_packed_products_give_the_same_and_leave_nothing() -> None:
-    from tracing._products import packed_products
-
-    lm = tiny_lm("gpt2", "float32")
-    ids = torch.tensor([lm.tokens("The capital of Norway is")])
-    before = lm.model(ids).logits
-    with packed_products(lm):
-        changed = [name for name, module in lm.model.named_modules() if "forward" in vars(module)]
-        np.testing.assert_allclose(lm.model(ids).logits, before, atol=1e-4)
-    if torch.backends.mkldnn.is_available():
-        assert len(changed) == 4 * lm.n_layers + 1
-    assert torch.equal(lm.model(ids).logits, before)
-    with pytest.raises(RuntimeError, match="in between"), packed_products(lm):
-        raise RuntimeError("in between")
-    assert not any("forward" in vars(module) for module in lm.model.modules())
-
-
 def test_out_of_memory_halves_the_batch_and_costs_one_fact_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     from tracing import _sweep, causal
 

@@ -19,9 +19,9 @@ from core.errors import BadInput
 from lm.hooks import hooked
 from lm.loading import LM
 from lm.plan import Plan, default_plan, in_halves
+from lm.products import packed_products
 from lm.stack import run_blocks
 from tracing._base import Base, Module, instead, run_base, site_of
-from tracing._products import packed_products
 from tracing._sweep import Restoration, Span, Spot, batches, sweep
 from tracing.corruption import Corruption
 from tracing.facts import BadFact, Fact, Prompt, encode
