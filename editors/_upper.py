@@ -2,103 +2,156 @@
 
 An intervention at a row's lookup position acts on nothing before it. So the tokens before it pass through the
 upper layers once, and only their attention keys and values are kept; a step of a search then runs the tokens from
-the lookup position on.
+the lookup position on. Rows stand one after the other, without padding.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from editors._rows import Lower
+from editors._rows import Row
+from lm.attention import Earlier, RaggedRows
+from lm.hooks import Site, Tape, hooked
 from lm.loading import LM
-from lm.stack import ConstantPrefix, Recorder, causal_mask, run_blocks
+from lm.ragged import Ragged
+from lm.stack import Recorder, embed, run_blocks
 
 
 @dataclass(frozen=True)
 class Upper:
-    """Rows of several records, ready to be run from the edited layer on. The first dimension is the record."""
+    """Rows of several records, ready to be run from the edited layer on; a record's rows are consecutive."""
 
     start: int
     """The first layer above the edited one."""
+    each: int
+    """Rows of a record."""
+    rows: RaggedRows
+    """The rows from their lookup position on; the earlier tokens are held constant."""
     hidden: Tensor
-    """Output of the edited layer from the lookup position on, (records, rows, suffix, width)."""
+    """Output of the edited layer, (1, tokens, width)."""
     positions: Tensor
-    """(records, rows, suffix)."""
-    mask: Tensor
-    """What is added to attention scores, (records, rows, 1, suffix, prefix + suffix)."""
-    keys: Mapping[int, Tensor]
-    """Of the tokens before, by layer, (records, rows, heads, prefix, head width); empty where there are none."""
-    values: Mapping[int, Tensor]
+    """(1, tokens)."""
 
-    def keep(self, records: Tensor) -> "Upper":
+    @property
+    def firsts(self) -> Tensor:
+        """The token at each row's lookup position, (rows,)."""
+        return torch.tensor(self.rows.layout.starts, device=self.hidden.device)
+
+    def keep(self, records: Sequence[bool]) -> "Upper":
         """Go on with these records only."""
+        kept = [keep for keep in records for _ in range(self.each)]
+        layout, groups, places, tokens = self.rows.layout.keep(kept)
+        earlier = None if self.rows.earlier is None else self.rows.earlier.keep(groups, places)
+        tokens = tokens.to(self.hidden.device)
         return replace(
             self,
-            hidden=self.hidden[records],
-            positions=self.positions[records],
-            mask=self.mask[records],
-            keys={layer: key[records] for layer, key in self.keys.items()},
-            values={layer: value[records] for layer, value in self.values.items()},
+            rows=RaggedRows(layout, earlier),
+            hidden=self.hidden[:, tokens],
+            positions=self.positions[:, tokens],
         )
 
-    def run(self, lm: LM, delta: Tensor) -> Tensor:
+    def run(self, lm: LM, delta: Tensor, tail: int) -> Tensor:
         """Add `delta` (records, width) at every row's lookup position and run the upper layers.
 
         Returns:
-            The hidden states, (records, rows, suffix, width).
+            The last states of the last `tail` tokens of every row, in the order of `Ragged.tails`, (1, tokens, width).
         """
-        first = self.hidden[:, :, :1] + delta.to(self.hidden.dtype)[:, None, None]
-        hidden = torch.cat([first, self.hidden[:, :, 1:]], 2)
-        prefix = self._prefix() if self.keys else None
-        run = run_blocks(
-            lm,
-            hidden.flatten(0, 1),
-            self.start,
-            lm.n_layers,
-            positions=self.positions.flatten(0, 1),
-            mask=self.mask.flatten(0, 1),
-            cache=prefix,
-        )
-        return run.view_as(hidden)
+        moves = delta.to(self.hidden.dtype).repeat_interleave(self.each, 0)[None]
+        hidden = self.hidden.index_add(1, self.firsts, moves)
+        if self.start == lm.n_layers:
+            return hidden[:, torch.tensor(self.rows.layout.tails(tail), device=hidden.device)]
+        rows = replace(self.rows, tail=tail)
+        return run_blocks(lm, hidden, self.start, lm.n_layers, positions=self.positions, ragged=rows)
 
-    def _prefix(self) -> ConstantPrefix:
-        keys = {layer: key.flatten(0, 1) for layer, key in self.keys.items()}
-        values = {layer: value.flatten(0, 1) for layer, value in self.values.items()}
-        return ConstantPrefix(keys, values)
+
+@dataclass(frozen=True)
+class AtLookup:
+    """What stands at every row's lookup position in one pass up to the edited layer."""
+
+    keys: Tensor
+    """Input of the edited module, (rows, d_in)."""
+    outputs: Tensor
+    """Its output, (rows, width)."""
 
 
 @torch.no_grad()
-def run_prefix(lm: LM, lower: Lower, lookup: Tensor, lengths: Tensor, records: int, start: int) -> Upper:
-    """Run the tokens before each row's lookup position through the upper layers, and lay out the others.
+def split_rows(lm: LM, rows: Sequence[Row], each: int, layer: int) -> tuple[AtLookup, Upper]:
+    """Run rows up to the edited layer, and what stands before their lookup positions through the layers above.
 
     Args:
         lm: the model.
-        lower: a pass over rows padded on the right, rows of one record together.
-        lookup: lookup positions, (rows,).
-        lengths: tokens of each row, (rows,).
-        records: how many records the rows belong to.
-        start: the first layer above the edited one.
+        rows: record by record.
+        each: rows of a record.
+        layer: the edited layer.
     """
-    width = int(lookup.max())
-    recorder = Recorder()
-    if width:
-        run_blocks(lm, lower.hidden[:, :width], start, lm.n_layers, positions=lower.positions[:width], cache=recorder)
-    suffix = int((lengths - lookup).max())
-    offsets = torch.arange(suffix, device=lookup.device)
-    positions = (lookup[:, None] + offsets).clamp(max=lower.hidden.shape[1] - 1)
-    index = positions[..., None].expand(-1, -1, lower.hidden.shape[2])
-    seen = torch.arange(width, device=lookup.device) < lookup[:, None]
-    return Upper(
-        start=start,
-        hidden=_by_record(lower.hidden.gather(1, index), records),
-        positions=_by_record(positions, records),
-        mask=_by_record(causal_mask(lm, suffix, width, seen), records),
-        keys={layer: _by_record(key, records) for layer, key in recorder.keys.items()},
-        values={layer: _by_record(value, records) for layer, value in recorder.values.items()},
+    lengths = [len(row.ids) for row in rows]
+    layout = Ragged.of(lengths)
+    ids = _row_of(layout.flat([row.ids for row in rows]), lm)
+    positions = _row_of(layout.counted(), lm)
+    tape, module = Tape(), lm.layout.down(layer)
+    key, output = Site(module, "in"), Site(module)
+    with hooked(lm.model, tape.read(key), tape.read(output)):
+        hidden = run_blocks(
+            lm, embed(lm, ids, positions), 0, layer + 1, positions=positions, ragged=RaggedRows(layout)
+        )
+    lookups = torch.tensor([s + row.lookup for s, row in zip(layout.starts, rows, strict=True)], device=lm.device)
+    found = AtLookup(tape[key][0, lookups], tape[output][0, lookups])
+    suffixes = Ragged.of([len(row.ids) - row.lookup for row in rows])
+    prefix = _run_before(lm, rows, layout, hidden, layer + 1)
+    tokens = [range(s + row.lookup, s + len(row.ids)) for s, row in zip(layout.starts, rows, strict=True)]
+    upper = Upper(
+        start=layer + 1,
+        each=each,
+        rows=RaggedRows(suffixes, None if prefix is None else _earlier(lm, rows, suffixes, *prefix)),
+        hidden=hidden[:, torch.tensor(suffixes.flat(tokens), device=lm.device)],
+        positions=_row_of(suffixes.counted([row.lookup for row in rows]), lm),
     )
+    return found, upper
 
 
-def _by_record(tensor: Tensor, records: int) -> Tensor:
-    return tensor.reshape(records, -1, *tensor.shape[1:])
+def _run_before(
+    lm: LM, rows: Sequence[Row], layout: Ragged, hidden: Tensor, start: int
+) -> tuple[Recorder, Mapping[int, int]] | None:
+    """Run the tokens before each row's lookup position through the layers from `start` on.
+
+    Returns:
+        Their keys and values, one row after the other, and where each row of `rows` that has any begins.
+    """
+    having = [number for number, row in enumerate(rows) if row.lookup]
+    if not having or start == lm.n_layers:
+        return None
+    before = Ragged.of([rows[number].lookup for number in having])
+    tokens = [range(layout.starts[number], layout.starts[number] + rows[number].lookup) for number in having]
+    states = hidden[:, torch.tensor(before.flat(tokens), device=lm.device)]
+    recorder = Recorder()
+    # Of the last layer only keys and values are wanted.
+    wanted = RaggedRows(before, tail=0)
+    positions = _row_of(before.counted(), lm)
+    run_blocks(lm, states, start, lm.n_layers, positions=positions, cache=recorder, ragged=wanted)
+    return recorder, dict(zip(having, before.starts, strict=True))
+
+
+def _earlier(
+    lm: LM, rows: Sequence[Row], suffixes: Ragged, recorder: Recorder, begins: Mapping[int, int]
+) -> Earlier:
+    """Lay out recorded keys and values beside the rows they stand before, padded on the right in each group."""
+    index, masks = [], []
+    for members in suffixes.members:
+        width = max(rows[number].lookup for number in members)
+        offsets = torch.arange(width)
+        lookups = torch.tensor([rows[number].lookup for number in members])
+        starts = torch.tensor([begins.get(number, 0) for number in members])
+        valid = offsets < lookups[:, None]
+        index.append(torch.where(valid, starts[:, None] + offsets, 0).to(lm.device))
+        lowest = torch.finfo(lm.working_dtype).min
+        mask = torch.zeros(valid.shape, dtype=lm.working_dtype).masked_fill(~valid, lowest)
+        masks.append(mask.to(lm.device))
+    keys = {layer: [it[0][:, at].transpose(2, 3).contiguous() for at in index] for layer, it in recorder.keys.items()}
+    values = {layer: [it[0][:, at] for at in index] for layer, it in recorder.values.items()}
+    return Earlier(keys, values, masks)
+
+
+def _row_of(numbers: Sequence[int], lm: LM) -> Tensor:
+    return torch.tensor([numbers], device=lm.device)

@@ -6,16 +6,18 @@ https://arxiv.org/abs/2202.05262
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from editors._adam import Adam
-from editors._rows import Encoded, pad, run_lower
-from editors._upper import Upper, run_prefix
+from editors._output import Reads, read_out
+from editors._rows import Encoded
+from editors._upper import Upper, split_rows
 from lm.loading import LM
-from lm.stack import logits
+from lm.products import packed_products
+from lm.stack import final_norm
 
 COMPACT_AT = 0.8
 """Finished records are dropped from the batch when at most this fraction is still open."""
@@ -69,39 +71,57 @@ class Values:
         return self.trace[..., 0].gather(-1, self.passes[..., None] - 1)[..., 0]
 
 
-class Terms(NamedTuple):
-    """The parts of the objective, each (records,), nats."""
-
-    nll: Tensor
-    kl: Tensor
-    weight_decay: Tensor
-
-    @property
-    def total(self) -> Tensor:
-        return self.nll + self.kl + self.weight_decay
-
-
 @dataclass(frozen=True)
 class Problem:
-    """What the search runs on; the first dimension of every tensor is the record."""
+    """What the search runs on."""
 
     upper: Upper
     value_norm: Tensor
     """||v_0||, (records,)."""
-    scored: Tensor
-    """Suffix positions whose next token is scored, (records, rows - 1, target tokens)."""
-    labels: Tensor
-    """Target ids, (records, target tokens)."""
-    weights: Tensor
-    """1/L for the L tokens of a target, 0 for padding, (records, target tokens)."""
-    held: Tensor | None = None
-    """Log-probabilities of the held row on the first pass, (records, vocabulary)."""
+    targets: tuple[tuple[int, ...], ...]
+    """Token ids of each record's new object."""
+    reads: Reads
+    """Where its loss is read."""
 
-    def keep(self, records: Tensor) -> "Problem":
+    @classmethod
+    def of(cls, upper: Upper, value_norm: Tensor, targets: Sequence[tuple[int, ...]]) -> "Problem":
+        """Find out where the losses are read: at the last tokens of each row but its record's last, and there."""
+        return cls(upper, value_norm, tuple(targets), _reads(upper, targets, value_norm))
+
+    @property
+    def tail(self) -> int:
+        """Of each row so many of its last tokens are read at most."""
+        return max(map(len, self.targets))
+
+    def keep(self, records: Sequence[bool]) -> "Problem":
         """Go on with these records only."""
-        kept = {f.name: getattr(self, f.name)[records] for f in fields(self) if f.name not in ("upper", "held")}
-        held = None if self.held is None else self.held[records]
-        return replace(self, upper=self.upper.keep(records), held=held, **kept)
+        rest = torch.tensor([i for i, keep in enumerate(records) if keep], device=self.value_norm.device)
+        targets = [self.targets[i] for i in rest.tolist()]
+        problem = Problem.of(self.upper.keep(records), self.value_norm[rest], targets)
+        held = None if self.reads.held is None else self.reads.held[rest]
+        return replace(problem, reads=replace(problem.reads, held=held))
+
+
+def _reads(upper: Upper, targets: Sequence[tuple[int, ...]], like: Tensor) -> Reads:
+    layout, each, longest = upper.rows.layout, upper.each, max(map(len, targets))
+    place = {token: i for i, token in enumerate(layout.tails(longest))}
+    places, records, labels, weights, held = [], [], [], [], []
+    for record, target in enumerate(targets):
+        rows = range(record * each, (record + 1) * each)
+        for row in rows[:-1]:
+            end = layout.starts[row] + layout.lengths[row]
+            places += [place[token] for token in range(end - len(target), end)]
+            labels += target
+            records += [record] * len(target)
+            weights += [1 / len(target) / (each - 1)] * len(target)
+        held.append(place[layout.starts[rows[-1]]])
+    device = like.device
+    return Reads(
+        places=torch.tensor(places + held, device=device),
+        records=torch.tensor([*records, *range(len(targets))], device=device),
+        labels=torch.tensor(labels, device=device),
+        weights=torch.tensor(weights, dtype=like.dtype, device=device),
+    )
 
 
 def find_values(lm: LM, batch: Sequence[Encoded], settings: SearchSettings) -> Values:
@@ -121,39 +141,15 @@ def find_values(lm: LM, batch: Sequence[Encoded], settings: SearchSettings) -> V
         batch: records encoded with `hold=True`, all with the same number of rows.
         settings: constants of the search.
     """
-    ids, lookup, lengths = pad([row for item in batch for row in item.rows], lm.device)
-    dtype, count = lm.working_dtype, len(batch)
-    lower = run_lower(lm, ids, settings.layer)
-    rows = torch.arange(len(ids), device=ids.device)
-    # All rows of a record but the last, which is only held still: (records, templates, d_in or width).
-    keys, outputs = (
-        states[rows, lookup].to(dtype).view(count, -1, states.shape[-1])[:, :-1]
-        for states in (lower.keys, lower.outputs)
-    )
-    upper = run_prefix(lm, lower, lookup, lengths, count, settings.layer + 1)
-    del lower
-    delta, trace, passes = search(lm, _problem(batch, upper, outputs[:, 0]), settings)
+    count, dtype = len(batch), lm.working_dtype
+    each = len(batch[0].rows)
+    with packed_products(lm):
+        at, upper = split_rows(lm, [row for item in batch for row in item.rows], each, settings.layer)
+        # All rows of a record but the last, which is only held still: (records, templates, d_in or width).
+        keys, outputs = (states.to(dtype).unflatten(0, (count, each))[:, :-1] for states in (at.keys, at.outputs))
+        problem = Problem.of(upper, outputs[:, 0].norm(dim=1), [item.target for item in batch])
+        delta, trace, passes = search(lm, problem, settings)
     return Values(keys[:, 0], keys.mean(1), outputs[:, 0], outputs.mean(1), delta, trace, passes)
-
-
-def _problem(batch: Sequence[Encoded], upper: Upper, bare_output: Tensor) -> Problem:
-    longest = max(len(item.target) for item in batch)
-    scored, labels, weights = [], [], []
-    for item in batch:
-        count = len(item.target)
-        padding = [0] * (longest - count)
-        ends = [len(row.ids) - row.lookup for row in item.rows[:-1]]
-        scored.append([[*range(end - count, end), *padding] for end in ends])
-        labels.append([*item.target, *padding])
-        weights.append([*[1 / count] * count, *padding])
-    device = bare_output.device
-    return Problem(
-        upper=upper,
-        value_norm=bare_output.norm(dim=1),
-        scored=torch.tensor(scored, device=device),
-        labels=torch.tensor(labels, device=device),
-        weights=torch.tensor(weights, dtype=bare_output.dtype, device=device),
-    )
 
 
 def search(lm: LM, problem: Problem, settings: SearchSettings) -> tuple[Tensor, Tensor, Tensor]:
@@ -167,51 +163,45 @@ def search(lm: LM, problem: Problem, settings: SearchSettings) -> tuple[Tensor, 
     delta = torch.zeros_like(found)
     adam = Adam(delta, settings.learning_rate)
     for step in range(settings.steps):
-        with torch.enable_grad():
-            variable = delta.detach().requires_grad_()
-            terms, held = objective(lm, problem, variable, settings)
-            loss = terms.total
-            whole = loss.sum()  # a record's gradient is its own: rows do not meet
-        if problem.held is None:
-            problem = replace(problem, held=held)
-        now = torch.stack([loss, *terms], 1).detach()
+        last = step == settings.steps - 1
+        now, gradient, problem = objective(lm, problem, delta, settings, gradient=not last)
         trace[alive, step] = torch.where(is_open[:, None], now, torch.nan)
         passes[alive] += is_open
-        ends = is_open & ~(now[:, 0] >= settings.stop_loss)  # NaN ends too
-        if step == settings.steps - 1:
-            ends = is_open
+        ends = is_open if last else is_open & ~(now[:, 0] >= settings.stop_loss)  # NaN ends too
         found[alive] = torch.where(ends[:, None], delta, found[alive])
         is_open = is_open & ~ends
-        n_open = int(is_open.sum())  # the only wait for the device in a step
-        if n_open == 0:
+        still = is_open.tolist()  # the only wait for the device in a step
+        if gradient is None or not any(still):
             break
-        (gradient,) = torch.autograd.grad(whole, variable)
         adam.step_(delta, gradient)
         delta *= (settings.clamp_norm_factor * problem.value_norm / delta.norm(dim=1)).clamp(max=1)[:, None]
-        if n_open <= COMPACT_AT * len(alive):
+        if sum(still) <= COMPACT_AT * len(still):
             rest = is_open.nonzero()[:, 0]
-            problem, alive, is_open, delta = problem.keep(rest), alive[rest], is_open[rest], delta[rest]
+            problem, alive, is_open, delta = problem.keep(still), alive[rest], is_open[rest], delta[rest]
             adam.keep(rest)
     return found, trace, passes
 
 
-def objective(lm: LM, problem: Problem, delta: Tensor, settings: SearchSettings) -> tuple[Terms, Tensor]:
+def objective(
+    lm: LM, problem: Problem, delta: Tensor, settings: SearchSettings, *, gradient: bool
+) -> tuple[Tensor, Tensor | None, Problem]:
     """Evaluate the objective of every record.
 
     Returns:
-        Its terms, and the log-probabilities of the held row (records, vocabulary), detached.
+        The loss and its terms NLL, KL and weight decay, (records, 4); the loss's gradient by delta if it is asked for,
+        a record's its own, as rows do not meet; and the problem, with the held distributions after the first pass.
     """
-    hidden = problem.upper.run(lm, delta)
-    records, rows, tokens = problem.scored.shape
-    index = problem.scored[..., None].expand(-1, -1, -1, hidden.shape[-1])
-    scored = hidden[:, :-1].gather(2, index).flatten(1, 2)
-    read = torch.cat([scored, hidden[:, -1, :1]], 1)  # only here are logits needed
-    log_p = logits(lm, read).to(delta.dtype).log_softmax(-1)
-    labels = problem.labels[:, None].expand(-1, rows, -1).reshape(records, -1, 1)
-    new = log_p[:, :-1].gather(2, labels)[..., 0].view(records, rows, tokens)
-    nll = -(new * problem.weights[:, None]).sum(2).mean(1)
-    now = log_p[:, -1]
-    before = now.detach() if problem.held is None else problem.held
-    kl = settings.kl_factor * (now.exp() * (now - before)).sum(1)
-    decay = settings.weight_decay * delta.norm(dim=1) / problem.value_norm**2
-    return Terms(nll, kl, decay), now.detach()
+    variable = delta.detach().requires_grad_(gradient)
+    with torch.set_grad_enabled(gradient):
+        hidden = problem.upper.run(lm, variable, problem.tail)
+        normed = final_norm(lm, hidden[0, problem.reads.places])
+    losses, slopes, reads = read_out(lm, normed, problem.reads, settings.kl_factor, gradient=gradient)
+    norm = delta.norm(dim=1)
+    scale = settings.weight_decay / problem.value_norm**2
+    nll, kl, decay = losses.nll, settings.kl_factor * losses.kl, scale * norm
+    now = torch.stack([nll + kl + decay, nll, kl, decay], 1)
+    if slopes is None:
+        return now, None, replace(problem, reads=reads)
+    (slope,) = torch.autograd.grad(normed, variable, slopes)
+    slope += torch.where(norm > 0, scale / norm, 0)[:, None] * delta  # at 0 the norm's subgradient is 0
+    return now, slope, replace(problem, reads=reads)

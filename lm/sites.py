@@ -21,6 +21,8 @@ class Layout:
     embed: str
     blocks: str
     in_block_attention: str
+    in_block_mix: str
+    """The attention's last projection, from all heads side by side to the width."""
     in_block_mlp: str
     in_block_up: str
     in_block_down: str
@@ -34,6 +36,8 @@ class Layout:
     """What its blocks call the keys and values of earlier tokens."""
     attention_kernel: str = "sdpa"
     """`eager` where nothing else exists; that one needs its causal mask spelled out."""
+    attention_method: str | None = None
+    """The attention's own method for queries, keys and values, where it does not use the library's interface."""
 
     def block(self, layer: int) -> str:
         """Name of a whole block; its output is the residual stream after it."""
@@ -42,6 +46,10 @@ class Layout:
     def attention(self, layer: int) -> str:
         """Name of a block's attention; its output is what it adds to the residual stream."""
         return f"{self.blocks}.{layer}.{self.in_block_attention}"
+
+    def mix(self, layer: int) -> str:
+        """Name of the attention's last projection, from all heads side by side to the width."""
+        return f"{self.blocks}.{layer}.{self.in_block_mix}"
 
     def mlp(self, layer: int) -> str:
         """Name of a block's MLP; its output is what it adds to the residual stream."""
@@ -62,6 +70,7 @@ def _llama_like(family: str) -> Layout:
         embed="model.embed_tokens",
         blocks="model.layers",
         in_block_attention="self_attn",
+        in_block_mix="self_attn.o_proj",
         in_block_mlp="mlp",
         in_block_up="mlp.up_proj",
         in_block_down="mlp.down_proj",
@@ -77,6 +86,7 @@ LAYOUTS = {
         positions="transformer.wpe",
         blocks="transformer.h",
         in_block_attention="attn",
+        in_block_mix="attn.c_proj",
         in_block_mlp="mlp",
         in_block_up="mlp.c_fc",
         in_block_down="mlp.c_proj",
@@ -87,18 +97,21 @@ LAYOUTS = {
         embed="transformer.wte",
         blocks="transformer.h",
         in_block_attention="attn",
+        in_block_mix="attn.out_proj",
         in_block_mlp="mlp",
         in_block_up="mlp.fc_in",
         in_block_down="mlp.fc_out",
         final_norm="transformer.ln_f",
         cache_keyword="layer_past",
         attention_kernel="eager",
+        attention_method="_attn",
     ),
     "gpt_neox": Layout(
         family="gpt_neox",
         embed="gpt_neox.embed_in",
         blocks="gpt_neox.layers",
         in_block_attention="attention",
+        in_block_mix="attention.dense",
         in_block_mlp="mlp",
         in_block_up="mlp.dense_h_to_4h",
         in_block_down="mlp.dense_4h_to_h",

@@ -6,12 +6,14 @@ tokens are kept by objects of ours, in three ways: constant, growing, or only re
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from lm.hooks import find_module, first
+from lm.attention import RaggedRows, ragged_attention
+from lm.hooks import Patch, Site, find_module, first, hooked
 from lm.loading import LM
 
 
@@ -134,6 +136,7 @@ def run_blocks(
     positions: Tensor | None = None,
     mask: Tensor | None = None,
     cache: Cache | None = None,
+    ragged: RaggedRows | None = None,
 ) -> Tensor:
     """Run blocks `start` to `stop - 1` on the states before `start`; return the states before `stop`.
 
@@ -143,7 +146,11 @@ def run_blocks(
         mask: added to the attention scores, (rows or 1, 1, tokens, earlier + tokens); by default each token sees all
             earlier ones and itself, which is right for rows padded on the right.
         cache: keys and values of earlier tokens; layers are counted from the model's first.
+        ragged: the rows, where they are laid one after the other, (1, tokens, width); `positions` are needed then, (1,
+            tokens), `mask` is not used, and of `cache` only a `Recorder`. A `tail` is for the last block alone.
     """
+    if ragged is not None:
+        return _run_ragged(lm, hidden, start, stop, positions, cache, ragged)
     tokens = hidden.shape[1]
     past = cache.length(start) if cache is not None else 0
     if positions is None:
@@ -153,17 +160,72 @@ def run_blocks(
         positions = positions[None]
     if mask is None and tokens > 1 and (past or lm.layout.attention_kernel == "eager"):
         mask = causal_mask(lm, tokens, past)
-    extra: dict[str, Any] = {lm.layout.cache_keyword: cache, "position_ids": positions, "attention_mask": mask}
+    return _call_blocks(lm, hidden, range(start, stop), positions, cache, {"attention_mask": mask})
+
+
+def _run_ragged(
+    lm: LM,
+    hidden: Tensor,
+    start: int,
+    stop: int,
+    positions: Tensor | None,
+    cache: Cache | None,
+    rows: RaggedRows,
+) -> Tensor:
+    """Run blocks on rows laid one after the other; the last block of a pass with a tail, for the tail alone."""
+    if positions is None:
+        raise ValueError("rows of unequal length need positions")
+    whole = stop if rows.tail is None else stop - 1
+    with ragged_attention(lm, replace(rows, tail=None)) as extra:
+        hidden = _call_blocks(lm, hidden, range(start, whole), positions, cache, {"attention_mask": None, **extra})
+    if rows.tail is None:
+        return hidden
+    tail = torch.tensor(rows.layout.tails(rows.tail), dtype=torch.long, device=hidden.device)
+    with ragged_attention(lm, rows) as extra, hooked(lm.model, *_only(lm, whole, tail)):
+        hidden = _call_blocks(lm, hidden, range(whole, stop), positions, cache, {"attention_mask": None, **extra})
+    return hidden[:, tail]
+
+
+def _only(lm: LM, layer: int, tokens: Tensor) -> list[tuple[Site, Patch]]:
+    """Let a block's attention and MLP write to some tokens only: what they would write to the others is not computed."""
+    modules = (lm.layout.mix(layer), lm.layout.mlp(layer))
+    width: list[int] = []
+
+    def select(states: Tensor) -> Tensor:
+        width.append(states.shape[1])
+        return states[:, tokens]
+
+    def put_back(states: Tensor) -> Tensor:
+        whole = states.new_zeros(1, width.pop(), states.shape[2])
+        return whole.index_copy(1, tokens, states)
+
+    return [pair for name in modules for pair in ((Site(name, "in"), select), (Site(name), put_back))]
+
+
+def _call_blocks(
+    lm: LM, hidden: Tensor, layers: range, positions: Tensor, cache: Cache | None, extra: dict[str, Any]
+) -> Tensor:
+    extra = {lm.layout.cache_keyword: cache, "position_ids": positions, **extra}
     if lm.layout.rotary is not None:
         extra["position_embeddings"] = find_module(lm.model, lm.layout.rotary)(hidden, position_ids=positions)
-    for layer in range(start, stop):
+    for layer in layers:
         hidden = first(find_module(lm.model, lm.layout.block(layer))(hidden, **extra))
     return hidden
 
 
 def logits(lm: LM, hidden: Tensor) -> Tensor:
     """Return the logits of any selection of last states: (..., width) to (..., vocabulary), in the model's dtype."""
-    normed = find_module(lm.model, lm.layout.final_norm)(hidden)
+    return head(lm, final_norm(lm, hidden))
+
+
+def final_norm(lm: LM, hidden: Tensor) -> Tensor:
+    """Return what the output layer is given: last states after the last norm."""
+    normed: Tensor = find_module(lm.model, lm.layout.final_norm)(hidden)
+    return normed
+
+
+def head(lm: LM, normed: Tensor) -> Tensor:
+    """Return the output layer's logits, (..., vocabulary)."""
     result: Tensor = find_module(lm.model, lm.layout.head)(normed)
     return result
 

@@ -1,0 +1,188 @@
+"""Attention over rows of unequal length that stand one after the other, each perhaps after earlier tokens of its own.
+
+The earlier tokens' keys and values are constants: they are never copied beside the new ones, and no gradient is
+computed for them. So attention is two products on each side of one softmax,
+
+$$A = \\mathrm{softmax}\\left([\\,q K_{\\text{earlier}}^\\top \\mid q K^\\top\\,] / \\sqrt{d} + M\\right), \\qquad
+  y = A_{\\text{earlier}} V_{\\text{earlier}} + A_{\\text{new}} V.$$
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from lm.hooks import find_module
+from lm.loading import LM
+from lm.ragged import Group, Ragged
+
+KERNEL = "ragged_rows"
+"""The name of this attention in the `transformers` library."""
+
+
+@dataclass(frozen=True, eq=False)
+class Earlier:
+    """Constant keys and values before the rows of one layout, group by group."""
+
+    keys: Mapping[int, Sequence[Tensor]]
+    """By layer, for each group (heads, rows, head width, earlier)."""
+    values: Mapping[int, Sequence[Tensor]]
+    """By layer, for each group (heads, rows, earlier, head width)."""
+    masks: Sequence[Tensor]
+    """For each group, 0 where a row has an earlier token and the lowest number elsewhere, (rows, earlier), float32 or 64."""
+
+    def of(self, layer: int, group: int) -> tuple[Tensor, Tensor]:
+        """Return keys and values of one layer and group."""
+        return self.keys[layer][group], self.values[layer][group]
+
+    def keep(self, groups: Sequence[int], places: Sequence[Tensor]) -> "Earlier":
+        """Go on with some rows: `places` of each group of `groups`."""
+
+        def of_layer(parts: Sequence[Tensor]) -> list[Tensor]:
+            return [parts[g].index_select(1, rows.to(parts[g].device)) for g, rows in zip(groups, places, strict=True)]
+
+        return Earlier(
+            {layer: of_layer(parts) for layer, parts in self.keys.items()},
+            {layer: of_layer(parts) for layer, parts in self.values.items()},
+            [self.masks[g][rows.to(self.masks[g].device)] for g, rows in zip(groups, places, strict=True)],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class RaggedRows:
+    """What attention is told about a batch."""
+
+    layout: Ragged
+    earlier: Earlier | None = None
+    tail: int | None = None
+    """Only the last so many tokens of each row are asked for; the others get zeros."""
+
+    @cached_property
+    def masks(self) -> list[Tensor | None]:
+        """What is added to the scores of each group, (rows or 1, 1, asked, earlier + length); `None`: just causal."""
+        return [self._mask(number, group) for number, group in enumerate(self.layout.groups)]
+
+    def asked(self, group: Group) -> int:
+        """How many tokens of each row of a group are asked for."""
+        return group.length if self.tail is None else min(self.tail, group.length)
+
+    def _mask(self, number: int, group: Group) -> Tensor | None:
+        asked, earlier = self.asked(group), None if self.earlier is None else self.earlier.masks[number]
+        if earlier is None:
+            if asked == group.length:
+                return None
+            return _causal(asked, group.length, torch.zeros(()))[None, None]
+        new = _causal(asked, group.length, earlier).expand(group.rows, 1, -1, -1)
+        return torch.cat([earlier[:, None, None].expand(-1, 1, asked, -1), new], -1)
+
+
+@contextmanager
+def ragged_attention(lm: LM, rows: RaggedRows) -> Iterator[dict[str, Any]]:
+    """Let all blocks attend as `rows` says within the block; yields what they must be called with."""
+    with ExitStack() as stack:
+        if lm.layout.attention_method is None:
+            lm.model.set_attn_implementation(KERNEL)
+            stack.callback(lm.model.set_attn_implementation, lm.layout.attention_kernel)
+            yield {"ragged_rows": rows}
+            return
+        for layer in range(lm.n_layers):
+            module = find_module(lm.model, lm.layout.attention(layer))
+            # An attribute of the instance hides the class's method, and is taken away again.
+            vars(module)[lm.layout.attention_method] = partial(_attend_by_method, module, rows)
+            stack.callback(vars(module).pop, lm.layout.attention_method)
+        yield {}
+
+
+def _attend_by_method(
+    module: Any, rows: RaggedRows, query: Tensor, key: Tensor, value: Tensor, *_: Any
+) -> tuple[Tensor, None]:
+    """Attention of families that have a method for it instead of the library's interface."""
+    found, nothing = attend(module, query, key, value, None, 1 / float(module.scale_attn), ragged_rows=rows)
+    return found.transpose(1, 2), nothing
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,  # noqa: ARG001
+    scaling: float,
+    dropout: float = 0.0,  # noqa: ARG001
+    *,
+    ragged_rows: RaggedRows,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each row, and to its earlier tokens.
+
+    Args:
+        module: the attention module, for its layer.
+        query: (1, heads, tokens, head width); keys and values may have fewer heads, each for several of the query.
+        key, value: (1, key heads, tokens, head width).
+        scaling: of the scores.
+        ragged_rows: the rows.
+
+    Returns:
+        (1, tokens, heads, head width).
+    """
+    if ragged_rows.tail == 0:
+        return query.new_zeros(query.transpose(1, 2).shape), None
+    parts = []
+    for number, (group, mask) in enumerate(zip(ragged_rows.layout.groups, ragged_rows.masks, strict=True)):
+        q, k, v = (states[0, :, group.tokens].unflatten(1, (group.rows, group.length)) for states in (query, key, value))
+        if mask is None:
+            found = _within_rows(q, k, v, scaling)
+        else:
+            before = group.length - ragged_rows.asked(group)
+            constant = None if (earlier := ragged_rows.earlier) is None else earlier.of(module.layer_idx, number)
+            found = _with_earlier(q[:, :, before:], k, v, scaling, mask, constant)
+            found = torch.nn.functional.pad(found, (0, 0, 0, 0, before, 0)) if before else found
+        parts.append(found.flatten(0, 1))
+    return torch.cat(parts)[None].to(value.dtype), None
+
+
+def _within_rows(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """(heads, rows, length, head width) each; returns (rows, length, heads, head width)."""
+    if query.shape[2] == 1:
+        shares = query.shape[0] // key.shape[0]
+        return value.repeat_interleave(shares, 0).permute(1, 2, 0, 3)
+    q, k, v = (states.transpose(0, 1) for states in (query, key, value))
+    grouped = query.shape[0] != key.shape[0]
+    return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped).transpose(1, 2)
+
+
+def _with_earlier(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Tensor, earlier: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    """(heads, rows, asked or length, head width) each; returns (rows, asked, heads, head width)."""
+    heads, rows, _, size = key.shape
+    asked = query.shape[2]
+    # Queries that share a key's head stand side by side: (key heads, rows, shares x asked, head width).
+    shared = query.unflatten(0, (heads, -1)).transpose(1, 2).flatten(2, 3) * scaling
+    scores = torch.matmul(shared, key.transpose(2, 3))
+    width = 0
+    if earlier is not None:
+        width = earlier[0].shape[3]
+        scores = torch.cat([torch.matmul(shared, earlier[0]), scores], -1)
+    weights = scores.unflatten(2, (-1, asked)).to(torch.promote_types(scores.dtype, torch.float32))
+    weights = (weights + mask.to(weights)).softmax(-1).to(value.dtype).flatten(2, 3)
+    found = torch.matmul(weights[..., width:], value)
+    if earlier is not None:
+        found = found + torch.matmul(weights[..., :width], earlier[1])
+    # (key heads, rows, shares, asked, head width) to (rows, asked, heads, head width)
+    return found.view(heads, rows, -1, asked, size).permute(1, 3, 0, 2, 4).flatten(2, 3)
+
+
+def _causal(asked: int, length: int, like: Tensor) -> Tensor:
+    """For the last `asked` of `length` tokens, 0 where one may look and the lowest number elsewhere, in `like`'s dtype."""
+    lowest = torch.finfo(like.dtype).min
+    return torch.full((asked, length), lowest, dtype=like.dtype, device=like.device).triu(length - asked + 1)
+
+
+AttentionInterface.register(KERNEL, attend)

@@ -1,0 +1,139 @@
+"""Rows of unequal length laid one after the other, with no padding between them.
+
+All a model does but attention is done token by token, so a batch needs no rectangle: (1, tokens, width) holds the
+tokens of all rows. Rows are sorted by length, and rows of one length stand together as a rectangle, on which attention
+runs (`lm.attention`).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Group(NamedTuple):
+    """Rows of equal length that stand together."""
+
+    start: int
+    """Its first token."""
+    rows: int
+    length: int
+
+    @property
+    def tokens(self) -> slice:
+        """Its tokens."""
+        return slice(self.start, self.start + self.rows * self.length)
+
+    def of(self, packed: Tensor) -> Tensor:
+        """Return its part of a tensor (1, tokens, ...), as a view (rows, length, ...)."""
+        return packed[0, self.tokens].unflatten(0, (self.rows, self.length))
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """How rows are laid out. The caller's row `order[i]` stands at place i."""
+
+    order: tuple[int, ...]
+    groups: tuple[Group, ...]
+
+    @classmethod
+    def of(cls, lengths: Sequence[int]) -> "Ragged":
+        """Lay out rows of these lengths, each at least 1.
+
+        >>> Ragged.of([2, 1, 2])
+        Ragged(order=(1, 0, 2), groups=(Group(start=0, rows=1, length=1), Group(start=1, rows=2, length=2)))
+        """
+        order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+        groups: list[Group] = []
+        for row in order:
+            length = lengths[row]
+            if groups and groups[-1].length == length:
+                groups[-1] = groups[-1]._replace(rows=groups[-1].rows + 1)
+            else:
+                groups.append(Group(groups[-1].tokens.stop if groups else 0, 1, length))
+        return cls(tuple(order), tuple(groups))
+
+    @property
+    def tokens(self) -> int:
+        """Of all rows."""
+        return self.groups[-1].tokens.stop if self.groups else 0
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """The first token of each of the caller's rows."""
+        starts = [0] * len(self.order)
+        for row, start in zip(self.order, self._starts_in_place(), strict=True):
+            starts[row] = start
+        return tuple(starts)
+
+    @cached_property
+    def members(self) -> tuple[tuple[int, ...], ...]:
+        """The caller's rows in each group."""
+        places = iter(self.order)
+        return tuple(tuple(next(places) for _ in range(group.rows)) for group in self.groups)
+
+    def flat(self, rows: Sequence[Sequence[int]]) -> list[int]:
+        """Lay out numbers that belong to tokens: `rows` by the caller's row; the result by token."""
+        return [value for row in self.order for value in rows[row]]
+
+    def counted(self, first: Sequence[int] | None = None) -> list[int]:
+        """Return each token's position: counted from `first`, one for each of the caller's rows, or from 0."""
+        begins = [0] * len(self.order) if first is None else first
+        return [
+            begins[row] + i
+            for group, members in zip(self.groups, self.members, strict=True)
+            for row in members
+            for i in range(group.length)
+        ]
+
+    def tails(self, count: int) -> list[int]:
+        """Return the last `count` tokens of every row (all of a shorter one), in place order."""
+        return [
+            start + i
+            for group in self.groups
+            for start in range(group.start, group.tokens.stop, group.length)
+            for i in range(max(0, group.length - count), group.length)
+        ]
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Of each of the caller's rows."""
+        lengths = [0] * len(self.order)
+        for group, members in zip(self.groups, self.members, strict=True):
+            for row in members:
+                lengths[row] = group.length
+        return tuple(lengths)
+
+    def keep(self, kept: Sequence[bool]) -> "Kept":
+        """Go on with some of the caller's rows, numbered anew in the same order."""
+        numbers = [row for row, keep in enumerate(kept) if keep]
+        layout = Ragged.of([self.lengths[row] for row in numbers])
+        groups = [i for i, members in enumerate(self.members) if any(kept[row] for row in members)]
+        places = [torch.tensor([i for i, row in enumerate(self.members[g]) if kept[row]]) for g in groups]
+        tokens = layout.flat([range(self.starts[row], self.starts[row] + self.lengths[row]) for row in numbers])
+        return Kept(layout, groups, places, torch.tensor(tokens))
+
+    def _starts_in_place(self) -> Iterator[int]:
+        for group in self.groups:
+            yield from range(group.start, group.tokens.stop, group.length)
+
+
+class Kept(NamedTuple):
+    """What is left of a layout."""
+
+    layout: Ragged
+    groups: list[int]
+    """The old groups that have rows left, in the order of the new ones."""
+    places: list[Tensor]
+    """The rows left in each of these, by their place in it."""
+    tokens: Tensor
+    """The tokens left, in the new order."""
+
+
+def per_group(layout: Ragged, packed: Tensor, change: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """Map each group of a tensor (1, tokens, ...), given its number and its view (rows, length, ...)."""
+    parts = [change(i, group.of(packed)).flatten(0, 1) for i, group in enumerate(layout.groups)]
+    return torch.cat(parts)[None]
