@@ -22,6 +22,7 @@ def edit_each(
     size: Callable[[E], int],
     plan: Plan,
     most: int | None = None,
+    padded: bool = True,
 ) -> list[Edit | Failure]:
     """Edit requests batch by batch.
 
@@ -31,7 +32,7 @@ def edit_each(
         run: a batch -> one result for each. A batch that is out of memory is halved, which the plan notes; a batch of
             one becomes a `Failure`.
         finish: a result -> the edit.
-        size, plan, most: how large a batch may be, as in `cut`.
+        size, plan, most, padded: how large a batch may be, as in `cut`.
 
     Returns:
         One edit or failure for each request, in order.
@@ -48,14 +49,16 @@ def edit_each(
         made = run([encoded[i] for i in batch])
         results.update((i, finish(requests[i], result)) for i, result in zip(batch, made, strict=True))
 
-    for batch in cut(encoded, size, plan.tokens_per_batch, most):
+    for batch in cut(encoded, size, plan.tokens_per_batch, most, padded):
         for i in in_halves("edit", batch, run_batch, plan):
             results[i] = Failure(requests[i].id, "out of memory with one request")
     return [results[i] for i in range(len(requests))]
 
 
-def cut(items: Mapping[int, E], size: Callable[[E], int], tokens: int, most: int | None = None) -> list[list[int]]:
-    """Cut requests into batches of like shape, of at most `tokens` tokens (padding included) and `most` requests.
+def cut(
+    items: Mapping[int, E], size: Callable[[E], int], tokens: int, most: int | None = None, padded: bool = True
+) -> list[list[int]]:
+    """Cut requests into batches of like shape, of at most `tokens` tokens and `most` requests.
 
     The batches depend on the arguments alone.
 
@@ -63,19 +66,20 @@ def cut(items: Mapping[int, E], size: Callable[[E], int], tokens: int, most: int
         items: requests as rows.
         size: tokens of one request, when it is alone.
         tokens, most: limits. A request that is too large by itself is a batch of its own.
+        padded: whether every request of a batch takes as many tokens as the largest.
 
     Returns:
         The keys of `items`, batch by batch.
     """
     order = sorted(items, key=lambda i: (len(items[i].target), size(items[i]), items[i].length, i))
     batches: list[list[int]] = []
-    largest = 0
+    sizes: list[int] = []
     for i in order:
-        largest = max(largest, size(items[i]))
-        count = len(batches[-1]) + 1 if batches else 0
-        if count and count * largest <= tokens and (most is None or count <= most):
+        sizes.append(size(items[i]))
+        used = max(sizes) * len(sizes) if padded else sum(sizes)
+        if batches and used <= tokens and (most is None or len(sizes) <= most):
             batches[-1].append(i)
         else:
             batches.append([i])
-            largest = size(items[i])
+            sizes = sizes[-1:]
     return batches

@@ -35,9 +35,9 @@ class Encoded:
     """Token ids of the new object. All but the last stand at the end of every context row."""
 
     @property
-    def suffix(self) -> int:
-        """The most tokens that any row has from its lookup position on."""
-        return max(len(row.ids) - row.lookup for row in self.rows)
+    def suffixes(self) -> int:
+        """Tokens of all rows from their lookup positions on."""
+        return sum(len(row.ids) - row.lookup for row in self.rows)
 
     @property
     def length(self) -> int:

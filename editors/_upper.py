@@ -93,9 +93,7 @@ def split_rows(lm: LM, rows: Sequence[Row], each: int, layer: int) -> tuple[AtLo
     tape, module = Tape(), lm.layout.down(layer)
     key, output = Site(module, "in"), Site(module)
     with hooked(lm.model, tape.read(key), tape.read(output)):
-        hidden = run_blocks(
-            lm, embed(lm, ids, positions), 0, layer + 1, positions=positions, ragged=RaggedRows(layout)
-        )
+        hidden = run_blocks(lm, embed(lm, ids, positions), 0, layer + 1, positions=positions, ragged=RaggedRows(layout))
     lookups = torch.tensor([s + row.lookup for s, row in zip(layout.starts, rows, strict=True)], device=lm.device)
     found = AtLookup(tape[key][0, lookups], tape[output][0, lookups])
     suffixes = Ragged.of([len(row.ids) - row.lookup for row in rows])
@@ -133,9 +131,7 @@ def _run_before(
     return recorder, dict(zip(having, before.starts, strict=True))
 
 
-def _earlier(
-    lm: LM, rows: Sequence[Row], suffixes: Ragged, recorder: Recorder, begins: Mapping[int, int]
-) -> Earlier:
+def _earlier(lm: LM, rows: Sequence[Row], suffixes: Ragged, recorder: Recorder, begins: Mapping[int, int]) -> Earlier:
     """Lay out recorded keys and values beside the rows they stand before, padded on the right in each group."""
     index, masks = [], []
     for members in suffixes.members:

@@ -130,8 +130,9 @@ class Rome:
             lambda request: encode(self.lm, request, self.templates, self.settings.position, hold=True),
             self._solve,
             self._edit,
-            size=lambda item: len(item.rows) * item.suffix,  # what a step of the search runs
+            size=lambda item: item.suffixes,  # what a step of the search runs
             plan=self.plan,
+            padded=False,
         )
 
     def values(self, batch: Sequence[Encoded]) -> Values:

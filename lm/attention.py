@@ -68,6 +68,14 @@ class RaggedRows:
         """What is added to the scores of each group, (rows or 1, 1, asked, earlier + length); `None`: just causal."""
         return [self._mask(number, group) for number, group in enumerate(self.layout.groups)]
 
+    @cached_property
+    def _cut(self) -> Ragged:
+        return self.layout if self.tail is None else self.layout.cut(self.tail)
+
+    def layout_of(self, states: Tensor) -> Ragged:
+        """Return the layout of states (1, tokens, ...): of all tokens, or of those that are asked for."""
+        return self.layout if states.shape[1] == self.layout.tokens else self._cut
+
     def asked(self, group: Group) -> int:
         """How many tokens of each row of a group are asked for."""
         return group.length if self.tail is None else min(self.tail, group.length)
@@ -135,7 +143,9 @@ def attend(
         return query.new_zeros(query.transpose(1, 2).shape), None
     parts = []
     for number, (group, mask) in enumerate(zip(ragged_rows.layout.groups, ragged_rows.masks, strict=True)):
-        q, k, v = (states[0, :, group.tokens].unflatten(1, (group.rows, group.length)) for states in (query, key, value))
+        q, k, v = (
+            states[0, :, group.tokens].unflatten(1, (group.rows, group.length)) for states in (query, key, value)
+        )
         if mask is None:
             found = _within_rows(q, k, v, scaling)
         else:

@@ -1,12 +1,13 @@
 """Two ways to apply edits, to each row of a batch its own or all to the model itself; tested equal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from lm.attention import RaggedRows
 from lm.edits import Delta, Dense, Edit, LowRank, check_edits, load_edits, read_meta, save_edits
 from lm.hooks import Patch, Site, Tape, hooked
 from lm.loading import LM
@@ -65,9 +66,9 @@ class EditStack:
             self._add_dense(name, edits)
 
     @contextmanager
-    def rows(self, owners: Sequence[int] | Tensor) -> Iterator[None]:
-        """Apply them to every batch within the block; `owners` as for `per_row`."""
-        with hooked(self._lm.model, *self._pairs(owners)):
+    def rows(self, owners: Sequence[int] | Tensor, ragged: RaggedRows | None = None) -> Iterator[None]:
+        """Apply them to every batch within the block; `owners` as for `per_row`, `ragged` where rows are laid out so."""
+        with hooked(self._lm.model, *self._pairs(owners, ragged)):
             yield
 
     def _add_low(self, name: str, edits: Sequence[Edit]) -> None:
@@ -97,64 +98,71 @@ class EditStack:
         if found:
             self._dense[name] = found
 
-    def _pairs(self, owners: Sequence[int] | Tensor) -> list[tuple[Site, Patch]]:
+    def _pairs(self, owners: Sequence[int] | Tensor, ragged: RaggedRows | None) -> list[tuple[Site, Patch]]:
         listed = owners.tolist() if isinstance(owners, Tensor) else list(owners)
         wrong = [owner for owner in listed if not -1 <= owner < self._count]
         if wrong:
             raise ValueError(f"expected owners from -1 to {self._count - 1}, got {wrong[0]}")
+        if ragged is not None:
+            listed = [listed[row] for row in ragged.layout.order]
         pairs: list[tuple[Site, Patch]] = []
         for name, (left, right) in self._low.items():
             index = torch.tensor([owner % (self._count + 1) for owner in listed], device=left.device)
-            pairs += low_rank_pairs(name, left[index], right[index])
-        rows: dict[int, list[int]] = {}
-        for row, owner in enumerate(listed):
-            rows.setdefault(owner, []).append(row)
+            pairs += low_rank_pairs(name, left[index], right[index], ragged)
         for name, changes in self._dense.items():
-            groups = [
-                (torch.tensor(rows[owner], device=change.device), change)
-                for owner, change in changes.items()
-                if owner in rows
-            ]
-            tape = Tape()
-            dense = partial(_add_dense, tape, Site(name, "in"), groups, len(listed))
-            pairs += [tape.read(Site(name, "in")), (Site(name), dense)]
+            pairs += _patched(name, partial(_add_dense, changes, listed), len(listed), ragged)
         return pairs
 
 
-def low_rank_pairs(module: str, left: Tensor, right: Tensor) -> list[tuple[Site, Patch]]:
+Change = Callable[[slice, Tensor, Tensor], Tensor]
+"""Which rows, what their module is given (rows, tokens, d_in) and gives (rows, tokens, d_out) -> what it gives now."""
+
+
+def low_rank_pairs(
+    module: str, left: Tensor, right: Tensor, ragged: RaggedRows | None = None
+) -> list[tuple[Site, Patch]]:
     """Return the patches that add to a module's output, row by row, y += (x Lᵀ) R; gradients reach L and R.
 
     Args:
         module: name of a projection.
         left: L, (rows, rank, d_in), one for each row of the batch.
         right: R, (rows, rank, d_out).
+        ragged: of rows that stand one after the other; `left` and `right` are in their order.
     """
-    tape, given = Tape(), Site(module, "in")
-    return [tape.read(given), (Site(module), partial(_add_low_rank, tape, given, left, right))]
+    return _patched(module, partial(_add_low_rank, left, right), len(left), ragged)
 
 
-def _add_low_rank(tape: Tape, site: Site, left: Tensor, right: Tensor, output: Tensor) -> Tensor:
+def _patched(module: str, change: Change, rows: int, ragged: RaggedRows | None) -> list[tuple[Site, Patch]]:
+    tape, site = Tape(), Site(module, "in")
+
+    def patch(output: Tensor) -> Tensor:
+        given = tape.pop(site)
+        if ragged is not None:
+            return ragged.layout_of(given).by_group(change, given, output)
+        if given.dim() != 3 or given.shape[0] != rows:
+            raise ValueError(f"{module}: expected (rows, tokens, d_in) with {rows} rows, got {tuple(given.shape)}")
+        return change(slice(0, rows), given, output)
+
+    return [tape.read(site), (Site(module), patch)]
+
+
+def _add_low_rank(left: Tensor, right: Tensor, rows: slice, given: Tensor, output: Tensor) -> Tensor:
     """y + (x Lᵀ) R, with `left` (rows, rank, d_in) and `right` (rows, rank, d_out)."""
-    given = _rows_of(tape, site, left.shape[0])
-    change = torch.bmm(given.to(left.dtype), left.transpose(1, 2))  # (rows, tokens, rank)
-    return torch.baddbmm(output.to(left.dtype), change, right).to(output.dtype)
+    change = torch.bmm(given.to(left.dtype), left[rows].transpose(1, 2))  # (rows, tokens, rank)
+    return torch.baddbmm(output.to(left.dtype), change, right[rows]).to(output.dtype)
 
 
-def _add_dense(tape: Tape, site: Site, groups: list[tuple[Tensor, Tensor]], rows: int, output: Tensor) -> Tensor:
+def _add_dense(changes: dict[int, Tensor], owners: Sequence[int], rows: slice, given: Tensor, output: Tensor) -> Tensor:
     """y + x W' for the rows of each edit together, so that no change is ever copied for a row."""
-    given = _rows_of(tape, site, rows)
+    mine: dict[int, list[int]] = {}
+    for row, owner in enumerate(owners[rows]):
+        mine.setdefault(owner, []).append(row)
     result = output.clone()
-    for index, change in groups:
+    for owner in mine.keys() & changes.keys():
+        index, change = torch.tensor(mine[owner], device=output.device), changes[owner]
         part = given[index].to(change.dtype) @ change
         result[index] = (output[index].to(change.dtype) + part).to(output.dtype)
     return result
-
-
-def _rows_of(tape: Tape, site: Site, rows: int) -> Tensor:
-    given = tape.pop(site)
-    if given.dim() != 3 or given.shape[0] != rows:
-        raise ValueError(f"{site.module}: expected (rows, tokens, d_in) with {rows} rows, got {tuple(given.shape)}")
-    return given
 
 
 @contextmanager

@@ -107,6 +107,22 @@ class Ragged:
                 lengths[row] = group.length
         return tuple(lengths)
 
+    def cut(self, count: int) -> "Ragged":
+        """Return the layout of `tails(count)` alone, with the same groups."""
+        groups: list[Group] = []
+        for group in self.groups:
+            groups.append(Group(groups[-1].tokens.stop if groups else 0, group.rows, min(count, group.length)))
+        return Ragged(self.order, tuple(groups))
+
+    def by_group(self, change: Callable[..., Tensor], *packed: Tensor) -> Tensor:
+        """Map tensors (1, tokens, ...) group by group: `change` is given its places and views (rows, length, ...)."""
+        parts, place = [], 0
+        for group in self.groups:
+            rows = slice(place, place + group.rows)
+            parts.append(change(rows, *(group.of(tensor) for tensor in packed)).flatten(0, 1))
+            place = rows.stop
+        return torch.cat(parts)[None]
+
     def keep(self, kept: Sequence[bool]) -> "Kept":
         """Go on with some of the caller's rows, numbered anew in the same order."""
         numbers = [row for row, keep in enumerate(kept) if keep]
@@ -131,9 +147,3 @@ class Kept(NamedTuple):
     """The rows left in each of these, by their place in it."""
     tokens: Tensor
     """The tokens left, in the new order."""
-
-
-def per_group(layout: Ragged, packed: Tensor, change: Callable[[int, Tensor], Tensor]) -> Tensor:
-    """Map each group of a tensor (1, tokens, ...), given its number and its view (rows, length, ...)."""
-    parts = [change(i, group.of(packed)).flatten(0, 1) for i, group in enumerate(layout.groups)]
-    return torch.cat(parts)[None]

@@ -8,9 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lm.attention import RaggedRows
 from lm.deltas import Edit, EditStack
 from lm.loading import LM
 from lm.plan import Plan, default_plan, in_halves
+from lm.products import packed_products
+from lm.ragged import Ragged
 from lm.stack import embed, logits, run_blocks
 
 
@@ -67,6 +70,11 @@ class _Row:
     reads: list[_Read]
     query: int
 
+    @property
+    def tail(self) -> int:
+        """How many of its last tokens are read."""
+        return len(self.ids) - min(read.position for read in self.reads)
+
 
 def score(
     lm: LM,
@@ -78,7 +86,7 @@ def score(
 ) -> list[tuple[TargetScore, ...] | Unscored]:
     """Score each query's targets under the query's edit.
 
-    Rows are padded on the right, in batches of like lengths, whatever the tokenizer's own padding. Targets that share
+    Rows stand one after the other, without padding, whatever the tokenizer's own. Targets that share
     all tokens but their last share a row, so that a prompt with one-token targets is run once. Logits are computed
     only where they are read, and normalised in float32 (float64 for a model of that dtype).
 
@@ -99,13 +107,15 @@ def score(
         raise ValueError(f"expected one owner for each of {len(queries)} queries, got {len(owners)}")
     rows, slots, failed = _lay_out(lm, queries, owners)
     kept: list[tuple[list[int], Tensor, Tensor]] = []
-    with torch.inference_mode():
+    with torch.inference_mode(), packed_products(lm):
         stack = EditStack(lm, edits) if edits else None
 
         def run(batch: Sequence[_Row]) -> None:
-            context = stack.rows([row.owner for row in batch]) if stack else nullcontext()
+            tail = max(row.tail for row in batch)
+            ragged = RaggedRows(Ragged.of([len(row.ids) for row in batch]), tail=tail)
+            context = stack.rows([row.owner for row in batch], ragged) if stack else nullcontext()
             with context:
-                kept.extend(list(_score_batch(lm, batch, plan.logit_rows)))
+                kept.extend(list(_score_batch(lm, batch, ragged, tail, plan.logit_rows)))
 
         for batch in _batches(rows, plan.tokens_per_batch):
             for row in in_halves("score", batch, run, plan):
@@ -170,32 +180,36 @@ def _refuse(
 
 
 def _batches(rows: Sequence[_Row], budget: int) -> Iterator[list[_Row]]:
-    """Sort rows by length and cut them: at the budget, or where padding grows while the batch is large enough."""
+    """Sort rows by how much of their end is read, then by length, and cut them at `budget` tokens."""
     batch: list[_Row] = []
-    for row in sorted(rows, key=lambda row: len(row.ids)):
-        length = len(row.ids)
-        if batch:
-            shortest = len(batch[0].ids)
-            full = (len(batch) + 1) * length > budget
-            if full or (4 * length > 5 * shortest and 8 * len(batch) * shortest > budget):
-                yield batch
-                batch = []
+    used = 0
+    for row in sorted(rows, key=lambda row: (row.tail, len(row.ids))):
+        if batch and used + len(row.ids) > budget:
+            yield batch
+            batch, used = [], 0
         batch.append(row)
+        used += len(row.ids)
     if batch:
         yield batch
 
 
-def _score_batch(lm: LM, batch: Sequence[_Row], logit_rows: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+def _score_batch(
+    lm: LM, batch: Sequence[_Row], ragged: RaggedRows, tail: int, logit_rows: int
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Run one batch; yield slots, nats, and whether the token is the likeliest one, for groups of positions."""
-    width = max(len(row.ids) for row in batch)
-    # Any id will do as padding: nothing to the left of it can see it, and nothing is read at it.
-    table = torch.tensor([row.ids + [0] * (width - len(row.ids)) for row in batch], device=lm.device)
-    hidden = run_blocks(lm, embed(lm, table), 0, lm.n_layers)
-    places = sorted({(i, read.position) for i, row in enumerate(batch) for read in row.reads})
-    where = {place: number for number, place in enumerate(places)}
-    reads = sorted((where[i, read.position], read) for i, row in enumerate(batch) for read in row.reads)
-    states = hidden[tuple(torch.tensor(places, device=hidden.device).T)]  # (positions, width)
-    for start in range(0, len(places), logit_rows):
+    layout = ragged.layout
+    ids = torch.tensor([layout.flat([row.ids for row in batch])], device=lm.device)
+    positions = torch.tensor([layout.counted()], device=lm.device)
+    states = run_blocks(lm, embed(lm, ids, positions), 0, lm.n_layers, positions=positions, ragged=ragged)[0]
+    place = {token: i for i, token in enumerate(layout.tails(tail))}
+    where: dict[int, list[_Read]] = {token: [] for token in place}  # what is read at each token
+    for row, start in zip(batch, layout.starts, strict=True):
+        for read in row.reads:
+            where[start + read.position].append(read)
+    read_at = [token for token, reads in where.items() if reads]
+    reads = [(number, read) for number, token in enumerate(read_at) for read in where[token]]
+    states = states[torch.tensor([place[token] for token in read_at], device=states.device)]
+    for start in range(0, len(states), logit_rows):
         part = [(place - start, read) for place, read in reads if start <= place < start + logit_rows]
         scores = logits(lm, states[start : start + logit_rows])
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))

@@ -265,13 +265,15 @@ def test_batches_hold_no_more_than_their_tokens() -> None:
     items = {r.id: encode(lm, r, TEMPLATES, "subject_last", hold=True) for r in REQUESTS}
 
     def size(item: Encoded) -> int:
-        return len(item.rows) * item.suffix
+        return item.suffixes
 
-    batches = cut(items, size, 200)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(items)))
-    assert all(len(b) * max(size(items[i]) for i in b) <= 200 or len(b) == 1 for b in batches)
-    assert 1 < max(map(len, batches)) < len(items)
-    assert cut(items, size, 1) == [[i] for batch in cut(items, size, 10**9) for i in batch]
+    for padded, used in ((True, lambda sizes: len(sizes) * max(sizes)), (False, sum)):
+        batches = cut(items, size, 90, padded=padded)
+        assert sorted(i for batch in batches for i in batch) == list(range(len(items)))
+        assert all(used([size(items[i]) for i in b]) <= 90 or len(b) == 1 for b in batches)
+        assert 1 < max(map(len, batches)) < len(items)
+        whole = [[i] for batch in cut(items, size, 10**9, padded=padded) for i in batch]
+        assert cut(items, size, 1, padded=padded) == whole
     assert max(map(len, cut(items, size, 10**9, 3))) == 3
 
 
