@@ -105,7 +105,11 @@ class Problem:
 def _reads(upper: Upper, targets: Sequence[tuple[int, ...]], like: Tensor) -> Reads:
     layout, each, longest = upper.rows.layout, upper.each, max(map(len, targets))
     place = {token: i for i, token in enumerate(layout.tails(longest))}
-    places, records, labels, weights, held = [], [], [], [], []
+    places: list[int] = []
+    records: list[int] = []
+    labels: list[int] = []
+    weights: list[float] = []
+    held: list[int] = []
     for record, target in enumerate(targets):
         rows = range(record * each, (record + 1) * each)
         for row in rows[:-1]:
@@ -146,7 +150,7 @@ def find_values(lm: LM, batch: Sequence[Encoded], settings: SearchSettings) -> V
     with packed_products(lm):
         at, upper = split_rows(lm, [row for item in batch for row in item.rows], each, settings.layer)
         # All rows of a record but the last, which is only held still: (records, templates, d_in or width).
-        keys, outputs = (states.to(dtype).unflatten(0, (count, each))[:, :-1] for states in (at.keys, at.outputs))
+        keys, outputs = (states.to(dtype).view(count, each, -1)[:, :-1] for states in (at.keys, at.outputs))
         problem = Problem.of(upper, outputs[:, 0].norm(dim=1), [item.target for item in batch])
         delta, trace, passes = search(lm, problem, settings)
     return Values(keys[:, 0], keys.mean(1), outputs[:, 0], outputs.mean(1), delta, trace, passes)

@@ -35,7 +35,7 @@ class Earlier:
     values: Mapping[int, Sequence[Tensor]]
     """By layer, for each group (heads, rows, earlier, head width)."""
     masks: Sequence[Tensor]
-    """For each group, 0 where a row has an earlier token and the lowest number elsewhere, (rows, earlier), float32 or 64."""
+    """For each group, 0 where a row has an earlier token and the lowest number elsewhere, (rows, earlier)."""
 
     def of(self, layer: int, group: int) -> tuple[Tensor, Tensor]:
         """Return keys and values of one layer and group."""
@@ -143,9 +143,7 @@ def attend(
         return query.new_zeros(query.transpose(1, 2).shape), None
     parts = []
     for number, (group, mask) in enumerate(zip(ragged_rows.layout.groups, ragged_rows.masks, strict=True)):
-        q, k, v = (
-            states[0, :, group.tokens].unflatten(1, (group.rows, group.length)) for states in (query, key, value)
-        )
+        q, k, v = (_split(states[0, :, group.tokens], 1, group.rows) for states in (query, key, value))
         if mask is None:
             found = _within_rows(q, k, v, scaling)
         else:
@@ -174,13 +172,13 @@ def _with_earlier(
     heads, rows, _, size = key.shape
     asked = query.shape[2]
     # Queries that share a key's head stand side by side: (key heads, rows, shares x asked, head width).
-    shared = query.unflatten(0, (heads, -1)).transpose(1, 2).flatten(2, 3) * scaling
+    shared = _split(query, 0, heads).transpose(1, 2).flatten(2, 3) * scaling
     scores = torch.matmul(shared, key.transpose(2, 3))
     width = 0
     if earlier is not None:
         width = earlier[0].shape[3]
         scores = torch.cat([torch.matmul(shared, earlier[0]), scores], -1)
-    weights = scores.unflatten(2, (-1, asked)).to(torch.promote_types(scores.dtype, torch.float32))
+    weights = _split(scores, 2, scores.shape[2] // asked).to(torch.promote_types(scores.dtype, torch.float32))
     weights = (weights + mask.to(weights)).softmax(-1).to(value.dtype).flatten(2, 3)
     found = torch.matmul(weights[..., width:], value)
     if earlier is not None:
@@ -189,8 +187,13 @@ def _with_earlier(
     return found.view(heads, rows, -1, asked, size).permute(1, 3, 0, 2, 4).flatten(2, 3)
 
 
+def _split(states: Tensor, dim: int, parts: int) -> Tensor:
+    """View one dimension as two, the first of `parts`."""
+    return states.view(*states.shape[:dim], parts, -1, *states.shape[dim + 1 :])
+
+
 def _causal(asked: int, length: int, like: Tensor) -> Tensor:
-    """For the last `asked` of `length` tokens, 0 where one may look and the lowest number elsewhere, in `like`'s dtype."""
+    """For the last `asked` of `length` tokens, 0 where one may look, the lowest number of `like`'s dtype elsewhere."""
     lowest = torch.finfo(like.dtype).min
     return torch.full((asked, length), lowest, dtype=like.dtype, device=like.device).triu(length - asked + 1)
 

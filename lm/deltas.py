@@ -67,7 +67,7 @@ class EditStack:
 
     @contextmanager
     def rows(self, owners: Sequence[int] | Tensor, ragged: RaggedRows | None = None) -> Iterator[None]:
-        """Apply them to every batch within the block; `owners` as for `per_row`, `ragged` where rows are laid out so."""
+        """Apply them to every batch within the block; `owners` as for `per_row`, `ragged` for rows that stand so."""
         with hooked(self._lm.model, *self._pairs(owners, ragged)):
             yield
 

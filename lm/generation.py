@@ -11,6 +11,7 @@ from torch import Tensor
 from lm.deltas import Edit, EditStack
 from lm.loading import LM
 from lm.plan import Plan, default_plan, in_halves
+from lm.products import packed_products
 from lm.scoring import Unscored
 from lm.stack import GrowingCache, embed, logits, run_blocks, single_token_attention
 
@@ -81,7 +82,7 @@ def generate(
             results[row.number] = row.ids
     waiting = sorted((row for row in rows if row.number not in results), key=lambda row: len(row.ids))
     cache = GrowingCache(min(plan.generation_rows, len(waiting)), length)
-    with torch.inference_mode():
+    with torch.inference_mode(), packed_products(lm):
         stack = EditStack(lm, edits) if edits else None
 
         def run(batch: Sequence[_Row]) -> None:

@@ -29,7 +29,8 @@ class Group(NamedTuple):
 
     def of(self, packed: Tensor) -> Tensor:
         """Return its part of a tensor (1, tokens, ...), as a view (rows, length, ...)."""
-        return packed[0, self.tokens].unflatten(0, (self.rows, self.length))
+        part = packed[0, self.tokens]
+        return part.view(self.rows, self.length, *part.shape[1:])
 
 
 @dataclass(frozen=True, eq=False)

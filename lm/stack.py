@@ -187,7 +187,7 @@ def _run_ragged(
 
 
 def _only(lm: LM, layer: int, tokens: Tensor) -> list[tuple[Site, Patch]]:
-    """Let a block's attention and MLP write to some tokens only: what they would write to the others is not computed."""
+    """Let a block's attention and MLP write to some tokens only; what they would write to others is not computed."""
     modules = (lm.layout.mix(layer), lm.layout.mlp(layer))
     width: list[int] = []
 

@@ -1,0 +1,143 @@
+"""Rows that stand one after the other are the same rows: layouts, attention, edits, tails, in every family."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lm.attention import Earlier, RaggedRows
+from lm.deltas import EditStack
+from lm.loading import LM
+from lm.ragged import Ragged
+from lm.stack import Recorder, embed, logits, run_blocks
+from tests.models import FAMILIES, tiny_lm
+from tests.test_deltas import one_by_one, some_edits
+
+LENGTHS = (5, 3, 9, 1, 3, 5, 7)
+
+
+def rows_of(lm: LM, lengths: tuple[int, ...] = LENGTHS) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(2, lm.vocabulary, (n,), generator=generator).tolist() for n in lengths]
+
+
+def run(lm: LM, rows: list[list[int]], tail: int | None = None) -> tuple[Ragged, Tensor]:
+    layout = Ragged.of([len(row) for row in rows])
+    ids, positions = torch.tensor([layout.flat(rows)]), torch.tensor([layout.counted()])
+    ragged = RaggedRows(layout, tail=tail)
+    return layout, run_blocks(lm, embed(lm, ids, positions), 0, lm.n_layers, positions=positions, ragged=ragged)
+
+
+def tolerance(lm: LM) -> float:
+    return 2e-5 if lm.layout.family == "gptj" else 1e-9  # its own attention is in float32
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tail", [None, 1, 2])
+def test_each_row_is_as_it_is_alone(family: str, tail: int | None) -> None:
+    lm = tiny_lm(family)
+    rows = rows_of(lm)
+    layout, hidden = run(lm, rows, tail)
+    found = logits(lm, hidden)[0]
+    tokens = {token: i for i, token in enumerate(layout.tails(tail or max(LENGTHS)))}
+    assert len(found) == sum(min(tail or n, n) for n in LENGTHS)
+    for number, row in enumerate(rows):
+        alone = lm.model(torch.tensor([row]), use_cache=False).logits[0]
+        for i in range(max(0, len(row) - (tail or len(row))), len(row)):
+            place = tokens[layout.starts[number] + i]
+            torch.testing.assert_close(found[place], alone[i], rtol=0, atol=tolerance(lm))
+    vars_left = [module for module in lm.model.modules() if "_attn" in vars(module)]
+    assert not vars_left
+    assert lm.model.config._attn_implementation == lm.layout.attention_kernel
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tail", [None, 2])
+def test_edits_by_row_are_those_of_the_merged_model(family: str, tail: int | None) -> None:
+    lm = tiny_lm(family)
+    edits, owners = some_edits(lm), [2, 0, -1, 3, 1, 2, 4]
+    rows = rows_of(lm)
+    layout = Ragged.of(LENGTHS)
+    with EditStack(lm, edits).rows(owners, RaggedRows(layout, tail=tail)):
+        _, hidden = run(lm, rows, tail)
+    last = {token: i for i, token in enumerate(layout.tails(tail or max(LENGTHS)))}
+    for number, (row, owner) in enumerate(zip(rows, owners, strict=True)):
+        alone = one_by_one(lm, edits, [owner], torch.tensor([row]))[0, -1]
+        place = last[layout.starts[number] + len(row) - 1]
+        torch.testing.assert_close(logits(lm, hidden[0, place]), alone, rtol=0, atol=tolerance(lm))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_earlier_tokens_stand_for_themselves_and_gradients_pass_by_them(family: str) -> None:
+    lm = tiny_lm(family)
+    rows, cuts = rows_of(lm), [2, 0, 6, 0, 1, 2, 6]
+    suffixes = Ragged.of([len(row) - cut for row, cut in zip(rows, cuts, strict=True)])
+    before: list[Recorder | None] = []
+    for row, cut in zip(rows, cuts, strict=True):
+        recorder = Recorder()
+        if cut:
+            run_blocks(lm, embed(lm, torch.tensor([row[:cut]])), 0, lm.n_layers, cache=recorder)
+        before.append(recorder if cut else None)
+    keys: dict[int, list[Tensor]] = {layer: [] for layer in range(lm.n_layers)}
+    values: dict[int, list[Tensor]] = {layer: [] for layer in range(lm.n_layers)}
+    masks = []
+    known = next(recorder for recorder in before if recorder is not None)
+    for members in suffixes.members:
+        width = max(cuts[row] for row in members)
+        mask = torch.zeros(len(members), width, dtype=torch.float64)
+        for layer in range(lm.n_layers):
+            _, heads, _, size = known.keys[layer].shape
+            key, value = torch.zeros(2, heads, len(members), width, size, dtype=torch.float64)
+            for place, row in enumerate(members):
+                if (recorder := before[row]) is not None:
+                    key[:, place, : cuts[row]] = recorder.keys[layer][0]
+                    value[:, place, : cuts[row]] = recorder.values[layer][0]
+                mask[place, cuts[row] :] = torch.finfo(torch.float64).min
+            keys[layer].append(key.transpose(2, 3))
+            values[layer].append(value)
+        masks.append(mask)
+    ids = torch.tensor([suffixes.flat([row[cut:] for row, cut in zip(rows, cuts, strict=True)])])
+    positions = torch.tensor([suffixes.counted(cuts)])
+    ragged = RaggedRows(suffixes, Earlier(keys, values, masks))
+    start = embed(lm, ids, positions).requires_grad_()
+    hidden = run_blocks(lm, start, 0, lm.n_layers, positions=positions, ragged=ragged)
+    for number, row in enumerate(rows):
+        end = suffixes.starts[number] + suffixes.lengths[number] - 1
+        alone = lm.model(torch.tensor([row]), use_cache=False).logits[0, -1]
+        torch.testing.assert_close(logits(lm, hidden[0, end]), alone, rtol=0, atol=tolerance(lm))
+    (gradient,) = torch.autograd.grad(hidden[0, suffixes.starts[2]].sum(), start)
+    touched = gradient[0].abs().sum(1) > 0
+    assert touched.nonzero()[:, 0].tolist() == [suffixes.starts[2]], "a row's first token sees nothing but earlier ones"
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=12), st.data())
+def test_a_layout_holds_every_token_once_and_keeps_what_it_is_told(lengths: list[int], data: st.DataObject) -> None:
+    layout = Ragged.of(lengths)
+    assert list(layout.lengths) == lengths
+    assert sorted(layout.order) == list(range(len(lengths)))
+    named = [[(row, i) for i in range(length)] for row, length in enumerate(lengths)]
+    flat = layout.flat(named)  # type: ignore[arg-type]
+    assert all(flat[layout.starts[row] + i] == (row, i) for row, length in enumerate(lengths) for i in range(length))
+    assert layout.counted([10 * row for row in range(len(lengths))]) == [10 * row + i for row, i in flat]  # type: ignore[misc]
+    tail = data.draw(st.integers(1, 6))
+    assert [flat[token] for token in layout.tails(tail)] == [
+        (row, i)
+        for row, i in flat
+        if i >= lengths[row] - tail  # type: ignore[misc]
+    ]
+    assert layout.cut(tail).tokens == len(layout.tails(tail))
+    kept = data.draw(st.lists(st.booleans(), min_size=len(lengths), max_size=len(lengths)).filter(any))
+    rest = layout.keep(kept)
+    numbers = [row for row, keep in enumerate(kept) if keep]
+    assert rest.layout.lengths == tuple(lengths[row] for row in numbers)
+    assert [flat[token] for token in rest.tokens.tolist()] == rest.layout.flat([named[row] for row in numbers])  # type: ignore[arg-type]
+    for new, (old, places) in enumerate(zip(rest.groups, rest.places, strict=True)):
+        mine = [layout.members[old][place] for place in places.tolist()]
+        assert mine == [numbers[row] for row in rest.layout.members[new]]
+
+
+def test_positions_are_asked_for() -> None:
+    lm = tiny_lm()
+    with pytest.raises(ValueError, match="need positions"):
+        run_blocks(lm, torch.zeros(1, 3, lm.width), 0, 1, ragged=RaggedRows(Ragged.of([3])))
