@@ -7,6 +7,7 @@ the lookup position on. Rows stand one after the other, without padding.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -28,42 +29,41 @@ class Upper:
     each: int
     """Rows of a record."""
     rows: RaggedRows
-    """The rows from their lookup position on; the earlier tokens are held constant."""
+    """The rows from their lookup position on, of which the ends are read; the earlier tokens are held constant."""
     hidden: Tensor
     """Output of the edited layer, (1, tokens, width)."""
     positions: Tensor
     """(1, tokens)."""
 
-    @property
+    @cached_property
     def firsts(self) -> Tensor:
         """The token at each row's lookup position, (rows,)."""
         return torch.tensor(self.rows.layout.starts, device=self.hidden.device)
 
-    def keep(self, records: Sequence[bool]) -> "Upper":
-        """Go on with these records only."""
+    def keep(self, records: Sequence[bool], tail: int) -> "Upper":
+        """Go on with these records only, and read the last `tail` tokens of each row."""
         kept = [keep for keep in records for _ in range(self.each)]
         layout, groups, places, tokens = self.rows.layout.keep(kept)
         earlier = None if self.rows.earlier is None else self.rows.earlier.keep(groups, places)
         tokens = tokens.to(self.hidden.device)
         return replace(
             self,
-            rows=RaggedRows(layout, earlier),
+            rows=RaggedRows(layout, self.rows.device, earlier, tail),
             hidden=self.hidden[:, tokens],
             positions=self.positions[:, tokens],
         )
 
-    def run(self, lm: LM, delta: Tensor, tail: int) -> Tensor:
+    def run(self, lm: LM, delta: Tensor) -> Tensor:
         """Add `delta` (records, width) at every row's lookup position and run the upper layers.
 
         Returns:
-            The last states of the last `tail` tokens of every row, in the order of `Ragged.tails`, (1, tokens, width).
+            The last states of the tokens that are read, in the order of `RaggedRows.asked_for`, (1, tokens, width).
         """
         moves = delta.to(self.hidden.dtype).repeat_interleave(self.each, 0)[None]
         hidden = self.hidden.index_add(1, self.firsts, moves)
         if self.start == lm.n_layers:
-            return hidden[:, torch.tensor(self.rows.layout.tails(tail), device=hidden.device)]
-        rows = replace(self.rows, tail=tail)
-        return run_blocks(lm, hidden, self.start, lm.n_layers, positions=self.positions, ragged=rows)
+            return hidden[:, self.rows.asked_for]
+        return run_blocks(lm, hidden, self.start, lm.n_layers, positions=self.positions, ragged=self.rows)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class AtLookup:
 
 
 @torch.no_grad()
-def split_rows(lm: LM, rows: Sequence[Row], each: int, layer: int) -> tuple[AtLookup, Upper]:
+def split_rows(lm: LM, rows: Sequence[Row], each: int, layer: int, tail: int) -> tuple[AtLookup, Upper]:
     """Run rows up to the edited layer, and what stands before their lookup positions through the layers above.
 
     Args:
@@ -85,6 +85,7 @@ def split_rows(lm: LM, rows: Sequence[Row], each: int, layer: int) -> tuple[AtLo
         rows: record by record.
         each: rows of a record.
         layer: the edited layer.
+        tail: of each row so many of its last tokens are read.
     """
     lengths = [len(row.ids) for row in rows]
     layout = Ragged.of(lengths)
@@ -93,7 +94,9 @@ def split_rows(lm: LM, rows: Sequence[Row], each: int, layer: int) -> tuple[AtLo
     tape, module = Tape(), lm.layout.down(layer)
     key, output = Site(module, "in"), Site(module)
     with hooked(lm.model, tape.read(key), tape.read(output)):
-        hidden = run_blocks(lm, embed(lm, ids, positions), 0, layer + 1, positions=positions, ragged=RaggedRows(layout))
+        hidden = run_blocks(
+            lm, embed(lm, ids, positions), 0, layer + 1, positions=positions, ragged=RaggedRows(layout, lm.device)
+        )
     lookups = torch.tensor([s + row.lookup for s, row in zip(layout.starts, rows, strict=True)], device=lm.device)
     found = AtLookup(tape[key][0, lookups], tape[output][0, lookups])
     suffixes = Ragged.of([len(row.ids) - row.lookup for row in rows])
@@ -102,7 +105,7 @@ def split_rows(lm: LM, rows: Sequence[Row], each: int, layer: int) -> tuple[AtLo
     upper = Upper(
         start=layer + 1,
         each=each,
-        rows=RaggedRows(suffixes, None if prefix is None else _earlier(lm, rows, suffixes, *prefix)),
+        rows=RaggedRows(suffixes, lm.device, None if prefix is None else _earlier(lm, rows, suffixes, *prefix), tail),
         hidden=hidden[:, torch.tensor(suffixes.flat(tokens), device=lm.device)],
         positions=_row_of(suffixes.counted([row.lookup for row in rows]), lm),
     )
@@ -125,7 +128,7 @@ def _run_before(
     states = hidden[:, torch.tensor(before.flat(tokens), device=lm.device)]
     recorder = Recorder()
     # Of the last layer only keys and values are wanted.
-    wanted = RaggedRows(before, tail=0)
+    wanted = RaggedRows(before, lm.device, tail=0)
     positions = _row_of(before.counted(), lm)
     run_blocks(lm, states, start, lm.n_layers, positions=positions, cache=recorder, ragged=wanted)
     return recorder, dict(zip(having, before.starts, strict=True))

@@ -25,7 +25,7 @@ def rows_of(lm: LM, lengths: tuple[int, ...] = LENGTHS) -> list[list[int]]:
 def run(lm: LM, rows: list[list[int]], tail: int | None = None) -> tuple[Ragged, Tensor]:
     layout = Ragged.of([len(row) for row in rows])
     ids, positions = torch.tensor([layout.flat(rows)]), torch.tensor([layout.counted()])
-    ragged = RaggedRows(layout, tail=tail)
+    ragged = RaggedRows(layout, lm.device, tail=tail)
     return layout, run_blocks(lm, embed(lm, ids, positions), 0, lm.n_layers, positions=positions, ragged=ragged)
 
 
@@ -59,7 +59,7 @@ def test_edits_by_row_are_those_of_the_merged_model(family: str, tail: int | Non
     edits, owners = some_edits(lm), [2, 0, -1, 3, 1, 2, 4]
     rows = rows_of(lm)
     layout = Ragged.of(LENGTHS)
-    with EditStack(lm, edits).rows(owners, RaggedRows(layout, tail=tail)):
+    with EditStack(lm, edits).rows(owners, RaggedRows(layout, lm.device, tail=tail)):
         _, hidden = run(lm, rows, tail)
     last = {token: i for i, token in enumerate(layout.tails(tail or max(LENGTHS)))}
     for number, (row, owner) in enumerate(zip(rows, owners, strict=True)):
@@ -99,7 +99,7 @@ def test_earlier_tokens_stand_for_themselves_and_gradients_pass_by_them(family: 
         masks.append(mask)
     ids = torch.tensor([suffixes.flat([row[cut:] for row, cut in zip(rows, cuts, strict=True)])])
     positions = torch.tensor([suffixes.counted(cuts)])
-    ragged = RaggedRows(suffixes, Earlier(keys, values, masks))
+    ragged = RaggedRows(suffixes, lm.device, Earlier(keys, values, masks))
     start = embed(lm, ids, positions).requires_grad_()
     hidden = run_blocks(lm, start, 0, lm.n_layers, positions=positions, ragged=ragged)
     for number, row in enumerate(rows):
@@ -140,4 +140,4 @@ def test_a_layout_holds_every_token_once_and_keeps_what_it_is_told(lengths: list
 def test_positions_are_asked_for() -> None:
     lm = tiny_lm()
     with pytest.raises(ValueError, match="need positions"):
-        run_blocks(lm, torch.zeros(1, 3, lm.width), 0, 1, ragged=RaggedRows(Ragged.of([3])))
+        run_blocks(lm, torch.zeros(1, 3, lm.width), 0, 1, ragged=RaggedRows(Ragged.of([3]), lm.device))
