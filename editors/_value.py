@@ -15,7 +15,8 @@ from editors._adam import Adam
 from editors._late import LateLook
 from editors._output import Reads, read_out
 from editors._rows import Encoded
-from editors._upper import Upper, split_rows
+from editors._split import split_rows
+from editors._upper import Upper
 from lm.loading import LM
 from lm.products import packed_products
 from lm.stack import final_norm
@@ -100,7 +101,7 @@ class Problem:
 
 
 def _reads(upper: Upper, targets: Sequence[tuple[int, ...]], like: Tensor) -> Reads:
-    layout, each = upper.rows.layout, upper.each
+    layout, each = upper.layout, upper.each
     place = {token: i for i, token in enumerate(upper.rows.asked_for.tolist())}
     places: list[int] = []
     records: list[int] = []

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lm.attention import Earlier, RaggedRows
+from lm.attention import Earlier, RaggedRows, Recorded
 from lm.deltas import EditStack
 from lm.loading import LM
 from lm.ragged import Ragged
@@ -69,37 +69,32 @@ def test_edits_by_row_are_those_of_the_merged_model(family: str, tail: int | Non
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_earlier_tokens_stand_for_themselves_and_gradients_pass_by_them(family: str) -> None:
+@pytest.mark.parametrize("held", [False, True])
+def test_earlier_tokens_stand_for_themselves_and_gradients_pass_by_them(family: str, held: bool) -> None:
     lm = tiny_lm(family)
     rows, cuts = rows_of(lm), [2, 0, 6, 0, 1, 2, 6]
     suffixes = Ragged.of([len(row) - cut for row, cut in zip(rows, cuts, strict=True)])
-    before: list[Recorder | None] = []
+    kept: list[Recorded] = []
     for row, cut in zip(rows, cuts, strict=True):
         recorder = Recorder()
-        if cut:
-            run_blocks(lm, embed(lm, torch.tensor([row[:cut]])), 0, lm.n_layers, cache=recorder)
-        before.append(recorder if cut else None)
-    keys: dict[int, list[Tensor]] = {layer: [] for layer in range(lm.n_layers)}
-    values: dict[int, list[Tensor]] = {layer: [] for layer in range(lm.n_layers)}
-    masks = []
-    known = next(recorder for recorder in before if recorder is not None)
-    for members in suffixes.members:
-        width = max(cuts[row] for row in members)
-        mask = torch.zeros(len(members), width, dtype=torch.float64)
-        for layer in range(lm.n_layers):
-            _, heads, _, size = known.keys[layer].shape
-            key, value = torch.zeros(2, heads, len(members), width, size, dtype=torch.float64)
-            for place, row in enumerate(members):
-                if (recorder := before[row]) is not None:
-                    key[:, place, : cuts[row]] = recorder.keys[layer][0]
-                    value[:, place, : cuts[row]] = recorder.values[layer][0]
-                mask[place, cuts[row] :] = torch.finfo(torch.float64).min
-            keys[layer].append(key.transpose(2, 3))
-            values[layer].append(value)
-        masks.append(mask)
+        run_blocks(lm, embed(lm, torch.tensor([row[: max(cut, 1)]])), 0, lm.n_layers, cache=recorder)
+        keys, values = ({layer: it[0] for layer, it in side.items()} for side in (recorder.keys, recorder.values))
+        kept.append(Recorded(keys, values, [range(cut)]))
+    # One row's tokens after the other's, in one table.
+    counts = [next(iter(part.keys.values())).shape[1] for part in kept]
+    begins = [sum(counts[:i]) for i in range(len(counts))]
+    table = Recorded(
+        *(
+            {layer: torch.cat([side(part)[layer] for part in kept], 1) for layer in range(lm.n_layers)}
+            for side in (lambda part: part.keys, lambda part: part.values)
+        ),
+        [range(begin, begin + cut) for begin, cut in zip(begins, cuts, strict=True)],
+    )
+    picked = table.before(suffixes, torch.float64)
+    earlier: Earlier = picked.held(range(lm.n_layers)) if held else picked
     ids = torch.tensor([suffixes.flat([row[cut:] for row, cut in zip(rows, cuts, strict=True)])])
     positions = torch.tensor([suffixes.counted(cuts)])
-    ragged = RaggedRows(suffixes, lm.device, Earlier(keys, values, masks))
+    ragged = RaggedRows(suffixes, lm.device, earlier)
     start = embed(lm, ids, positions).requires_grad_()
     hidden = run_blocks(lm, start, 0, lm.n_layers, positions=positions, ragged=ragged)
     for number, row in enumerate(rows):
