@@ -12,7 +12,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lm.attention import Held, RaggedRows
+from lm.attention import RaggedRows
+from lm.earlier import Held
 from lm.loading import LM
 from lm.ragged import Ragged
 from lm.stack import run_blocks

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lm.attention import Earlier, RaggedRows, Recorded
+from lm.attention import RaggedRows
 from lm.deltas import EditStack
+from lm.earlier import Earlier, Recorded
 from lm.loading import LM
 from lm.ragged import Ragged
 from lm.stack import Recorder, embed, logits, run_blocks
