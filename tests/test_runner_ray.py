@@ -86,6 +86,7 @@ def test_a_unit_that_kills_every_worker_is_recorded_as_failed(
     assert "3 attempts failed; the last one: the worker died" in errors[11]["reason"]
 
 
+@pytest.mark.soak
 def test_a_full_disk_in_a_worker_stops_the_run(
     dataset: Dataset, tmp_path: Path, faults: Path, undisturbed: dict[str, Any]
 ) -> None:
@@ -98,6 +99,7 @@ def test_a_full_disk_in_a_worker_stops_the_run(
     assert run.data["environment"]["runner"]["faults"] == []
 
 
+@pytest.mark.soak
 def test_another_model_in_the_worker_is_refused(dataset: Dataset, tmp_path: Path, faults: Path) -> None:
     from dataclasses import replace
 

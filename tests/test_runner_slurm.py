@@ -140,7 +140,7 @@ def test_each_unit_is_claimed_once_and_again_when_released(dataset: Dataset, tmp
 def test_what_a_killed_coordinator_left_is_taken_over(
     dataset: Dataset, tmp_path: Path, faults: Path, undisturbed: dict[str, Any]
 ) -> None:
-    """All units but none are in an old exchange, so that no job is needed: but for the one that prepares."""
+    """All units that are asked for lie in an old exchange, so that no job is needed."""
     results = tmp_path / "results"
     run_with(LocalRunner(1), dataset, results)
     [folder] = results.rglob("pre-*")

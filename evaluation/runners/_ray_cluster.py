@@ -3,8 +3,8 @@
 import importlib.util
 import logging
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -54,25 +54,23 @@ class RayCluster:
     def _begin(self, ray: Any) -> None:
         # Threads that wait by spinning take the cores from each other.
         variables = {"OMP_NUM_THREADS": str(self._threads), "OMP_WAIT_POLICY": "PASSIVE"}
-        common: dict[str, Any] = {
-            "runtime_env": {"env_vars": variables},
-            "log_to_driver": False,
-            "logging_level": logging.ERROR,
-        }
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self._address is not None:
             self._stack.callback(ray.shutdown)
-            ray.init(address=self._address, **common)
+            ray.init(address=self._address, runtime_env={"env_vars": variables}, **quiet)
             return
         folder = self._stack.enter_context(TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
         self._stack.callback(ray.shutdown)  # before its folder goes
-        ray.init(
-            address="local",
-            num_cpus=max(os.cpu_count() or 1, self._workers * self._threads),
-            include_dashboard=False,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=folder,
-            **common,
-        )
+        # Processes of our own Ray inherit; with a `runtime_env` those that it starts in advance would be of no use.
+        with _environment(variables):
+            ray.init(
+                address="local",
+                num_cpus=max(os.cpu_count() or 1, self._workers * self._threads),
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=folder,
+                **quiet,
+            )
 
     def worker(self) -> Any:
         """Return a new actor: it asks for its threads in cores, and for a GPU where there are any."""
@@ -133,3 +131,18 @@ class RayCluster:
         """End Ray if it is ours, else let go of it."""
         self._stack.close()
         self._ray = None
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the length of the block, for processes that are started in it."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

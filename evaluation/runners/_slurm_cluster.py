@@ -61,13 +61,16 @@ class SlurmCluster:
         except submitit.core.utils.FailedJobError as error:
             raise BadInput(f"Slurm refused the jobs: {error}") from error
 
-
-def fate(job: Any) -> str | None:
-    """Return why a job that is over has no result; `None` where it has one."""
-    if not job.paths.result_pickle.exists():
-        return f"the job died ({_last_line(job.stderr()) or job.state})"
-    error = job.exception()
-    return None if error is None else f"the job failed ({_last_line(str(error))})"
+    def fate(self, job: Any) -> str | None:
+        """Return why a job that is over has no result; `None` where it has one."""
+        if self.cluster == "local" and not job.paths.result_pickle.exists():
+            return f"the job died ({_last_line(job.stderr()) or job.state})"
+        # On a shared file system a result may show some seconds late, which `exception` waits for.
+        error = job.exception()
+        if error is None:
+            return None
+        died = not job.paths.result_pickle.exists()
+        return f"the job {'died' if died else 'failed'} ({_last_line(str(error))})"
 
 
 def _last_line(text: str | None) -> str:

@@ -49,6 +49,7 @@ class Exchange:
         """Write down what is to be done."""
         import cloudpickle  # noqa: PLC0415
 
+        (self.folder / "claims").mkdir(parents=True, exist_ok=True)
         # Sources of texts hold functions of their own, which `pickle` alone does not write.
         write_atomic(self.folder / "order.pickle", cloudpickle.dumps(order))
 
@@ -70,7 +71,6 @@ class Exchange:
 
     def claims(self, units: Sequence[Unit], who: str) -> Iterator[Unit]:
         """Claim and yield one unit after the other, until none is left for `who`."""
-        (self.folder / "claims").mkdir(exist_ok=True)
         found = True
         while found:
             found = False

@@ -10,7 +10,7 @@ from uuid import uuid4
 from core.errors import Failed
 from editors import EditorSpec
 from evaluation.runners import slurm_worker
-from evaluation.runners._slurm_cluster import SlurmCluster, fate
+from evaluation.runners._slurm_cluster import SlurmCluster
 from evaluation.runners.exchange import PREFIX, Exchange, Order
 from evaluation.task import ModelSource, Prepared, Task
 from evaluation.units import ATTEMPTS, Attempts, Computed, Unit, summary_of_faults
@@ -49,7 +49,7 @@ class SlurmRunner:
                     self._await(job)
                 finally:
                     cancel([job])
-                if (problem := fate(job)) is None:
+                if (problem := self.cluster.fate(job)) is None:
                     self._prepared = result(job)
                     return self._prepared
                 reason = problem
@@ -133,7 +133,7 @@ class Crew:
     def _bury(self, job: Any) -> Iterator[Computed]:
         """Let go of a job that is over, and of what it had claimed."""
         self.jobs.remove(job)
-        reason = fate(job)
+        reason = self._runner.cluster.fate(job)
         if reason is None:
             result(job)
             return
