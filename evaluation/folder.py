@@ -1,7 +1,7 @@
 """A folder of results that grows unit by unit and can be gone on with after a kill."""
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,15 @@ def walk(
     with disk_full_is_said(folder, merge.done, total):
         merge.drain()
     progress(merge.finished, total)
-    for computed in run(merge.missing()):
-        with disk_full_is_said(folder, merge.finished, total):
-            merge.add(computed)
-        progress(merge.finished, total)
+    computing = run(merge.missing())
+    try:
+        for computed in computing:
+            with disk_full_is_said(folder, merge.finished, total):
+                merge.add(computed)
+            progress(merge.finished, total)
+    finally:
+        if isinstance(computing, Generator):
+            computing.close()  # now, so that no worker goes on for a run that stopped
     if merge.done < total:
         raise Failed(f"{total - merge.done} of {total} records of {folder} did not come back; run it again to go on")
     shutil.rmtree(folder / UNITS, ignore_errors=True)

@@ -1,5 +1,6 @@
 """Ray: the same bytes as in one process, also when a worker is killed in the middle of a unit."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ def test_a_worker_killed_in_a_unit_and_a_unit_that_fails(
     reasons = {fault["records"]: fault["reason"] for fault in said["runner"]["faults"]}
     assert "the worker died" in reasons["2-3"] and reasons["8-9"].startswith("TypeError")
     assert said["peak_memory_bytes"]["host"] > 0
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
 
 
 @pytest.mark.soak

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -59,7 +60,9 @@ class RayCluster:
             self._stack.callback(ray.shutdown)
             ray.init(address=self._address, runtime_env={"env_vars": variables}, **quiet)
             return
-        folder = self._stack.enter_context(TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
+        # Ray's sockets lie there, whose paths may not be long; that of TMPDIR often is.
+        place = "/tmp" if Path("/tmp").is_dir() else None
+        folder = self._stack.enter_context(TemporaryDirectory(prefix="ray-", dir=place, ignore_cleanup_errors=True))
         self._stack.callback(ray.shutdown)  # before its folder goes
         # Processes of our own Ray inherit; with a `runtime_env` those that it starts in advance would be of no use.
         with _environment(variables):
