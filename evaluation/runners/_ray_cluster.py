@@ -70,7 +70,6 @@ class RayCluster:
                 address="local",
                 num_cpus=max(os.cpu_count() or 1, self._workers * self._threads),
                 include_dashboard=False,
-                _node_ip_address="127.0.0.1",
                 _temp_dir=folder,
                 **quiet,
             )
