@@ -39,7 +39,7 @@ def write_exports(groups: Sequence[Mapping[str, Any]], entries: Sequence[Entry],
     _write_parquet(rows, out / "board.parquet")
     tables = [table_of(group) for group in groups]
     write_atomic(out / "board.md", "\n".join(map(to_markdown, tables)))
-    write_atomic(out / "board.tex", "\n".join(map(to_latex, tables)))
+    write_atomic(out / "board.tex", "\n".join(map(to_latex, tables)).replace("≈", r"$\approx$"))
     write_every_eval_ever(entries, out / "every_eval_ever.zip")
     write_atomic(out / "README.md", SPACE)
 
