@@ -119,7 +119,7 @@ function section(group, refresh, left) {
     make("td", {}, row.rank === null ? "" : row.rank), make("td", {}, row.id ? chooser(row, refresh) : ""),
     make("td", { class: "left" }, row.id ? link(["run", row.id], row.label) : row.label, row.published ? make("small", {}, make("a", { href: row.source.split(" ")[0], rel: "noopener" }, "published: " + row.source.split(" ").slice(1).join(" "))) : null),
     group.columns.map((column) => cell(row.cells[column], (row.marks || {})[column])), make("td", {}, row.n), make("td", {}, row.failed)));
-  const more = rows.length > most ? make("p", {}, make("button", { type: "button", "data-key": id + " more", on: { click: () => { state.shown[id] = most + (most ? 1000 : MANY); refresh(); } } }, most ? "show more of " + rows.length : "show " + rows.length + (rows.length === 1 ? " row" : " rows"))) : null;
+  const more = rows.length > most ? make("p", {}, make("button", { type: "button", "data-key": id + " more", on: { click: () => { state.shown[id] = most + MANY; refresh(); } } }, most ? "show more of " + rows.length : "show " + rows.length + (rows.length === 1 ? " row" : " rows"))) : null;
   const plot = make("details", { open: state.open[id], on: { toggle: () => { state.open[id] = plot.open; if (plot.open && plot.children.length === 1) plot.append(plots(group)); } } }, make("summary", { "data-key": id + " plot" }, "Trade-off: efficacy and paraphrase against neighborhood"));
   const node = make("section", {}, make("h2", {}, group.dataset + " · ", link(["model", group.model], group.model), " · " + group.protocol + " · n = " + group.n),
     make("p", { class: "note" }, group.content ? "Data set content " + group.content + ", weights " + group.weights : "Numbers of the paper; no run here is on this model."),
