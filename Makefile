@@ -71,7 +71,7 @@ golden: setup ## compute our own golden numbers again, and show what changed
 	$(bin)/python -m tests.golden.make
 
 dataset: setup ## build CounterFact (embedded world; ARGS='--pararel FOLDER --sparql FILE|URL' for others)
-	$(run) build --out $(or $(OUT),datasets/counterfact) --seed $(SEED) $(limit) $(ARGS)
+	$(run) build --out $(or $(OUT),datasets/counterfact) --seed $(SEED) $(ARGS)
 
 zsre: setup ## load a zsRE split (embedded; ARGS='--source FILE' for MEND's files)
 	$(run) zsre --out $(or $(OUT),datasets/zsre) $(limit) $(ARGS)
