@@ -128,8 +128,7 @@ def build_counterfact(
     """
     started = time.perf_counter()
     tell = progress or (lambda _stage, _done, _total: None)
-    if (context := settings.paraphrase_context) != "none" and getattr(sources, context) is None:
-        raise BadInput(f"paraphrase_context is `{context}`, but there are none: give {context}, or set it to `none`")
+    _check_contexts(sources, settings)
     sources = _in_language(sources, settings.language)
     described = describe_sources(sources)
     fingerprint = hash_json([described, settings.model_dump(), _code_hash()])
@@ -171,6 +170,17 @@ def describe_sources(sources: Sources) -> dict[str, Any]:
         "templates": None if sources.templates is None else _hashes(sources.templates),
         "texts": None if sources.texts is None else {"name": sources.texts.name, "hash": sources.texts.content_hash},
     }
+
+
+def _check_contexts(sources: Sources, settings: BuildSettings) -> None:
+    context = settings.paraphrase_context
+    if context != "none" and getattr(sources, context) is None:
+        raise BadInput(f"paraphrase_context is `{context}`, but there are none: give {context}, or set it to `none`")
+    if context == "articles" and sources.articles is not None and not sources.articles.sentences:
+        raise BadInput(
+            f"paraphrase_context is `articles`, but no sentences in {settings.language} ship with it: give texts of "
+            "your own (--context texts --texts FILE), or set it to `none` (--context none)"
+        )
 
 
 def _make(sources: Sources, settings: BuildSettings, tell: Progress) -> _Made:

@@ -11,7 +11,7 @@ from builders.counterfact import Sources, embedded_sources
 from builders.endpoint import ENDPOINTS, EndpointSource
 from builders.upstream import CONTENT_HASH, UPSTREAM, fetch_pararel
 from builders.wikidata import SparqlSource, StoreSource
-from builders.wikipedia import WIKIDATA, WIKIPEDIA, Wikipedia
+from builders.wikipedia import WIKIDATA, Wikipedia, wiki_of
 from core.errors import BadInput
 from core.places import cache_folder
 from core.texts import load_texts
@@ -42,6 +42,8 @@ class Named:
     """Take all from the cache, and ask nobody."""
     pause: float = Manners.pause
     """Seconds between an answer and the next question."""
+    language: str = "en"
+    """Chooses the Wikipedia."""
 
     @property
     def live(self) -> bool:
@@ -65,7 +67,7 @@ class Named:
             pararel=self._pararel(client) or embedded.pararel,
             facts=_facts(self.sparql, client) if self.sparql else embedded.facts,
             generation=self.prompts or embedded.generation,
-            articles=_articles(articles, client) if articles else embedded.articles,
+            articles=_articles(articles, client, self.language) if articles else embedded.articles,
             templates=self.templates,
             texts=load_texts(self.texts) if self.texts else None,
         )
@@ -106,11 +108,12 @@ def _facts(name: str, client: Client | None) -> SparqlSource:
     return EndpointSource(url, client) if client and _is_url(url) else StoreSource.open(Path(name))
 
 
-def _articles(name: str, client: Client | None) -> ArticleSource:
-    embedded = embedded_sources().articles
-    if client and embedded and (name == "wikipedia" or _is_url(name)):
-        api, entities = (WIKIPEDIA, WIKIDATA) if name == "wikipedia" else (name, name)
-        return Wikipedia(client, embedded, api, entities)
+def _articles(name: str, client: Client | None, language: str) -> ArticleSource:
+    if client and (name == "wikipedia" or _is_url(name)):
+        # The sentences that ship are English: before prompts in another language they would be noise.
+        contexts = embedded_sources().articles if language == "en" else None
+        api, wiki = wiki_of(language)
+        return Wikipedia(client, contexts, *((api, WIKIDATA) if name == "wikipedia" else (name, name)), wiki)
     return LocalArticles.open(Path(name))
 
 

@@ -68,7 +68,7 @@ def build(
     from builders.counterfact import BuildSettings, build_counterfact  # noqa: PLC0415
     from builders.sources import Named  # noqa: PLC0415
 
-    named = Named(sparql, pararel, articles, prompts, templates, texts, contact, cache, replay, pause)
+    named = Named(sparql, pararel, articles, prompts, templates, texts, contact, cache, replay, pause, language)
     values = {
         "seed": seed,
         "name": name or ("counterfact" if named.live else "counterfact-embedded"),
