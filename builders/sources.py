@@ -7,8 +7,11 @@ from pathlib import Path
 from builders.articles import ArticleSource, LocalArticles
 from builders.cache import ResponseCache
 from builders.client import Client, Manners, user_agent
-from builders.counterfact import Sources, embedded_sources
+from builders.counterfact import BuildSettings, Sources, embedded_sources
 from builders.endpoint import ENDPOINTS, EndpointSource
+from builders.generation_prompts import load_generation_prompts
+from builders.pararel import Relation, language_folder
+from builders.relations import load_relations, needed
 from builders.upstream import CONTENT_HASH, UPSTREAM, fetch_pararel
 from builders.wikidata import SparqlSource, StoreSource
 from builders.wikipedia import WIKIDATA, Wikipedia, wiki_of
@@ -81,6 +84,14 @@ class Named:
     def open_pararel(self) -> Path:
         """Open ParaRel alone."""
         return self._pararel(self._client() if self.fetches_pararel else None) or embedded_sources().pararel
+
+    def needed_relations(self, settings: BuildSettings) -> list[Relation]:
+        """Open ParaRel alone, and return the relations whose facts a build with these settings asks for."""
+        language = settings.language
+        templates = self.templates and language_folder(self.templates, language)
+        prompts = load_generation_prompts(language_folder(self.prompts or embedded_sources().generation, language))
+        folder, fewest = language_folder(self.open_pararel(), language), 1 + settings.paraphrase_prompts
+        return needed(load_relations(folder, templates, language, settings.relations, fewest), prompts, settings)
 
     def _pararel(self, client: Client | None) -> Path | None:
         if client is None or not self.fetches_pararel:

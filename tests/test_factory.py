@@ -5,13 +5,14 @@ import json
 import logging
 import random
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -170,6 +171,36 @@ def test_a_cache_is_enough_here_and_elsewhere(place: Place, tmp_path: Path) -> N
     with pytest.raises(SourceError, match="without --replay"):
         sources = there.sources(place, lacking)
         build_counterfact(sources, BuildSettings(seed=1, reference_texts=9), tmp_path / "other")
+
+
+@contextmanager
+def oxigraph(facts: Path, folder: Path) -> Iterator[str]:
+    """Serve facts with Oxigraph's own server, which has nothing of ours in it, and yield the address."""
+    program = Path(sys.executable).with_name("oxigraph")
+    if not program.exists():
+        pytest.skip("needs the server of Oxigraph: pip install -e '.[dev]'")
+    subprocess.run([program, "load", "--location", folder, "--file", facts], check=True, capture_output=True)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    given = [program, "serve-read-only", "--location", folder, "--bind", f"127.0.0.1:{port}"]
+    with subprocess.Popen(given, stderr=subprocess.DEVNULL) as server:
+        try:
+            for _ in range(200):
+                with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                    break
+                time.sleep(0.05)
+            yield f"http://127.0.0.1:{port}/query"
+        finally:
+            server.terminate()
+
+
+def test_the_build_from_a_server_of_others_is_the_local_build(place: Place, tmp_path: Path) -> None:
+    with oxigraph(place.folder / "world/wikidata/facts.nt", tmp_path / "store") as url:
+        asking = client(tmp_path / "a.sqlite")
+        sources = replace(place.sources, facts=EndpointSource(url, asking))
+        build_counterfact(sources, SETTINGS, tmp_path / "out")
+    assert asking.sent > 0
+    assert without_sources(tmp_path / "out") == place.whole
 
 
 def later(seconds: int) -> dict[str, str]:
