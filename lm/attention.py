@@ -7,8 +7,7 @@ $$A = \\mathrm{softmax}\\left([\\,q K_{\\text{earlier}}^\\top \\mid q K^\\top\\,
   y = A_{\\text{earlier}} V_{\\text{earlier}} + A_{\\text{new}} V.$$
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -16,15 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
 
+from lm.attending import attend_by
 from lm.earlier import Earlier
-from lm.hooks import find_module
 from lm.loading import LM
 from lm.ragged import Group, Ragged
-
-KERNEL = "ragged_rows"
-"""The name of this attention in the `transformers` library."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,69 +70,38 @@ class RaggedRows:
         return torch.cat([earlier[:, None, None].expand(-1, 1, asked, -1), new], -1)
 
 
-@contextmanager
-def ragged_attention(lm: LM, rows: RaggedRows) -> Iterator[dict[str, Any]]:
-    """Let all blocks attend as `rows` says within the block; yields what they must be called with."""
-    with ExitStack() as stack:
-        if lm.layout.attention_method is None:
-            lm.model.set_attn_implementation(KERNEL)
-            stack.callback(lm.model.set_attn_implementation, lm.layout.attention_kernel)
-            yield {"ragged_rows": rows}
-            return
-        for layer in range(lm.n_layers):
-            module = find_module(lm.model, lm.layout.attention(layer))
-            # An attribute of the instance hides the class's method, and is taken away again.
-            vars(module)[lm.layout.attention_method] = partial(_attend_by_method, module, rows)
-            stack.callback(vars(module).pop, lm.layout.attention_method)
-        yield {}
+def ragged_attention(lm: LM, rows: RaggedRows) -> AbstractContextManager[None]:
+    """Let all blocks attend as `rows` says within the block that is returned."""
+    return attend_by(lm, partial(attend, rows))
 
 
-def _attend_by_method(
-    module: Any, rows: RaggedRows, query: Tensor, key: Tensor, value: Tensor, *_: Any
-) -> tuple[Tensor, None]:
-    """Attention of families that have a method for it instead of the library's interface."""
-    found, nothing = attend(module, query, key, value, None, 1 / float(module.scale_attn), ragged_rows=rows)
-    return found.transpose(1, 2), nothing
-
-
-def attend(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001
-    scaling: float,
-    dropout: float = 0.0,  # noqa: ARG001
-    *,
-    ragged_rows: RaggedRows,
-    **_: Any,
-) -> tuple[Tensor, None]:
+def attend(rows: RaggedRows, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
     """Attend within each row, and to its earlier tokens.
 
     Args:
+        rows: the rows.
         module: the attention module, for its layer.
         query: (1, heads, tokens, head width); keys and values may have fewer heads, each for several of the query.
         key, value: (1, key heads, tokens, head width).
         scaling: of the scores.
-        ragged_rows: the rows.
 
     Returns:
         (1, tokens, heads, head width).
     """
-    if ragged_rows.tail == 0:
-        return query.new_zeros(query.transpose(1, 2).shape), None
+    if rows.tail == 0:
+        return query.new_zeros(query.transpose(1, 2).shape)
     parts = []
-    for number, (group, mask) in enumerate(zip(ragged_rows.layout.groups, ragged_rows.masks, strict=True)):
+    for number, (group, mask) in enumerate(zip(rows.layout.groups, rows.masks, strict=True)):
         q, k, v = (_split(states[0, :, group.tokens], 1, group.rows) for states in (query, key, value))
         if mask is None:
             found = _within_rows(q, k, v, scaling)
         else:
-            before = group.length - ragged_rows.asked(group)
-            constant = None if (earlier := ragged_rows.earlier) is None else earlier.of(module.layer_idx, number)
+            before = group.length - rows.asked(group)
+            constant = None if (earlier := rows.earlier) is None else earlier.of(module.layer_idx, number)
             found = _with_earlier(q[:, :, before:], k, v, scaling, mask, constant)
             found = torch.nn.functional.pad(found, (0, 0, 0, 0, before, 0)) if before else found
         parts.append(found.flatten(0, 1))
-    return torch.cat(parts)[None].to(value.dtype), None
+    return torch.cat(parts)[None].to(value.dtype)
 
 
 def _within_rows(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
@@ -181,6 +145,3 @@ def _causal(asked: int, length: int, like: Tensor) -> Tensor:
     """For the last `asked` of `length` tokens, 0 where one may look, the lowest number of `like`'s dtype elsewhere."""
     lowest = torch.finfo(like.dtype).min
     return torch.full((asked, length), lowest, dtype=like.dtype, device=like.device).triu(length - asked + 1)
-
-
-AttentionInterface.register(KERNEL, attend)

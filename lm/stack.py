@@ -159,7 +159,7 @@ def run_blocks(
         positions = positions[None]
     if mask is None and tokens > 1 and (past or lm.layout.attention_kernel == "eager"):
         mask = causal_mask(lm, tokens, past)
-    return _call_blocks(lm, hidden, range(start, stop), positions, cache, {"attention_mask": mask})
+    return _call_blocks(lm, hidden, range(start, stop), positions, cache, mask)
 
 
 def _run_ragged(
@@ -175,12 +175,12 @@ def _run_ragged(
     if positions is None:
         raise ValueError("rows of unequal length need positions")
     whole = stop if rows.tail is None else stop - 1
-    with ragged_attention(lm, rows.whole) as extra:
-        hidden = _call_blocks(lm, hidden, range(start, whole), positions, cache, {"attention_mask": None, **extra})
+    with ragged_attention(lm, rows.whole):
+        hidden = _call_blocks(lm, hidden, range(start, whole), positions, cache, None)
     if rows.tail is None:
         return hidden
-    with ragged_attention(lm, rows) as extra, hooked(lm.model, *_only(lm, whole, rows.asked_for)):
-        hidden = _call_blocks(lm, hidden, range(whole, stop), positions, cache, {"attention_mask": None, **extra})
+    with ragged_attention(lm, rows), hooked(lm.model, *_only(lm, whole, rows.asked_for)):
+        hidden = _call_blocks(lm, hidden, range(whole, stop), positions, cache, None)
     return hidden[:, rows.asked_for]
 
 
@@ -201,9 +201,9 @@ def _only(lm: LM, layer: int, tokens: Tensor) -> list[tuple[Site, Patch]]:
 
 
 def _call_blocks(
-    lm: LM, hidden: Tensor, layers: range, positions: Tensor, cache: Cache | None, extra: dict[str, Any]
+    lm: LM, hidden: Tensor, layers: range, positions: Tensor, cache: Cache | None, mask: Tensor | None
 ) -> Tensor:
-    extra = {lm.layout.cache_keyword: cache, "position_ids": positions, **extra}
+    extra: dict[str, Any] = {lm.layout.cache_keyword: cache, "position_ids": positions, "attention_mask": mask}
     if lm.layout.rotary is not None:
         extra["position_embeddings"] = find_module(lm.model, lm.layout.rotary)(hidden, position_ids=positions)
     for layer in layers:

@@ -5,21 +5,17 @@ looks at its own row and the prefix before it and at nothing else, is done here 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from lm.hooks import find_module
+from lm.attending import attend_by
 from lm.loading import LM
 from tracing._spots import Group
 
-NAME = "packed_rows"
-"""Under which the function is known to transformers, while it is in use."""
 Own = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """Attention of (rows, heads, tokens, head width) to keys and values of (rows, heads, earlier + tokens, head width)."""
 
@@ -32,35 +28,12 @@ class PackedAttention:
         self.groups = groups
         self.cells = 0
 
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Use this attention in the model within the block."""
-        with ExitStack() as stack:
-            if self.lm.layout.attention_kernel == "eager":
-                # GPT-J asks no registry; its one method for queries, keys and values is hidden for a while.
-                for layer in range(self.lm.n_layers):
-                    module: Any = find_module(self.lm.model, self.lm.layout.attention(layer))
-                    vars(module)["_attn"] = partial(self._eager, module)
-                    stack.callback(vars(module).pop, "_attn")
-            else:
-                before = self.lm.model.config._attn_implementation
-                ALL_ATTENTION_FUNCTIONS[NAME] = self._registered
-                stack.callback(ALL_ATTENTION_FUNCTIONS.__delitem__, NAME)
-                self.lm.model.set_attn_implementation(NAME)
-                stack.callback(self.lm.model.set_attn_implementation, before)
-            yield
+    def in_place(self) -> AbstractContextManager[None]:
+        """Use this attention in the model within the block that is returned."""
+        return attend_by(self.lm, self._attend if self.lm.layout.attention_method is None else self._attend_its_way)
 
-    def _registered(
-        self,
-        module: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,  # noqa: ARG002
-        scaling: float | None = None,
-        **kwargs: Any,  # noqa: ARG002
-    ) -> tuple[Tensor, None]:
-        """As transformers calls it: (1, heads, positions, head width) to (1, positions, heads, head width)."""
+    def _attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """(1, heads, positions, head width) to (1, positions, heads, head width)."""
         groups = getattr(module, "num_key_value_groups", 1)
         parts = []
         for group, (q, k, v) in self._blocks(query, key, value):
@@ -75,27 +48,21 @@ class PackedAttention:
 
                 found = _joined(q, k, v, keys, values, self.cells, kernel).transpose(1, 2)
             parts.append(found.reshape(-1, *found.shape[2:]))
-        return torch.cat(parts)[None], None
+        return torch.cat(parts)[None]
 
-    def _eager(
-        self,
-        module: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None = None,  # noqa: ARG002
-    ) -> tuple[Tensor, None]:
-        """As GPT-J calls it; its own products, which are in single precision, are what is computed."""
+    def _attend_its_way(self, module: Any, query: Tensor, key: Tensor, value: Tensor, _scaling: float) -> Tensor:
+        """The same for GPT-J, by its own products, which are in single precision."""
+        method = self.lm.layout.attention_method
 
         def kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-            found: Tensor = type(module)._attn(module, q, k, v, mask)[0]
+            found: Tensor = getattr(type(module), str(method))(module, q, k, v, mask)[0]
             return found
 
         parts = []
         for group, (q, k, v) in self._blocks(query, key, value):
             found = _joined(q, k, v, *self._before(group, module.layer_idx, 1), self.cells, kernel)
             parts.append(found.transpose(0, 1).flatten(1, 2))
-        return torch.cat(parts, dim=1)[None], None
+        return torch.cat(parts, dim=1).transpose(0, 1)[None]
 
     def _blocks(self, *tables: Tensor) -> Iterator[tuple[Group, list[Tensor]]]:
         """Cut (1, heads, positions, head width) into (rows x cells, heads, suffix, head width) for each group."""
