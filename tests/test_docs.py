@@ -35,7 +35,8 @@ def test_python_on_the_pages_runs(page: str, code: str, tmp_path: Path, monkeypa
 
 def lines(language: str) -> list[str]:
     joined = [text.replace("\\\n", " ") for _, text in blocks(language)]
-    return [line.split("#")[0].strip() for text in joined for line in text.splitlines() if line.strip()]
+    # As in a shell, a comment begins a word.
+    return [re.split(r"(?:^|\s)#", line)[0].strip() for text in joined for line in text.splitlines() if line.strip()]
 
 
 @pytest.mark.parametrize("line", [line for line in lines("sh") if line.startswith("make")])

@@ -10,16 +10,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from core.errors import BadInput
+from lm.attending import KERNEL
 from lm.hooks import Site, hooked
 from lm.loading import LM, load_lm, wrap_lm
 from lm.plan import Plan
 from lm.products import packed_products, packs_products
 from tests import oracle_tracing as oracle
 from tests.models import FAMILIES, tiny_lm
-from tracing._attention import NAME
 from tracing._fused import fused_activations
 from tracing.causal import KINDS, SEVERED, Kind, Scan, Traced, trace, window_of
 from tracing.corruption import Corruption, make_corruption
@@ -177,7 +176,7 @@ def test_no_hook_is_left_after_an_error(failing: LM) -> None:
     hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in failing.model.modules())
     assert hooks == 1, "only the one that fails"
     assert failing.model.config._attn_implementation == "sdpa"
-    assert NAME not in ALL_ATTENTION_FUNCTIONS
+    assert not any(KERNEL in vars(module) for module in failing.model.modules())
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gptj", "gpt_neox", "llama"])
