@@ -10,13 +10,16 @@ from cli._common import (
     Dtype,
     Json,
     Limit,
+    MaxMemory,
     Model,
     Plugin,
+    Precision,
     Seed,
     Set,
     Texts,
     console,
     load_plugins,
+    memory_of,
     notes,
     open_model,
     progress_bar,
@@ -59,6 +62,8 @@ def evaluate(
     max_texts: Annotated[int | None, typer.Option(min=1, help="How many of these texts.")] = None,
     device: Device = None,
     dtype: Dtype = "float32",
+    precision: Precision = "strict",
+    max_memory: MaxMemory = None,
     plugin: Plugin = None,
     as_json: Json = False,
 ) -> None:
@@ -78,7 +83,7 @@ def evaluate(
     if (set_ or network) and len(names) > 1:
         raise BadInput(f"--set and --network go with one editor, got {', '.join(names)}; evaluate them one by one")
     data = load_dataset(dataset, limit)
-    lm = open_model(model, device, dtype)
+    lm = open_model(model, device, dtype, precision)
     options = Options(
         seed=seed,
         generate=generate,
@@ -86,6 +91,7 @@ def evaluate(
         defer_text_metrics=defer_text_metrics,
         trained_records=trained_records,
         restart=restart,
+        max_memory=memory_of(lm, max_memory, length),
     )
     networks = {names[0]: network} if network else {}
     runs = run_editors(lm, names, data, out, options, set_ or [], texts, max_texts, networks)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli._common import Device, Dtype, Limit, Model, console, open_model, progress_bar
+from cli._common import Device, Dtype, Limit, Model, Precision, console, open_model, progress_bar
 from cli.known import from_tuples, write_known
 from core.errors import BadInput
 
@@ -49,6 +49,7 @@ def trace(
     limit: Limit = None,
     device: Device = None,
     dtype: Dtype = "float32",
+    precision: Precision = "strict",
 ) -> None:
     """Trace facts through a model; stop at any moment and run it again to go on.
 
@@ -63,7 +64,7 @@ def trace(
     if unknown := [name for name in methods if name not in METHODS]:
         raise BadInput(f"expected methods among {', '.join(METHODS)}, got {unknown[0]!r}")
     asked = read_facts(facts)
-    lm = open_model(model, device, dtype)
+    lm = open_model(model, device, dtype, precision)
     # The scale of the noise is that of all facts in the file, however many of them are traced.
     subjects = [fact.subject for fact in asked if isinstance(fact, Fact)]
     corruption = make_corruption(
@@ -108,9 +109,10 @@ def _method(
 
 def run_method(lm: "LM", name: str, settings: dict[str, Any], compute: "Compute", facts: Any, out: Path) -> "TraceRun":
     """Trace all facts with one method, with a progress bar."""
+    from lm.precision import float32_products  # noqa: PLC0415
     from tracing.store import keep, run_identity  # noqa: PLC0415
 
-    with progress_bar(f"trace {name}") as advance:
+    with progress_bar(f"trace {name}") as advance, float32_products(lm.precision):
         told: Callable[[int, int], None] = partial(advance, "facts")
         return keep(out, run_identity(lm, name, settings, facts), facts, compute, progress=told)
 

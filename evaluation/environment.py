@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from lm.loading import LM
-from lm.plan import Plan
+from lm.memory import needs
+from lm.plan import Plan, Shape
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "nltk")
 
@@ -25,6 +26,7 @@ def describe(lm: LM, plan: Plan, dataset_path: str, started: datetime) -> dict[s
         "device": _device_name(lm.device),
         "threads": torch.get_num_threads(),
         "plan": asdict(plan),
+        "plan_needs_bytes": round(needs(Shape.of(lm), plan).total),
         "dataset_path": dataset_path,
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

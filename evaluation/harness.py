@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -23,7 +23,8 @@ from evaluation.rescore import fill_texts, rescore
 from evaluation.store import CASES, PRE, RUN, SCHEMA, Run, load_run, migrated, write_run
 from evaluation.text_metrics import TextScorer, is_unscored
 from lm.loading import LM
-from lm.plan import Plan, default_plan
+from lm.memory import plan_within
+from lm.plan import Plan, Shape, default_plan
 
 PRE_FILE = "pre.json"
 """Marks the unedited model's values as finished, and says what they are."""
@@ -45,7 +46,9 @@ class Options:
     defer_text_metrics: bool = False
     """Keep texts and leave their metrics to `score_texts`, where nltk is not installed."""
     plan: Plan | None = None
-    """Sizes of batches; `None`: those for the model's kind of device."""
+    """Sizes of batches; `None`: those for the model on its kind of device."""
+    max_memory: float | None = None
+    """Bytes that a plan must be estimated to need at most, where `plan` is `None`."""
     trained_records: bool = False
     """Evaluate on records that the editor's network was trained on too; the run says how many they are."""
     restart: bool = False
@@ -104,11 +107,12 @@ def evaluate(
             return _finished(folder, identity, texts)
         begin(folder, identity)
         start = perf_counter()
-        prepared = spec.prepare(lm, resolved.settings, resources)
+        plan = _plan(lm, options)
+        prepared = spec.prepare(lm, resolved.settings, replace(resources, plan=resources.plan or plan))
         seconds = {"prepare": round(perf_counter() - start, 6)}
         seen = _seen_in_training(prepared, spec.name, dataset, allowed=options.trained_records)
         unedited = _evaluate_unedited(lm, subject, dataset, results_folder, options, texts)
-        job = _job(lm, dataset, options, prepared, texts)
+        job = _job(lm, dataset, options, prepared, texts, plan)
         walk(folder, CASES, dataset.records, job.plan.chunk, lambda part: run_chunk(job, part), options.tell(spec.name))
         fill_texts(folder / CASES, "post", job.texts)
         seconds |= seconds_by_stage(read_jsonl(folder / TIMINGS))
@@ -146,7 +150,7 @@ def _evaluate_unedited(
     identity = {**subject.identity, "code": code_identity()}
     started = datetime.now(UTC)
     with one_writer(folder, wait=True):
-        job = _job(lm, dataset, options, None, texts)
+        job = _job(lm, dataset, options, None, texts, _plan(lm, options))
         if (folder / PRE_FILE).exists():
             before = migrated(read_json(folder / PRE_FILE), folder / PRE_FILE)
             check_unmoved(folder, before, identity, code=False)
@@ -194,11 +198,20 @@ def _text_scorer(dataset: Dataset, options: Options) -> TextScorer | None:
     return TextScorer(dataset.reference_texts) if wanted else None
 
 
-def _job(lm: LM, dataset: Dataset, options: Options, editor: Editor | None, texts: TextScorer | None) -> Job:
+def _plan(lm: LM, options: Options) -> Plan:
+    """Return the plan of one run: what it has to halve is noted in it, and is no other run's."""
+    if options.plan is None and options.max_memory is not None:
+        return plan_within(Shape.of(lm), options.max_memory, options.length)
+    return replace(options.plan or default_plan(lm), splits=[])
+
+
+def _job(
+    lm: LM, dataset: Dataset, options: Options, editor: Editor | None, texts: TextScorer | None, plan: Plan
+) -> Job:
     return Job(
         lm=lm,
         protocol=PROTOCOLS[dataset.kind],
-        plan=options.plan or default_plan(lm.device),
+        plan=plan,
         seed=options.seed,
         side="pre" if editor is None else "post",
         editor=editor,

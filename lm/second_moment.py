@@ -122,7 +122,7 @@ def second_moments(
     found = {layer: moment for layer, path in paths.items() if (moment := _load(lm, path, layer, texts, key))}
     missing = sorted(set(paths) - set(found))
     if missing:
-        budget = tokens_per_batch or default_plan(lm.device).tokens_per_batch
+        budget = tokens_per_batch or default_plan(lm).tokens_per_batch
         unfinished = folder / f"unfinished-{hash_json([key, missing])[:16]}.safetensors"
         run = _Pass(lm, missing, unfinished, key)
         run.resume()

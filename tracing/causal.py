@@ -18,7 +18,7 @@ from torch import Tensor
 from core.errors import BadInput
 from lm.hooks import hooked
 from lm.loading import LM
-from lm.plan import Plan, default_plan, in_halves
+from lm.plan import Plan, default_plan, in_halves, is_out_of_memory
 from lm.products import packed_products
 from lm.stack import run_blocks
 from tracing._base import Base, Module, instead, run_base, site_of
@@ -133,7 +133,7 @@ def trace(
     Raises:
         BadInput: a window of no layer, an unknown kind.
     """
-    scan, plan = scan or Scan(), plan or trace_plan(lm.device)
+    scan, plan = scan or Scan(), plan or trace_plan(lm)
     _check(scan)
     with packed_products(lm):
         bases, bad = _bases(lm, facts, corruption, scan, extra_token=extra_token)
@@ -160,17 +160,20 @@ def _bases(
         try:
             base = base_of(lm, fact, corruption, extra_token=extra_token)
             _check_tokens(scan, base.prompt)
-        except (ValueError, torch.OutOfMemoryError) as error:
+        except (ValueError, RuntimeError, MemoryError) as error:
+            if not (isinstance(error, ValueError) or is_out_of_memory(error)):
+                raise
             bad[place] = BadFact(fact.known_id, str(error))
         else:
             bases[place] = base
     return bases, bad
 
 
-def trace_plan(device: torch.device) -> Plan:
-    """Return the plan for a kind of device: a batch holds all cells of a token, if they fit."""
-    plan = default_plan(device)
-    return replace(plan, tokens_per_batch=8 * plan.tokens_per_batch, logit_rows=128 if device.type == "cpu" else 4096)
+def trace_plan(lm: LM) -> Plan:
+    """Return the plan of traces: a batch holds all cells of a token, if they fit."""
+    plan = default_plan(lm)
+    rows = min(plan.logit_rows, 128) if lm.device.type == "cpu" else plan.logit_rows
+    return replace(plan, tokens_per_batch=8 * plan.tokens_per_batch, logit_rows=rows)
 
 
 def base_of(lm: LM, fact: Fact, corruption: Corruption, *, extra_token: bool = False) -> Base:
