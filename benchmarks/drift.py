@@ -49,9 +49,8 @@ def open_setting(setting: str, model: Path, device: str | None) -> tuple[LM, Pla
 
 def shared_resources(model: Path, device: str | None, cache: Path) -> Resources:
     """Return what all settings are given: templates and second moment of strict float32."""
-    lm, settings = load_lm(model, device=device), EDITORS.get("rome").settings
+    lm = load_lm(model, device=device)
     chosen: Any = EDITORS.get("rome").resolve(lm.name, lm.n_layers).settings
-    assert isinstance(chosen, settings)
     own = Resources(second_moment_texts=load_texts("embedded"), second_moment_max_texts=TEXTS, cache=cache)
     return Resources(
         context_templates=context_templates(lm, own, chosen.context_lengths, chosen.contexts_per_length),

@@ -55,6 +55,11 @@ class Needs(NamedTuple):
         return self.always + max(self.search, self.train, self.changes + max(self.score, self.generate))
 
     @property
+    def scoring(self) -> float:
+        """The most at any moment where prompts are run, and nothing else."""
+        return self.always - self.moment + self.score
+
+    @property
     def low_rank(self) -> float:
         """The most at any moment for editors whose edits are of low rank."""
         return self.always + max(self.search, self.score, self.generate)

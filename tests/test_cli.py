@@ -98,7 +98,10 @@ def test_stats_and_doctor(command: Command, dataset: Path) -> None:
         (["--plugin", "nothing.py"], "nothing.py"),
         (["--limit", "0"], "limit"),
         (["--dtype", "float99"], "float99"),
-        (["--precision", "tf32", "--dtype", "float32", "--device", "cpu"], "tf32 products need a CUDA device, and the model is on cpu"),
+        (
+            ["--precision", "tf32", "--dtype", "float32", "--device", "cpu"],
+            "tf32 products need a CUDA device, and the model is on cpu",
+        ),
         (["--max-memory", "lots"], "expected a memory size as 8GB"),
         (["--max-memory", "1MB"], "one record at a time is estimated to need"),
         (["--no-such-option"], "no-such-option"),

@@ -1,5 +1,6 @@
 """A plan follows from the model's shape and the memory it is given; memory that gives out costs time, no record."""
 
+import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -166,14 +167,13 @@ def nats(block: dict[str, Any]) -> list[float]:
     return [value for pair in prompts for value in pair.values()]
 
 
-@pytest.mark.parametrize("name", ["rome", "ft", "kn"])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(("name", "seed"), [("rome", 1), ("rome", 2), ("ft", 3)])
 def test_an_out_of_memory_at_random_loses_no_record(name: str, seed: int, tmp_path: Path) -> None:
     check_cramped(name, seed, tmp_path)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("name", ["rome", "ft", "kn"])
+@pytest.mark.parametrize("name", ["rome", "ft"])
 def test_many_out_of_memories_lose_no_record(name: str, tmp_path: Path) -> None:
     for seed in range(40):
         check_cramped(name, seed, tmp_path / str(seed))
@@ -191,8 +191,8 @@ def check_cramped(name: str, seed: int, tmp_path: Path) -> None:
     assert raised
     check_equal(found, wanted)
     splits = found.data["environment"]["plan"]["splits"]
-    folder = found.unedited_folder / "pre.json"
-    assert splits or "splits" in folder.read_text()
+    before = json.loads((found.unedited_folder / "pre.json").read_text())["environment"]["plan"]["splits"]
+    assert len(splits) + len(before) >= len(raised)
     assert wanted.data["environment"]["plan"]["splits"] == []
     assert {stage for stage, _ in splits} <= {"edit", "score", "generate"}
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from core.errors import BadInput
 from lm.hooks import hooked
 from lm.loading import LM
-from lm.plan import Plan, default_plan, in_halves, is_out_of_memory
+from lm.memory import needs, say
+from lm.plan import FEWEST, Plan, Shape, default_plan, in_halves, is_out_of_memory
 from lm.products import packed_products
 from lm.stack import run_blocks
 from tracing._base import Base, Module, instead, run_base, site_of
@@ -169,11 +170,20 @@ def _bases(
     return bases, bad
 
 
-def trace_plan(lm: LM) -> Plan:
-    """Return the plan of traces: a batch holds all cells of a token, if they fit."""
-    plan = default_plan(lm)
+def trace_plan(lm: LM, max_memory: float | None = None) -> Plan:
+    """Return the plan of traces: a batch holds all cells of a token, if they fit, and if memory is estimated to.
+
+    Raises:
+        BadInput: `max_memory`, in bytes, is not enough for the smallest batch.
+    """
+    plan, shape = default_plan(lm), Shape.of(lm)
     rows = min(plan.logit_rows, 128) if lm.device.type == "cpu" else plan.logit_rows
-    return replace(plan, tokens_per_batch=8 * plan.tokens_per_batch, logit_rows=rows)
+    plan = replace(plan, tokens_per_batch=8 * plan.tokens_per_batch, logit_rows=rows)
+    while max_memory is not None and (need := needs(shape, plan)).scoring > max_memory:
+        if plan.tokens_per_batch <= FEWEST.tokens_per_batch:
+            raise BadInput(f"one batch of a trace is estimated to need {say(need.scoring)}, got {say(max_memory)}")
+        plan = replace(plan, tokens_per_batch=max(FEWEST.tokens_per_batch, plan.tokens_per_batch // 2))
+    return plan
 
 
 def base_of(lm: LM, fact: Fact, corruption: Corruption, *, extra_token: bool = False) -> Base:
