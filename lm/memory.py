@@ -1,7 +1,7 @@
 """How much memory a plan needs, by formula, and the plan for a given memory.
 
 The formulas count what lives at the same time in each stage; they know nothing of what is free, so a plan is the same
-wherever it is made. `docs/precision.md` holds them against measured peaks.
+wherever it is made.
 """
 
 from dataclasses import replace

@@ -116,8 +116,8 @@ LIMITS = {
     "mps": Limits(8192, 2**23, 320, 2**32, 1024, 2**25, 32, 2**32),
     "cuda": Limits(32768, 2**27, 640, 40 * 2**30, 4096, 2**28, 64, 2**35),
 }
-"""A processor wants its states in its caches, a GPU rows enough to be busy (measured on two cores of an AMD EPYC of
-2024, calculated for an H200; mps is a guess). A device of another kind is treated as mps."""
+"""A processor wants its states in its caches, a GPU rows enough to be busy (measured on two cores of an AMD EPYC,
+calculated for an H200; mps is a guess). A device of another kind is treated as mps."""
 TEXT = 100
 """Tokens of a generated text that a plan reckons with."""
 FEWEST = Plan(tokens_per_batch=128, generation_rows=10, logit_rows=16, chunk=1)
