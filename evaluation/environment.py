@@ -17,8 +17,8 @@ from lm.plan import Plan, Shape
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "nltk")
 
 
-def describe(lm: LM, plan: Plan, dataset_path: str, started: datetime) -> dict[str, Any]:
-    """Return the environment of a run that ends now."""
+def describe(lm: LM, plan: Plan, dataset_path: str, started: datetime, length: int) -> dict[str, Any]:
+    """Return the environment of a run that ends now; `length` is that of its texts, in tokens."""
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -26,7 +26,7 @@ def describe(lm: LM, plan: Plan, dataset_path: str, started: datetime) -> dict[s
         "device": _device_name(lm.device),
         "threads": torch.get_num_threads(),
         "plan": asdict(plan),
-        "plan_needs_bytes": round(needs(Shape.of(lm), plan).total),
+        "plan_needs_bytes": round(needs(Shape.of(lm), plan, length).total),
         "dataset_path": dataset_path,
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

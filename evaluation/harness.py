@@ -125,7 +125,7 @@ def evaluate(
         if seen:
             notes["seen_in_training"] = seen
         data = {"schema": SCHEMA, **identity, "editor": {**editor, **notes}, "unedited": unedited.name}
-        environment = describe(lm, job.plan, dataset.path, started) | {"wall_seconds": seconds}
+        environment = describe(lm, job.plan, dataset.path, started, options.length) | {"wall_seconds": seconds}
         with disk_full_is_said(folder, len(dataset.records), len(dataset.records)):
             run = write_run(folder, data, environment)
         (folder / UNFINISHED).unlink(missing_ok=True)
@@ -161,7 +161,7 @@ def _evaluate_unedited(
         begin(folder, identity)
         walk(folder, PRE, dataset.records, job.plan.chunk, lambda part: run_chunk(job, part), options.tell("unedited"))
         fill_texts(folder / PRE, "pre", job.texts)
-        environment = describe(lm, job.plan, dataset.path, started)
+        environment = describe(lm, job.plan, dataset.path, started, options.length)
         with disk_full_is_said(folder, len(dataset.records), len(dataset.records)):
             write_json(folder / PRE_FILE, {"schema": SCHEMA, **identity, "environment": environment})
         (folder / UNFINISHED).unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from lm.loading import LM
 from lm.memory import needs, plan_within
 from lm.plan import Plan, Shape, default_plan, in_halves, is_out_of_memory, plan_for
 from tests.editing import resources
-from tests.evaluating import counterfact, options
+from tests.evaluating import LENGTH, counterfact, options
 from tests.models import FAMILIES, tiny_lm
 
 FACTLM = Shape("cpu", 6, 192, 768, 4096, 384, 6, 442368, 1728, 14_000_000, 4, True)
@@ -223,7 +223,7 @@ def test_chunk_sizes_agree(tmp_path: Path) -> None:
 def test_a_run_within_a_memory_says_what_it_was_planned_for(tmp_path: Path) -> None:
     data, lm = counterfact(tmp_path / "data", 2, bad=()), tiny_lm("gpt2", "float32")
     spec = EDITORS.get("identity")
-    need = needs(Shape.of(lm), default_plan(lm))
+    need = needs(Shape.of(lm), default_plan(lm), LENGTH)
     chosen = options(plan=None, max_memory=(need.total + need.always) / 2)
     found = evaluate(lm, spec, spec.resolve(lm.name, lm.n_layers), data, tmp_path / "results", options=chosen)
     environment = found.data["environment"]
