@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cli._common import DtypeName, notes
+from cli._common import DtypeName, PrecisionName, notes
 from core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def open_runner(
     threads: int | None,
     device: str | None,
     dtype: DtypeName,
+    precision: PrecisionName,
     plugins: list[Path] | None,
     ray_address: str | None,
     slurm: list[str] | None,
@@ -62,7 +63,7 @@ def open_runner(
         return
     if device is not None and ":" in device:
         raise BadInput(f"--device {device}: with --runner {name} each worker gets a device of its own; say cuda or cpu")
-    source = ModelSource(model, device, dtype, lm.identity, tuple(path.resolve() for path in plugins or []))
+    source = ModelSource(model, device, dtype, precision, lm.identity, tuple(path.resolve() for path in plugins or []))
     # Without a word the same number as in one process, because the last bits of a sum depend on it.
     each = threads or torch.get_num_threads()
     if name == "slurm":

@@ -7,7 +7,20 @@ import typer
 from rich.panel import Panel
 from rich.table import Table
 
-from cli._common import Device, Dtype, Json, Model, Plugin, Seed, Set, Texts, console, load_plugins, open_model
+from cli._common import (
+    Device,
+    Dtype,
+    Json,
+    Model,
+    Plugin,
+    Precision,
+    Seed,
+    Set,
+    Texts,
+    console,
+    load_plugins,
+    open_model,
+)
 from core.errors import BadInput
 from core.files import canonical_json
 from core.prompts import check_template, fill
@@ -38,6 +51,7 @@ def edit(
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = "float32",
+    precision: Precision = "strict",
     plugin: Plugin = None,
     as_json: Json = False,
 ) -> None:
@@ -47,6 +61,7 @@ def edit(
     --save edit.safetensors`
     """
     from evaluation.showcase import say  # noqa: PLC0415
+    from lm.precision import float32_products  # noqa: PLC0415
 
     if (target is None) == (load is None):
         raise BadInput("give either --target, to make an edit, or --load, to apply one")
@@ -55,7 +70,7 @@ def edit(
     except ValueError as error:
         raise BadInput(str(error)) from error
     load_plugins(plugin)
-    lm = open_model(model, device, dtype)
+    lm = open_model(model, device, dtype, precision)
     if load is not None:
         made = _load(lm, load)
     else:
@@ -63,7 +78,8 @@ def edit(
     if save is not None:
         _save(lm, made, save)
     prompts = [fill(prompt, subject), *(also or [])]
-    shown = [(text, say(lm, text, seed=seed), say(lm, text, [made], seed=seed)) for text in prompts]
+    with float32_products(lm.precision):
+        shown = [(text, say(lm, text, seed=seed), say(lm, text, [made], seed=seed)) for text in prompts]
     if as_json:
         values = [{"prompt": text, "before": vars(a), "after": vars(b)} for text, a, b in shown]
         console.print(canonical_json({"edit": made.diagnostics, "prompts": values}), soft_wrap=True, markup=False)
@@ -78,12 +94,15 @@ def edit(
 def _make(lm: "LM", request: Request, name: str, overrides: list[str], texts: str, seed: int) -> "Edit":
     from core.texts import load_texts  # noqa: PLC0415
     from editors import EDITORS, Failure, Resources  # noqa: PLC0415
+    from lm.precision import float32_products  # noqa: PLC0415
 
     spec = EDITORS.get(name)
     resolved = spec.resolve(lm.name, lm.n_layers, overrides)
     console.print(f"{name}: {resolved.source}", style="dim", no_wrap=True, overflow="ellipsis")
     resources = Resources(second_moment_texts=load_texts(texts), seed=seed)
-    [made] = spec.prepare(lm, resolved.settings, resources)([request], seed)
+    prepared = spec.prepare(lm, resolved.settings, resources)
+    with float32_products(lm.precision):
+        [made] = prepared([request], seed)
     if isinstance(made, Failure):
         raise BadInput(f"{name} could not make this edit: {made.reason}")
     return made

@@ -10,13 +10,17 @@ from cli._common import (
     Dtype,
     Json,
     Limit,
+    MaxMemory,
     Model,
     Plugin,
+    Precision,
     Seed,
     Set,
     Texts,
+    bytes_of,
     console,
     load_plugins,
+    memory_of,
     model_place,
     notes,
     open_model,
@@ -67,6 +71,8 @@ def evaluate(
     text_workers: TextWorkers = None,
     ray_address: RayAddress = None,
     slurm: Slurm = None,
+    precision: Precision = "strict",
+    max_memory: MaxMemory = None,
     plugin: Plugin = None,
     as_json: Json = False,
 ) -> None:
@@ -90,8 +96,13 @@ def evaluate(
     if (set_ or network) and len(names) > 1:
         raise BadInput(f"--set and --network go with one editor, got {', '.join(names)}; evaluate them one by one")
     data = load_dataset(dataset, limit)
-    # Where others compute, this process only needs to know which model it is.
-    lm = open_model(model, device if runner == "local" else "cpu", dtype)
+    if runner == "local":
+        lm = open_model(model, device, dtype, precision)
+        memory = memory_of(lm, max_memory, length)
+    else:
+        # Where others compute, this process only needs to know which model it is; they see whether they can do it.
+        lm = replace(open_model(model, "cpu", dtype), precision=precision)
+        memory = bytes_of(max_memory) if max_memory else None
     options = Options(
         seed=seed,
         generate=generate,
@@ -100,6 +111,7 @@ def evaluate(
         trained_records=trained_records,
         restart=restart,
         text_workers=text_workers,
+        max_memory=memory,
     )
     networks = {names[0]: network} if network else {}
     with open_runner(
@@ -110,6 +122,7 @@ def evaluate(
         threads=threads,
         device=device,
         dtype=dtype,
+        precision=precision,
         plugins=plugin,
         ray_address=ray_address,
         slurm=slurm,

@@ -6,7 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from rich.table import Table
 
-from cli._common import Device, Dtype, Limit, Model, Plugin, Seed, Set, Texts, console, load_plugins, open_model
+from cli._common import (
+    Device,
+    Dtype,
+    Limit,
+    MaxMemory,
+    Model,
+    Plugin,
+    Precision,
+    Seed,
+    Set,
+    Texts,
+    console,
+    load_plugins,
+    memory_of,
+    open_model,
+)
 from core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -36,6 +51,8 @@ def sweep(
     texts: Texts = "embedded",
     device: Device = None,
     dtype: Dtype = "float32",
+    precision: Precision = "strict",
+    max_memory: MaxMemory = None,
     plugin: Plugin = None,
 ) -> None:
     """Evaluate an editor at each layer and position (figure 5): what a trace cannot tell. Goes on where it stopped.
@@ -53,12 +70,13 @@ def sweep(
     load_plugins(plugin)
     positions = _positions(EDITORS.get(editor).settings.model_fields, editor, position)
     data = load_dataset(dataset, limit)
-    lm = open_model(model, device, dtype)
+    lm = open_model(model, device, dtype, precision)
+    options = Options(seed=seed, generate=False, max_memory=memory_of(lm, max_memory))
     points: list[Point] = []
     for layer in parse_layers(layers, lm.n_layers):
         for place in positions:
             given = [f"layer={layer}", *([] if place is None else [f"position={place}"]), *(set_ or [])]
-            [run] = run_editors(lm, [editor], data, out, Options(seed=seed, generate=False), given, texts)
+            [run] = run_editors(lm, [editor], data, out, options, given, texts)
             points += _points(layer, place or "as the editor does", run.data, METRICS[data.kind])
     console.print(_table(points, METRICS[data.kind]))
     title = f"{editor} on {lm.name}, {data.label}, n = {max(point.n for point in points)}"

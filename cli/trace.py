@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli._common import Device, Dtype, Limit, Model, console, open_model, progress_bar
+from cli._common import Device, Dtype, Limit, MaxMemory, Model, Precision, bytes_of, console, open_model, progress_bar
 from cli.known import from_tuples, write_known
 from core.errors import BadInput
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lm.loading import LM
+    from lm.plan import Plan
     from tracing.corruption import Corruption
     from tracing.methods import Compute
     from tracing.store import TraceRun
@@ -49,12 +50,15 @@ def trace(
     limit: Limit = None,
     device: Device = None,
     dtype: Dtype = "float32",
+    precision: Precision = "strict",
+    max_memory: MaxMemory = None,
 ) -> None:
     """Trace facts through a model; stop at any moment and run it again to go on.
 
     Example: `counterfact trace --facts known.json --method causal --method severed --limit 200`
     """
     from core.texts import load_texts  # noqa: PLC0415
+    from tracing.causal import trace_plan  # noqa: PLC0415
     from tracing.corruption import make_corruption  # noqa: PLC0415
     from tracing.facts import Fact, read_facts  # noqa: PLC0415
     from tracing.methods import METHODS  # noqa: PLC0415
@@ -63,7 +67,8 @@ def trace(
     if unknown := [name for name in methods if name not in METHODS]:
         raise BadInput(f"expected methods among {', '.join(METHODS)}, got {unknown[0]!r}")
     asked = read_facts(facts)
-    lm = open_model(model, device, dtype)
+    lm = open_model(model, device, dtype, precision)
+    plan = None if max_memory is None else trace_plan(lm, bytes_of(max_memory))
     # The scale of the noise is that of all facts in the file, however many of them are traced.
     subjects = [fact.subject for fact in asked if isinstance(fact, Fact)]
     corruption = make_corruption(
@@ -79,7 +84,7 @@ def trace(
     width = default_window(lm.n_layers) if window is None else window
     for name in methods:
         settings, compute = _method(
-            name, lm, corruption, window=width, extra_token=extra_token, nodes=nodes, single=single
+            name, lm, corruption, window=width, extra_token=extra_token, nodes=nodes, single=single, plan=plan
         )
         run = run_method(lm, name, settings, compute, asked[:limit], out)
         _say(run)
@@ -95,22 +100,31 @@ def default_window(n_layers: int) -> int:
 
 
 def _method(
-    name: str, lm: "LM", corruption: "Corruption", *, window: int, extra_token: bool, nodes: int, single: bool
+    name: str,
+    lm: "LM",
+    corruption: "Corruption",
+    *,
+    window: int,
+    extra_token: bool,
+    nodes: int,
+    single: bool,
+    plan: "Plan | None" = None,
 ) -> "tuple[dict[str, Any], Compute]":
     from tracing.methods import causal_method, gradient_method, severed_method  # noqa: PLC0415
 
     if name == "ig":
         return gradient_method(lm, nodes=nodes, single=single)
     if name == "severed":
-        return severed_method(lm, corruption, extra_token=extra_token)
-    return causal_method(lm, corruption, window=window, extra_token=extra_token)
+        return severed_method(lm, corruption, extra_token=extra_token, plan=plan)
+    return causal_method(lm, corruption, window=window, extra_token=extra_token, plan=plan)
 
 
 def run_method(lm: "LM", name: str, settings: dict[str, Any], compute: "Compute", facts: Any, out: Path) -> "TraceRun":
     """Trace all facts with one method, with a progress bar."""
+    from lm.precision import float32_products  # noqa: PLC0415
     from tracing.store import keep, run_identity  # noqa: PLC0415
 
-    with progress_bar(f"trace {name}") as advance:
+    with progress_bar(f"trace {name}") as advance, float32_products(lm.precision):
         told: Callable[[int, int], None] = partial(advance, "facts")
         return keep(out, run_identity(lm, name, settings, facts), facts, compute, progress=told)
 

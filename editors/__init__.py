@@ -51,13 +51,13 @@ class Resources:
     cache: Path = field(default_factory=cache_folder)
     seed: int = 0
     plan: Plan | None = None
-    """How work is cut into batches; None: the plan of the model's kind of device."""
+    """How work is cut into batches; None: the plan of the model on its kind of device."""
     progress: Progress | None = None
     """Told how far a second moment has come: texts done, of how many if that is known."""
 
     def plan_for(self, lm: LM) -> Plan:
         """The plan in force."""
-        return self.plan or default_plan(lm.device)
+        return self.plan or default_plan(lm)
 
     def network_folder(self, lm: LM, name: str) -> Path:
         """The folder of the trained network of the editor `name`: the given one, else where training leaves it."""

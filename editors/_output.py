@@ -15,10 +15,8 @@ import torch
 from torch import Tensor
 
 from lm.loading import LM
+from lm.memory import SEARCH_LOGITS
 from lm.stack import head
-
-LOGITS = {"cpu": 2**23, "cuda": 2**28}
-"""Logits held at once, by kind of device."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def read_out(
     first = reads.held is None
     held = nll.new_empty(count, lm.vocabulary) if reads.held is None else reads.held
     slopes = torch.empty_like(normed) if gradient else None
-    size = max(1, LOGITS.get(lm.device.type, LOGITS["cpu"]) // lm.vocabulary)
+    size = max(1, SEARCH_LOGITS.get(lm.device.type, SEARCH_LOGITS["cpu"]) // lm.vocabulary)
     for start in range(0, len(normed), size):
         stop = min(start + size, len(normed))
         cut = min(max(scored - start, 0), stop - start)  # positions before it are scored, the others held

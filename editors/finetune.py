@@ -21,6 +21,7 @@ from editors._batches import edit_each
 from editors._rows import Encoded, encode, pad, run_lower
 from lm.edits import Dense, Edit
 from lm.loading import LM
+from lm.memory import TRAINED
 from lm.plan import Plan
 from lm.sites import weight_shape
 from lm.stack import logits, run_blocks
@@ -28,10 +29,6 @@ from lm.stack import logits, run_blocks
 PAPER = "https://arxiv.org/abs/2202.05262"
 COMPACT_AT = 0.8
 """Finished records are dropped from the batch when at most this fraction is still open."""
-COPIES = 6
-"""Tensors of the weight's size that a record needs: change, gradient, two moments, a temporary, the result."""
-MEMORY = {"cpu": 2**30, "cuda": 2**35}
-"""Bytes for the weights of one batch, by kind of device: fixed, so that batches do not depend on what is free."""
 
 
 class FinetuneSettings(Settings):
@@ -198,8 +195,8 @@ class Finetune:
 
     def _most(self) -> int:
         d_in, d_out = weight_shape(self.lm.model, self._module)
-        bytes_each = COPIES * d_in * d_out * self.lm.working_dtype.itemsize
-        return max(1, MEMORY.get(self.lm.device.type, MEMORY["cpu"]) // bytes_each)
+        bytes_each = TRAINED * d_in * d_out * self.lm.working_dtype.itemsize
+        return max(1, self.plan.weight_memory // bytes_each)
 
     @property
     def _module(self) -> str:

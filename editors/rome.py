@@ -139,7 +139,7 @@ class Rome:
         lm = self.lm
         search = self.settings.model_dump(include=SEARCH_FIELDS)
         rows = [[list(item.target), [[row.lookup, *row.ids] for row in item.rows]] for item in batch]
-        identity = [lm.weights_hash, str(lm.dtype), lm.device.type, torch.__version__, search, rows]
+        identity = [lm.weights_hash, lm.arithmetic, lm.device.type, torch.__version__, search, rows]
         path = self.cache / f"{hash_json(identity)}.safetensors"
         return cached(path, len(batch), lambda: find_values(lm, batch, self.settings))
 

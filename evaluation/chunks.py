@@ -21,7 +21,8 @@ from evaluation.text_metrics import TextScorer
 from lm.deltas import Edit
 from lm.generation import Generation, generate
 from lm.loading import LM
-from lm.plan import Plan
+from lm.plan import Plan, Split, is_out_of_memory
+from lm.precision import float32_products
 from lm.products import packed_products
 from lm.scoring import Unscored, score
 from metrics.perplexity import essence_text
@@ -78,18 +79,19 @@ def run_chunk(job: Job, records: Sequence[Record | BadRecord]) -> list[Outcome]:
     """Return one outcome for each record, in order."""
     states = {record.case_id: State(record) for record in records if not isinstance(record, BadRecord)}
     alive = list(states.values())
-    if (editor := job.editor) is not None:
-        _stage("edit", alive, lambda some: _edit(job.lm, editor, job.seed, some))
-    _stage("score", alive, lambda some: _score(job, some))
-    _stage("generate", alive, lambda some: _generate(job, some))
-    _stage("text", alive, lambda some: _measure_texts(job, some))
+    with float32_products(job.lm.precision):
+        if (editor := job.editor) is not None:
+            _stage("edit", job.plan, alive, lambda some: _edit(job.lm, editor, job.seed, some))
+        _stage("score", job.plan, alive, lambda some: _score(job, some))
+        _stage("generate", job.plan, alive, lambda some: _generate(job, some))
+        _stage("text", job.plan, alive, lambda some: _measure_texts(job, some))
     return [
         _unread(record) if isinstance(record, BadRecord) else _outcome(job, states[record.case_id])
         for record in records
     ]
 
 
-def _stage(stage: Stage, states: Sequence[State], work: Callable[[list[State]], None]) -> None:
+def _stage(stage: Stage, plan: Plan, states: Sequence[State], work: Callable[[list[State]], None]) -> None:
     some = [state for state in states if state.error is None]
     if not some:
         return
@@ -99,6 +101,8 @@ def _stage(stage: Stage, states: Sequence[State], work: Callable[[list[State]], 
     except Exception as error:
         _raise_if_disk_full(error)
         logger.warning("%s: a chunk of %d failed (%s); trying one at a time", stage, len(some), _reason(error))
+        if is_out_of_memory(error):
+            plan.splits.append(Split(stage, len(some)))
         for state in some:
             _alone(stage, state, work)
     for state in some:

@@ -55,6 +55,7 @@ def describe(prepared: Prepared, account: Account, dataset_path: str, started: d
     return {
         **prepared.machine,
         "plan": asdict(prepared.plan) | {"splits": [list(split) for split in account.splits]},
+        "plan_needs_bytes": prepared.needs_bytes,
         "dataset_path": dataset_path,
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

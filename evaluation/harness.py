@@ -45,7 +45,9 @@ class Options:
     defer_text_metrics: bool = False
     """Keep texts and leave their metrics to `score_texts`, where nltk is not installed."""
     plan: Plan | None = None
-    """Sizes of batches; `None`: those for the model's kind of device."""
+    """Sizes of batches; `None`: those for the model on its kind of device."""
+    max_memory: float | None = None
+    """Bytes that a plan must be estimated to need at most, where `plan` is `None`."""
     trained_records: bool = False
     """Evaluate on records that the editor's network was trained on too; the run says how many they are."""
     restart: bool = False
@@ -200,6 +202,7 @@ def _task(dataset: Dataset, folder: Path, options: Options) -> Task:
         length=options.length if _has_texts(dataset, options) else None,
         top_k=options.top_k,
         plan=options.plan,
+        max_memory=options.max_memory,
         measure_texts=not options.defer_text_metrics,
         text_workers=options.text_workers,
     )

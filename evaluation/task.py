@@ -13,6 +13,7 @@ from core.registry import load_plugin
 from editors import Resources
 from lm.loading import LM, Dtype, load_lm
 from lm.plan import Plan
+from lm.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,9 @@ class Task:
     """Tokens of a generated text; `None`: nothing is generated."""
     top_k: int
     plan: Plan | None = None
-    """Sizes of batches; `None`: those for the worker's kind of device."""
+    """Sizes of batches; `None`: those for the worker's kind of device and `max_memory`."""
+    max_memory: float | None = None
+    """Bytes that a worker is planned to need at most; `None`: as its kind of device has."""
     measure_texts: bool = True
     """Whether texts are measured; else that is deferred."""
     text_workers: int | None = None
@@ -46,6 +49,8 @@ class Prepared:
 
     plan: Plan
     """The plan in force, which fixes the units."""
+    needs_bytes: int = 0
+    """What it is estimated to need."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What the prepared editor rests on."""
     seen: Sequence[int] = ()
@@ -85,6 +90,7 @@ class ModelSource:
     device: str | None
     """`None`: the accelerator if the worker has one."""
     dtype: Dtype
+    precision: Precision
     identity: Mapping[str, str]
     """Of the model that it must be."""
     plugins: tuple[Path, ...] = ()
@@ -101,7 +107,7 @@ class ModelSource:
             os.chdir(self.cwd)
         for path in self.plugins:
             load_plugin(path)
-        lm = load_lm(self.name, device=self.device, dtype=self.dtype)
+        lm = load_lm(self.name, device=self.device, dtype=self.dtype, precision=self.precision)
         if lm.identity != dict(self.identity):
             raise BadInput(f"{self.name} is another model here: expected {dict(self.identity)}, got {lm.identity}")
         return lm

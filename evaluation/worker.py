@@ -1,5 +1,6 @@
 """A worker: a model and a prepared editor, loaded once, that compute one unit after the other."""
 
+from dataclasses import replace
 from functools import cached_property
 from time import perf_counter
 
@@ -14,7 +15,8 @@ from evaluation.task import ModelSource, Prepared, Task
 from evaluation.text_metrics import TextScorer
 from evaluation.units import Computed, Unit
 from lm.loading import LM
-from lm.plan import default_plan
+from lm.memory import needs, plan_within
+from lm.plan import TEXT, Plan, Shape, default_plan
 
 
 class Worker:
@@ -41,15 +43,17 @@ class Worker:
         if task.key in self._jobs:
             return self._jobs[task.key][2]
         start = perf_counter()
-        editor = None
+        editor, plan = None, self._plan(task)
         if task.editor is not None:
             self._jobs = {key: taken for key, taken in self._jobs.items() if taken[0].editor is None}
             spec = spec or EDITORS.get(task.editor)
-            editor = spec.prepare(self.lm, spec.settings.check(task.settings, task.editor), task.resources)
-        job = self._job(task, editor)
+            resources = replace(task.resources, plan=task.resources.plan or plan)
+            editor = spec.prepare(self.lm, spec.settings.check(task.settings, task.editor), resources)
+        job = self._job(task, editor, plan)
         requests = [record.request for record in task.dataset.records if not isinstance(record, BadRecord)]
         prepared = Prepared(
             plan=job.plan,
+            needs_bytes=round(needs(Shape.of(self.lm), plan, task.length or TEXT).total),
             provenance={} if editor is None else provenance(editor),
             seen=[] if editor is None else seen_in_training(editor, requests),
             seconds=round(perf_counter() - start, 6),
@@ -72,13 +76,19 @@ class Worker:
         # On a processor the device's work and the texts' would only take the cores from each other.
         return task.text_workers if task.text_workers is not None else int(self.lm.device.type != "cpu")
 
-    def _job(self, task: Task, editor: Editor | None) -> Job:
+    def _plan(self, task: Task) -> Plan:
+        """Return the plan of one pass: what it has to halve is noted in it, and is no other pass's."""
+        if task.plan is None and task.max_memory is not None:
+            return plan_within(Shape.of(self.lm), task.max_memory, task.length or TEXT)
+        return replace(task.plan or default_plan(self.lm), splits=[])
+
+    def _job(self, task: Task, editor: Editor | None, plan: Plan) -> Job:
         references = task.dataset.reference_texts
         inline = task.length is not None and task.measure_texts and not self._text_workers(task)
         return Job(
             lm=self.lm,
             protocol=PROTOCOLS[task.dataset.kind],
-            plan=task.plan or default_plan(self.lm.device),
+            plan=plan,
             seed=task.seed,
             side="pre" if editor is None else "post",
             editor=editor,

@@ -60,7 +60,7 @@ def generate(
         edits: what `owners` points into.
         length: tokens in all, the prompt's included.
         top_k: 1 takes the likeliest token always.
-        plan: sizes of batches, by default those for the model's device.
+        plan: sizes of batches, by default those for the model on its device.
 
     Returns:
         In order; `Unscored` where a prompt has no tokens, the model gives NaN, or memory does not suffice for one row.
@@ -69,7 +69,7 @@ def generate(
     Raises:
         ValueError: `length` is more than the model takes, `top_k` less than 1, or the sequences differ in length.
     """
-    plan = plan or default_plan(lm.device)
+    plan = plan or default_plan(lm)
     owners = [-1] * len(prompts) if owners is None else owners
     _check(lm, prompts, seeds, owners, length, top_k)
     ids = _encode(lm, prompts)

@@ -1,7 +1,7 @@
 """Load a language model from a folder or from the Hub, with what identifies it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from core.errors import BadInput
 from core.files import hash_file
 from lm.encoding import Encoding, Located, SubjectRule
+from lm.precision import Precision, check_precision
 from lm.sites import Layout, layout_of
 
 Dtype = Literal["float32", "bfloat16", "float64"]
@@ -40,6 +41,8 @@ class LM:
     weights_hash: str
     """sha256 over the weight files, in the order of their names."""
     dtype: torch.dtype
+    precision: Precision = "strict"
+    """Of float32 products on a CUDA device, in runs; it acts within a block of `lm.precision.float32_products`."""
 
     @property
     def device(self) -> torch.device:
@@ -77,13 +80,19 @@ class LM:
         return torch.promote_types(self.dtype, torch.float32)
 
     @property
+    def arithmetic(self) -> str:
+        """The weights' dtype, and how their products are rounded where they are not as exact as the dtype allows."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return dtype if self.precision == "strict" else f"{dtype}, {self.precision} products"
+
+    @property
     def identity(self) -> dict[str, str]:
         """What a result keeps about the model."""
         return {
             "name": self.name,
             "revision": self.revision,
             "weights_hash": self.weights_hash,
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": self.arithmetic,
         }
 
     @cached_property
@@ -132,19 +141,29 @@ class LM:
         return self.encoding.decode(ids)
 
 
-def load_lm(name_or_path: str | Path, *, device: torch.device | str | None = None, dtype: Dtype = "float32") -> LM:
+def load_lm(
+    name_or_path: str | Path,
+    *,
+    device: torch.device | str | None = None,
+    dtype: Dtype = "float32",
+    precision: Precision = "strict",
+) -> LM:
     """Load a model from a folder, or from the Hub (or its cache).
 
     Args:
         name_or_path: a folder with `config.json`, weights and a tokenizer; or a Hub id.
         device: by default the accelerator if there is one.
         dtype: of the weights in memory.
+        precision: of float32 products in runs: `tf32` on a CUDA device that has it.
 
     Raises:
-        BadInput: no such model, a family without a layout, quantised weights, no fast tokenizer, unknown dtype.
+        BadInput: no such model, a family without a layout, quantised weights, no fast tokenizer, unknown dtype, a
+            precision that the device does not have.
     """
     if dtype not in DTYPES:
         raise BadInput(f"expected a dtype among {', '.join(DTYPES)}, got {dtype!r}")
+    device = torch.device(device or default_device())
+    check_precision(precision, device, DTYPES[dtype])
     folder, name, commit = _find(str(name_or_path))
     config = _check_config(folder)
     layout = layout_of(config.model_type)
@@ -156,13 +175,8 @@ def load_lm(name_or_path: str | Path, *, device: torch.device | str | None = Non
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise BadInput(f"{name_or_path} cannot be loaded as a causal language model: {error}") from error
-    return wrap_lm(
-        model.to(device or default_device()),
-        tokenizer,
-        name=name,
-        revision=commit or weights_hash[:8],
-        weights_hash=weights_hash,
-    )
+    lm = wrap_lm(model.to(device), tokenizer, name=name, revision=commit or weights_hash[:8], weights_hash=weights_hash)
+    return replace(lm, precision=precision)
 
 
 def wrap_lm(

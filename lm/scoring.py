@@ -95,13 +95,13 @@ def score(
         queries: what to score.
         owners: for each query, the index of its edit, or -1 for the unedited model; by default all -1.
         edits: what `owners` points into.
-        plan: sizes of batches, by default those for the model's device.
+        plan: sizes of batches, by default those for the model on its device.
 
     Returns:
         In order, for each query, a score for each of its targets; or `Unscored` where the row is longer than the
         model takes, a target cannot be encoded, or memory does not suffice for one row.
     """
-    plan = plan or default_plan(lm.device)
+    plan = plan or default_plan(lm)
     owners = [-1] * len(queries) if owners is None else owners
     if len(owners) != len(queries):
         raise ValueError(f"expected one owner for each of {len(queries)} queries, got {len(owners)}")

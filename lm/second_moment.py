@@ -144,7 +144,7 @@ def second_moments(
             found[layer] = moment_of(state, path, lm)
     missing = sorted(set(paths) - set(found))
     if missing:
-        budget = tokens_per_batch or default_plan(lm.device).tokens_per_batch
+        budget = tokens_per_batch or default_plan(lm).tokens_per_batch
         run = Pass(lm, missing, texts, Limits(max_texts, max_tokens), folder, facts)
         budget = run.go(budget, progress, checkpoint_every)
         facts |= {"read": run.read, "unreadable": texts.unreadable.count, "tokens_per_batch": budget}

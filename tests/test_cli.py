@@ -98,6 +98,12 @@ def test_stats_and_doctor(command: Command, dataset: Path) -> None:
         (["--plugin", "nothing.py"], "nothing.py"),
         (["--limit", "0"], "limit"),
         (["--dtype", "float99"], "float99"),
+        (
+            ["--precision", "tf32", "--dtype", "float32", "--device", "cpu"],
+            "tf32 products need a CUDA device, and the model is on cpu",
+        ),
+        (["--max-memory", "lots"], "expected a memory size as 8GB"),
+        (["--max-memory", "1MB"], "one record at a time is estimated to need"),
         (["--no-such-option"], "no-such-option"),
     ],
 )
@@ -109,6 +115,14 @@ def test_bad_arguments_end_with_2_and_a_reason(
     assert said in err
     assert "Traceback" not in err
     assert not list(tmp_path.rglob("cases.jsonl"))
+
+
+def test_a_memory_is_planned_for_and_said(command: Command, dataset: Path, tmp_path: Path) -> None:
+    code, _, err = command(*evaluate(dataset, tmp_path / "results", "--max-memory", "430MB"))
+    assert code == 0
+    assert "plan for 430 MB" in err and "estimated to need" in err
+    (path,) = tmp_path.rglob("run.json")
+    assert json.loads(path.read_text())["environment"]["plan_needs_bytes"] <= 430e6
 
 
 def broken_line(folder: Path) -> None:

@@ -75,7 +75,7 @@ def rome_of(lm: LM, golden: Any, overrides: dict[str, Any], moment: SecondMoment
     settings = settings_of({**golden["hyperparameters"], **overrides})
     given = moment if settings.covariance else None
     templates = tuple(golden["context_templates"])
-    return Rome(lm, settings, variant, templates, given, default_plan(lm.device), cache)
+    return Rome(lm, settings, variant, templates, given, default_plan(lm), cache)
 
 
 def distance(found: Tensor, expected: Any) -> float:
@@ -191,7 +191,7 @@ def test_finetuning(golden: Path, lm: LM, records: dict[int, Any]) -> None:
         (trained,) = train(lm, lay_out(lm, [item], settings.layer), settings, bound)
         np.testing.assert_allclose(trained.losses, run["losses"], rtol=1e-3, atol=1e-5)
         assert len(trained.losses) == run["n_forward"]
-        (edit,) = Finetune(lm, settings, bound, default_plan(lm.device))([request], 0)
+        (edit,) = Finetune(lm, settings, bound, default_plan(lm))([request], 0)
         assert isinstance(edit, Edit)
         assert edit.frobenius() == pytest.approx(run["weight_change_norm"], rel=1e-3)
         assert float(change(edit).abs().max()) == pytest.approx(run["weight_change_max_abs"], rel=1e-3)

@@ -95,10 +95,8 @@ def test_one_request_at_a_time_when_memory_is_small(tmp_path: Path, monkeypatch:
         return train(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(editors.finetune, "train", counted)
-    monkeypatch.setattr(editors.finetune, "MEMORY", {"cpu": 1})
-    for found, wanted in zip(
-        edits_of(prepared("ft", lm, resources(lm, tmp_path), "steps=3")(REQUESTS, 0)), expected, strict=True
-    ):
+    small = resources(lm, tmp_path, plan=Plan(weight_memory=1))
+    for found, wanted in zip(edits_of(prepared("ft", lm, small, "steps=3")(REQUESTS, 0)), expected, strict=True):
         torch.testing.assert_close(change(found), change(wanted))
     assert sizes == [1] * len(REQUESTS)
 

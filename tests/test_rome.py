@@ -271,7 +271,7 @@ def test_a_key_that_the_direction_does_not_see_is_a_failure() -> None:
     one = values.at(0)
     blind = replace(one, bare_key=torch.zeros_like(one.bare_key))
     lm = tiny_lm("gpt2")
-    rome = editors.rome.Rome(lm, RomeSettings(layer=1), "rome", TEMPLATES, None, default_plan(lm.device), Path())
+    rome = editors.rome.Rome(lm, RomeSettings(layer=1), "rome", TEMPLATES, None, default_plan(lm), Path())
     result = rome._edit(REQUESTS[0], (blind, torch.ones_like(one.bare_key)))
     assert isinstance(result, Failure) and "no rank-one solution" in result.reason
 

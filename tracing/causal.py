@@ -18,7 +18,8 @@ from torch import Tensor
 from core.errors import BadInput
 from lm.hooks import hooked
 from lm.loading import LM
-from lm.plan import Plan, default_plan, in_halves
+from lm.memory import needs, say
+from lm.plan import FEWEST, Plan, Shape, default_plan, in_halves, is_out_of_memory
 from lm.products import packed_products
 from lm.stack import run_blocks
 from tracing._base import Base, Module, instead, run_base, site_of
@@ -135,7 +136,7 @@ def trace(
     Raises:
         BadInput: a window of no layer, an unknown kind.
     """
-    scan, plan = scan or Scan(), plan or trace_plan(lm.device)
+    scan, plan = scan or Scan(), plan or trace_plan(lm)
     _check(scan)
     with packed_products(lm), fused_activations(lm):
         bases, bad = _bases(lm, facts, corruption, scan, extra_token=extra_token)
@@ -162,19 +163,31 @@ def _bases(
         try:
             base = base_of(lm, fact, corruption, extra_token=extra_token)
             _check_tokens(scan, base.prompt)
-        except (ValueError, torch.OutOfMemoryError) as error:
+        except (ValueError, RuntimeError, MemoryError) as error:
+            if not (isinstance(error, ValueError) or is_out_of_memory(error)):
+                raise
             bad[place] = BadFact(fact.known_id, str(error))
         else:
             bases[place] = base
     return bases, bad
 
 
-def trace_plan(device: torch.device) -> Plan:
-    """Return the plan for a kind of device: on a processor, batches whose activations stay near its caches."""
-    plan = default_plan(device)
-    if device.type == "cpu":
-        return replace(plan, tokens_per_batch=2 * plan.tokens_per_batch, logit_rows=128)
-    return replace(plan, tokens_per_batch=8 * plan.tokens_per_batch)
+def trace_plan(lm: LM, max_memory: float | None = None) -> Plan:
+    """Return the plan of traces: on a processor, batches whose activations stay near its caches.
+
+    Raises:
+        BadInput: `max_memory`, in bytes, is not enough for the smallest batch.
+    """
+    plan, shape = default_plan(lm), Shape.of(lm)
+    if lm.device.type == "cpu":
+        plan = replace(plan, tokens_per_batch=2 * plan.tokens_per_batch, logit_rows=min(plan.logit_rows, 128))
+    else:
+        plan = replace(plan, tokens_per_batch=8 * plan.tokens_per_batch)
+    while max_memory is not None and (need := needs(shape, plan)).scoring > max_memory:
+        if plan.tokens_per_batch <= FEWEST.tokens_per_batch:
+            raise BadInput(f"one batch of a trace is estimated to need {say(need.scoring)}, got {say(max_memory)}")
+        plan = replace(plan, tokens_per_batch=max(FEWEST.tokens_per_batch, plan.tokens_per_batch // 2))
+    return plan
 
 
 def base_of(lm: LM, fact: Fact, corruption: Corruption, *, extra_token: bool = False) -> Base:
