@@ -111,17 +111,17 @@ def main(given: Sequence[str] | None = None) -> None:
         return
     for of in arguments.of or POINTS:
         points = sweep(of, arguments)
+        line = None if of == "chunk" else fit(points, of)
         result = {
             "what": f"the main job by {of}; seconds a record, memory in 1e9 bytes",
             "command": command_of("growth", given),
             "machine": describe(_device(arguments.device)),
             "of": of,
             "points": points,
-            "line": fit(points, of) if of != "chunk" else None,
+            "line": line,
         }
-        if result["line"]:
-            residual = result["line"]["residual_relative_largest"]
-            print(f"{of}: straight line, no point farther from it than {residual:.1%} of its value")
+        if line is not None:
+            print(f"{of}: no point is farther from a straight line than {line['residual_relative_largest']:.1%} of it")
         path = arguments.out / f"growth-{of}-{slug(device_name(_device(arguments.device)))}.json"
         write_json(path, json.loads(json.dumps(rounded(result))))
         print(f"written to {path}")

@@ -103,7 +103,8 @@ def product_ceilings(width: int, device: torch.device) -> dict[str, float]:
         plain = product_ceiling(width, device, torch.float32)
         return {"float32": plain, "TF32": fast, "bfloat16": product_ceiling(width, device, half)}
     found = {"float32": product_ceiling(width, device, torch.float32)}
-    if torch.backends.mkldnn.is_available():
+    mkldnn: Any = torch.backends.mkldnn
+    if mkldnn.is_available():
         found["packed"] = packed_ceiling(width)
     return found | {"bfloat16": product_ceiling(width, device, half)}
 
