@@ -31,7 +31,11 @@ Set = Annotated[
 Plugin = Annotated[list[Path] | None, typer.Option(help="A Python file that registers an editor or a metric.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Texts = Annotated[
-    str, typer.Option(help="Texts for second moments: `embedded`, a .txt/.jsonl file, a folder, a Hub id.")
+    str,
+    typer.Option(
+        help="Texts for second moments: `embedded`, a .txt, .jsonl(.gz) or .parquet file, a folder, a Hub id as "
+        "name:config@revision; with #1 after it in random order; or a file of second moments."
+    ),
 ]
 
 

@@ -12,11 +12,15 @@ from core.registry import Registry
 from core.settings import Resolved, Settings, resolve_settings
 from core.texts import TextSource
 from lm.edits import Edit
+from lm.given_moments import given_moment
 from lm.loading import LM
 from lm.plan import Plan, default_plan
-from lm.second_moment import Progress, SecondMoment, second_moments
+from lm.second_moment import SecondMoment, second_moments
 
 S = TypeVar("S", bound=Settings)
+
+Progress = Callable[[int, int | None], None]
+"""Called with how many texts are done, and of how many if that is known."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Resources:
     """What an editor may draw on when it is prepared, beside the model and its settings."""
 
     second_moment_texts: TextSource | None = None
-    """The texts that second moments of keys are taken over."""
+    """The texts that second moments of keys are taken over, or files of these in place of texts."""
     second_moment_max_texts: int | None = None
     second_moments: Mapping[int, SecondMoment] = field(default_factory=dict)
     """Second moments that are given, by layer; these are used as they stand."""
@@ -64,7 +68,7 @@ class Resources:
         """The second moment of one layer's keys: the given one, else computed over the texts, or read from the cache.
 
         Raises:
-            BadInput: there are neither texts nor a second moment.
+            BadInput: there are neither texts nor a second moment, or the files given are of no use.
         """
         if layer in self.second_moments:
             return self.second_moments[layer]
@@ -72,6 +76,9 @@ class Resources:
             raise BadInput(
                 "the second moment of keys needs texts: give a source of texts; or set covariance=false, another method"
             )
+        if self.second_moment_texts.moments:
+            return given_moment(self.second_moment_texts.moments, lm, layer)
+        told = self.progress
         return second_moments(
             lm,
             [layer],
@@ -79,7 +86,7 @@ class Resources:
             max_texts=self.second_moment_max_texts,
             tokens_per_batch=self.plan_for(lm).tokens_per_batch,
             folder=self.cache / "second_moments",
-            progress=self.progress,
+            progress=None if told is None else lambda now: told(now.texts, now.total),
         )[layer]
 
 

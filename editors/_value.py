@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from editors._adam import Adam
+from editors._late import LateLook
 from editors._output import Reads, read_out
 from editors._rows import Encoded
-from editors._upper import Upper, split_rows
+from editors._split import split_rows
+from editors._upper import Upper
 from lm.loading import LM
 from lm.products import packed_products
 from lm.stack import final_norm
@@ -88,23 +90,19 @@ class Problem:
         """Find out where the losses are read: at the last tokens of each row but its record's last, and there."""
         return cls(upper, value_norm, tuple(targets), _reads(upper, targets, value_norm))
 
-    @property
-    def tail(self) -> int:
-        """Of each row so many of its last tokens are read at most."""
-        return max(map(len, self.targets))
-
     def keep(self, records: Sequence[bool]) -> "Problem":
         """Go on with these records only."""
         rest = torch.tensor([i for i, keep in enumerate(records) if keep], device=self.value_norm.device)
         targets = [self.targets[i] for i in rest.tolist()]
-        problem = Problem.of(self.upper.keep(records), self.value_norm[rest], targets)
+        upper = self.upper.keep(records, max(map(len, targets)))
+        problem = Problem.of(upper, self.value_norm[rest], targets)
         held = None if self.reads.held is None else self.reads.held[rest]
         return replace(problem, reads=replace(problem.reads, held=held))
 
 
 def _reads(upper: Upper, targets: Sequence[tuple[int, ...]], like: Tensor) -> Reads:
-    layout, each, longest = upper.rows.layout, upper.each, max(map(len, targets))
-    place = {token: i for i, token in enumerate(layout.tails(longest))}
+    layout, each = upper.layout, upper.each
+    place = {token: i for i, token in enumerate(upper.rows.asked_for.tolist())}
     places: list[int] = []
     records: list[int] = []
     labels: list[int] = []
@@ -148,7 +146,8 @@ def find_values(lm: LM, batch: Sequence[Encoded], settings: SearchSettings) -> V
     count, dtype = len(batch), lm.working_dtype
     each = len(batch[0].rows)
     with packed_products(lm):
-        at, upper = split_rows(lm, [row for item in batch for row in item.rows], each, settings.layer)
+        rows = [row for item in batch for row in item.rows]
+        at, upper = split_rows(lm, rows, each, settings.layer, max(len(item.target) for item in batch))
         # All rows of a record but the last, which is only held still: (records, templates, d_in or width).
         keys, outputs = (states.to(dtype).view(count, each, -1)[:, :-1] for states in (at.keys, at.outputs))
         problem = Problem.of(upper, outputs[:, 0].norm(dim=1), [item.target for item in batch])
@@ -165,7 +164,7 @@ def search(lm: LM, problem: Problem, settings: SearchSettings) -> tuple[Tensor, 
     alive = torch.arange(count, device=found.device)  # records still in the batch
     is_open = torch.ones_like(alive, dtype=torch.bool)  # of these, the ones whose search goes on
     delta = torch.zeros_like(found)
-    adam = Adam(delta, settings.learning_rate)
+    adam, late = Adam(delta, settings.learning_rate), LateLook(delta.device)
     for step in range(settings.steps):
         last = step == settings.steps - 1
         now, gradient, problem = objective(lm, problem, delta, settings, gradient=not last)
@@ -174,15 +173,16 @@ def search(lm: LM, problem: Problem, settings: SearchSettings) -> tuple[Tensor, 
         ends = is_open if last else is_open & ~(now[:, 0] >= settings.stop_loss)  # NaN ends too
         found[alive] = torch.where(ends[:, None], delta, found[alive])
         is_open = is_open & ~ends
-        still = is_open.tolist()  # the only wait for the device in a step
-        if gradient is None or not any(still):
+        still = late.look(is_open)
+        if gradient is None or (still is not None and not any(still)):
             break
         adam.step_(delta, gradient)
         delta *= (settings.clamp_norm_factor * problem.value_norm / delta.norm(dim=1)).clamp(max=1)[:, None]
-        if sum(still) <= COMPACT_AT * len(still):
-            rest = is_open.nonzero()[:, 0]
+        if still is not None and sum(still) <= COMPACT_AT * len(still):
+            rest = torch.tensor([i for i, keep in enumerate(still) if keep], device=alive.device)
             problem, alive, is_open, delta = problem.keep(still), alive[rest], is_open[rest], delta[rest]
             adam.keep(rest)
+            late.forget()
     return found, trace, passes
 
 
@@ -197,7 +197,7 @@ def objective(
     """
     variable = delta.detach().requires_grad_(gradient)
     with torch.set_grad_enabled(gradient):
-        hidden = problem.upper.run(lm, variable, problem.tail)
+        hidden = problem.upper.run(lm, variable)
         normed = final_norm(lm, hidden[0, problem.reads.places])
     losses, slopes, reads = read_out(lm, normed, problem.reads, settings.kl_factor, gradient=gradient)
     norm = delta.norm(dim=1)

@@ -119,8 +119,7 @@ class Rome:
             "context_templates_hash": hash_json(list(self.templates)),
         }
         if (moment := self.second_moment) is not None:
-            fields = ("name", "hash", "count", "ridge")
-            facts["second_moment"] = {field: getattr(moment, field) for field in fields}
+            facts["second_moment"] = moment.provenance
         return facts
 
     def __call__(self, requests: Sequence[Request], _seed: int) -> list[Edit | Failure]:

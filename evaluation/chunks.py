@@ -22,6 +22,7 @@ from lm.deltas import Edit
 from lm.generation import Generation, generate
 from lm.loading import LM
 from lm.plan import Plan
+from lm.products import packed_products
 from lm.scoring import Unscored, score
 from metrics.perplexity import essence_text
 
@@ -78,7 +79,7 @@ def run_chunk(job: Job, records: Sequence[Record | BadRecord]) -> list[Outcome]:
     states = {record.case_id: State(record) for record in records if not isinstance(record, BadRecord)}
     alive = list(states.values())
     if (editor := job.editor) is not None:
-        _stage("edit", alive, lambda some: _edit(editor, job.seed, some))
+        _stage("edit", alive, lambda some: _edit(job.lm, editor, job.seed, some))
     _stage("score", alive, lambda some: _score(job, some))
     _stage("generate", alive, lambda some: _generate(job, some))
     _stage("text", alive, lambda some: _measure_texts(job, some))
@@ -122,9 +123,10 @@ def _raise_if_disk_full(error: Exception) -> None:
         raise error
 
 
-def _edit(editor: Editor, seed: int, states: list[State]) -> None:
+def _edit(lm: LM, editor: Editor, seed: int, states: list[State]) -> None:
     requests = [state.record.request for state in states]
-    edits = editor(requests, seed)
+    with packed_products(lm):
+        edits = editor(requests, seed)
     if len(edits) != len(requests):
         raise ValueError(f"expected one edit or failure for each of {len(requests)} requests, got {len(edits)}")
     for state, edit in zip(states, edits, strict=True):

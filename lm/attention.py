@@ -7,9 +7,9 @@ $$A = \\mathrm{softmax}\\left([\\,q K_{\\text{earlier}}^\\top \\mid q K^\\top\\,
   y = A_{\\text{earlier}} V_{\\text{earlier}} + A_{\\text{new}} V.$$
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from lm.earlier import Earlier
 from lm.hooks import find_module
 from lm.loading import LM
 from lm.ragged import Group, Ragged
@@ -27,38 +28,11 @@ KERNEL = "ragged_rows"
 
 
 @dataclass(frozen=True, eq=False)
-class Earlier:
-    """Constant keys and values before the rows of one layout, group by group."""
-
-    keys: Mapping[int, Sequence[Tensor]]
-    """By layer, for each group (heads, rows, head width, earlier)."""
-    values: Mapping[int, Sequence[Tensor]]
-    """By layer, for each group (heads, rows, earlier, head width)."""
-    masks: Sequence[Tensor]
-    """For each group, 0 where a row has an earlier token and the lowest number elsewhere, (rows, earlier)."""
-
-    def of(self, layer: int, group: int) -> tuple[Tensor, Tensor]:
-        """Return keys and values of one layer and group."""
-        return self.keys[layer][group], self.values[layer][group]
-
-    def keep(self, groups: Sequence[int], places: Sequence[Tensor]) -> "Earlier":
-        """Go on with some rows: `places` of each group of `groups`."""
-
-        def of_layer(parts: Sequence[Tensor]) -> list[Tensor]:
-            return [parts[g].index_select(1, rows.to(parts[g].device)) for g, rows in zip(groups, places, strict=True)]
-
-        return Earlier(
-            {layer: of_layer(parts) for layer, parts in self.keys.items()},
-            {layer: of_layer(parts) for layer, parts in self.values.items()},
-            [self.masks[g][rows.to(self.masks[g].device)] for g, rows in zip(groups, places, strict=True)],
-        )
-
-
-@dataclass(frozen=True, eq=False)
 class RaggedRows:
     """What attention is told about a batch."""
 
     layout: Ragged
+    device: torch.device
     earlier: Earlier | None = None
     tail: int | None = None
     """Only the last so many tokens of each row are asked for; the others get zeros."""
@@ -67,6 +41,17 @@ class RaggedRows:
     def masks(self) -> list[Tensor | None]:
         """What is added to the scores of each group, (rows or 1, 1, asked, earlier + length); `None`: just causal."""
         return [self._mask(number, group) for number, group in enumerate(self.layout.groups)]
+
+    @cached_property
+    def whole(self) -> "RaggedRows":
+        """The same with every token asked for."""
+        return self if self.tail is None else replace(self, tail=None)
+
+    @cached_property
+    def asked_for(self) -> Tensor:
+        """The tokens that are asked for, in the order in which they stand."""
+        tokens = range(self.layout.tokens) if self.tail is None else self.layout.tails(self.tail)
+        return torch.tensor(tokens, dtype=torch.long, device=self.device)
 
     @cached_property
     def _cut(self) -> Ragged:
@@ -85,7 +70,7 @@ class RaggedRows:
         if earlier is None:
             if asked == group.length:
                 return None
-            return _causal(asked, group.length, torch.zeros(()))[None, None]
+            return _causal(asked, group.length, torch.zeros((), device=self.device))[None, None]
         new = _causal(asked, group.length, earlier).expand(group.rows, 1, -1, -1)
         return torch.cat([earlier[:, None, None].expand(-1, 1, asked, -1), new], -1)
 
@@ -172,18 +157,18 @@ def _with_earlier(
     heads, rows, _, size = key.shape
     asked = query.shape[2]
     # Queries that share a key's head stand side by side: (key heads, rows, shares x asked, head width).
-    shared = _split(query, 0, heads).transpose(1, 2).flatten(2, 3) * scaling
+    shared = _split(query, 0, heads).transpose(1, 2).flatten(2, 3)
     scores = torch.matmul(shared, key.transpose(2, 3))
     width = 0
     if earlier is not None:
         width = earlier[0].shape[3]
         scores = torch.cat([torch.matmul(shared, earlier[0]), scores], -1)
     weights = _split(scores, 2, scores.shape[2] // asked).to(torch.promote_types(scores.dtype, torch.float32))
-    weights = (weights + mask.to(weights)).softmax(-1).to(value.dtype).flatten(2, 3)
+    weights = torch.add(mask.to(weights), weights, alpha=scaling).softmax(-1).to(value.dtype).flatten(2, 3)
     found = torch.matmul(weights[..., width:], value)
     if earlier is not None:
         found = found + torch.matmul(weights[..., :width], earlier[1])
-    # (key heads, rows, shares, asked, head width) to (rows, asked, heads, head width)
+    # To (rows, asked, heads, head width).
     return found.view(heads, rows, -1, asked, size).permute(1, 3, 0, 2, 4).flatten(2, 3)
 
 

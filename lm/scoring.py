@@ -112,7 +112,7 @@ def score(
 
         def run(batch: Sequence[_Row]) -> None:
             tail = max(row.tail for row in batch)
-            ragged = RaggedRows(Ragged.of([len(row.ids) for row in batch]), tail=tail)
+            ragged = RaggedRows(Ragged.of([len(row.ids) for row in batch]), lm.device, tail=tail)
             context = stack.rows([row.owner for row in batch], ragged) if stack else nullcontext()
             with context:
                 kept.extend(list(_score_batch(lm, batch, ragged, tail, plan.logit_rows)))

@@ -4,13 +4,13 @@ Meng, Bau, Andonian, Belinkov. Locating and Editing Factual Associations in GPT.
 https://arxiv.org/abs/2202.05262
 """
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from hashlib import sha256
-from itertools import islice
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,21 +18,23 @@ from torch import Tensor
 from core.errors import BadInput
 from core.files import hash_json
 from core.texts import TextSource
-from lm._moment_files import read_state, write_state
-from lm.hooks import Site, hooked
+from lm._moment_error import SamplingError, sampling_error
+from lm._moment_files import State, find_state, find_unfinished, write_state
+from lm._moment_pass import Advance, Limits, Pass, Progress, sums_of
+from lm._moment_sums import Sums
 from lm.loading import LM
 from lm.plan import default_plan
-from lm.sites import weight_shape
-from lm.stack import embed, run_blocks
 
-log = logging.getLogger(__name__)
-
-GROUP = 100
-"""Texts that are sorted by length together; also the unit in which work is saved, so that a run that was interrupted
-adds up the same sums in the same order as one that was not."""
-
-Progress = Callable[[int, int | None], None]
-"""Called with how many texts are done, and of how many if that is known."""
+__all__ = [
+    "Advance",
+    "Progress",
+    "SamplingError",
+    "SecondMoment",
+    "keep_moment",
+    "moment_of",
+    "second_moments",
+    "so_far",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +50,12 @@ class SecondMoment:
     """Name of the corpus."""
     hash: str
     """sha256 of the matrix and of what it was computed from."""
+    complete: bool = True
+    """Whether its pass came to its end; one that did not is used only where it is asked for by file."""
+    sampling: SamplingError | None = None
+    """What so few tokens do to an edit, against endless text, or, where it is not complete, against the whole pass."""
+    path: Path | None = None
+    """The file it is kept in."""
 
     @cached_property
     def _factor(self) -> tuple[Tensor, float]:
@@ -69,6 +77,15 @@ class SecondMoment:
         The smallest of 1e-12, 1e-11 ... times the mean of the diagonal that suffices.
         """
         return self._factor[1]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a run records of it."""
+        error = self.sampling._asdict() if self.sampling else None
+        return {
+            **{field: getattr(self, field) for field in ("name", "hash", "count", "ridge", "complete")},
+            "sampling_error": error,
+        }
 
     def solve(self, keys: Tensor) -> Tensor:
         r"""Return $C^{-1} k$ for each row of `keys` (n, D) or for one key (D,), in float64.
@@ -92,24 +109,26 @@ def second_moments(
     tokens_per_batch: int | None = None,
     folder: Path,
     progress: Progress | None = None,
-    checkpoint_every: int = 1000,
+    checkpoint_every: int | None = None,
 ) -> dict[int, SecondMoment]:
     """Compute, or read from `folder`, the second moments of several layers in one pass over a corpus.
 
     Each text is tokenised alone, without special tokens, cut at the model's length, at positions from 0; a text
-    without tokens is passed over. Keys are products in float32 (float64 for a model of that dtype), summed in float64.
-    What is there is not computed again; an interrupted pass goes on from its last checkpoint, to the same bytes.
+    without tokens is passed over, one with a key that is not finite is left out of that layer and counted. Keys are
+    multiplied in float32 (float64 for a model of that dtype), summed in float64. What is there is not computed again;
+    an interrupted pass goes on from its last checkpoint, to the same bytes, whichever layers share it.
 
     Args:
         lm: the model, unedited.
-        layers: counted from 0.
+        layers: counted from 0. Each takes `moment_memory.sum_bytes` of the device's memory during the pass.
         texts: the corpus; its content hash is part of the files' names.
         max_texts: how many texts to take, from the start; all by default.
         max_tokens: stop at the end of the group of 100 texts in which so many tokens are reached.
         tokens_per_batch: rows times padded width in one pass, by default the plan's.
         folder: where the moments are kept.
-        progress: told after each group of texts.
-        checkpoint_every: texts between two checkpoints, rounded up to whole groups.
+        progress: told after each batch.
+        checkpoint_every: texts between two checkpoints, rounded up to whole groups; by default one each minute, or
+            as rarely as keeps writing them below a twentieth of the time.
 
     Raises:
         BadInput: a layer the model does not have, or a corpus without tokens.
@@ -117,135 +136,154 @@ def second_moments(
     wrong = [layer for layer in layers if not 0 <= layer < lm.n_layers]
     if wrong:
         raise BadInput(f"expected layers from 0 to {lm.n_layers - 1} of {lm.name}, got {wrong[0]}")
-    key = _key(lm, texts, max_texts, max_tokens)
-    paths = {layer: _path(folder, lm, layer, texts, key) for layer in dict.fromkeys(layers)}
-    found = {layer: moment for layer, path in paths.items() if (moment := _load(lm, path, layer, texts, key))}
+    facts = _facts(lm, texts, max_texts, max_tokens)
+    paths = {layer: _path(folder, facts, layer) for layer in dict.fromkeys(layers)}
+    found = {}
+    for layer, path in paths.items():
+        if (state := find_state(path, facts["key"])) is not None:
+            found[layer] = moment_of(state, path, lm)
     missing = sorted(set(paths) - set(found))
     if missing:
         budget = tokens_per_batch or default_plan(lm.device).tokens_per_batch
-        unfinished = folder / f"unfinished-{hash_json([key, missing])[:16]}.safetensors"
-        run = _Pass(lm, missing, unfinished, key)
-        run.resume()
-        run.go(texts, max_texts, max_tokens, budget, progress, checkpoint_every)
-        if not run.tokens:
-            raise BadInput(f"{texts.name} holds no text with tokens, so there is nothing to average")
+        run = Pass(lm, missing, texts, Limits(max_texts, max_tokens), folder, facts)
+        budget = run.go(budget, progress, checkpoint_every)
+        facts |= {"read": run.read, "unreadable": texts.unreadable.count, "tokens_per_batch": budget}
         for layer in missing:
-            matrix = run.sums[layer] / run.tokens
-            write_state(paths[layer], {"matrix": matrix}, {"key": key, "count": run.tokens})
-            found[layer] = _moment(matrix, run.tokens, layer, texts, key)
-        unfinished.unlink(missing_ok=True)
+            sums = run.sums.pop(layer)  # its memory is needed for the next one
+            found[layer] = _finish(lm, layer, sums, paths[layer], facts, texts)
+        run.unfinished.unlink(missing_ok=True)
     return {layer: found[layer] for layer in layers}
 
 
-class _Pass:
-    """One pass over a corpus: sums of k kᵀ by layer, and how far it has come."""
+def so_far(
+    lm: LM,
+    layers: Sequence[int],
+    texts: TextSource,
+    *,
+    max_texts: int | None = None,
+    max_tokens: int | None = None,
+    folder: Path,
+) -> dict[int, SecondMoment]:
+    """Make second moments of what a pass with these arguments, interrupted or running, has come to at a checkpoint.
 
-    def __init__(self, lm: LM, layers: Sequence[int], unfinished: Path, key: str) -> None:
-        self.lm = lm
-        self.unfinished = unfinished
-        self.key = key
-        self.texts = 0
-        self.tokens = 0
-        sizes = {layer: weight_shape(lm.model, lm.layout.down(layer))[0] for layer in layers}
-        self.sums = {
-            layer: torch.zeros(size, size, dtype=torch.float64, device=lm.device) for layer, size in sizes.items()
-        }
+    Each is written to a file of its own in `folder` and marked as not complete; the pass itself goes on as before.
 
-    def resume(self) -> None:
-        """Take up the last checkpoint, if there is one."""
-        state = read_state(self.unfinished, self.key)
-        if state is not None:
-            tensors, facts = state
-            self.texts, self.tokens = facts["texts"], facts["count"]
-            self.sums = {layer: tensors[str(layer)].to(self.lm.device) for layer in self.sums}
-            log.info("second moment: going on after %d texts", self.texts)
-
-    def go(
-        self,
-        texts: TextSource,
-        max_texts: int | None,
-        max_tokens: int | None,
-        budget: int,
-        progress: Progress | None,
-        checkpoint_every: int,
-    ) -> None:
-        """Add up the rest of the corpus, group by group."""
-        saved = self.texts
-        rest = islice(texts.texts(), self.texts, max_texts)
-        while (max_tokens is None or self.tokens < max_tokens) and (group := list(islice(rest, GROUP))):
-            self._add(group, budget)
-            self.texts += len(group)
-            if progress is not None:
-                progress(self.texts, max_texts)
-            if self.texts - saved >= checkpoint_every:
-                self._save()
-                saved = self.texts
-
-    def _save(self) -> None:
-        sums = {str(layer): total for layer, total in self.sums.items()}
-        write_state(self.unfinished, sums, {"key": self.key, "count": self.tokens, "texts": self.texts})
-
-    def _add(self, group: Sequence[str], budget: int) -> None:
-        rows = [ids[: self.lm.max_length] for ids in self.lm.encoding.texts(group)]
-        for batch in _batches([row for row in rows if row], budget):
-            self._add_batch(batch)
-            self.tokens += sum(map(len, batch))
-
-    @torch.inference_mode()
-    def _add_batch(self, batch: Sequence[Sequence[int]]) -> None:
-        lm, width = self.lm, max(map(len, batch))
-        table = torch.tensor([[*row, *[0] * (width - len(row))] for row in batch], device=lm.device)
-        lengths = torch.tensor([len(row) for row in batch], device=lm.device)
-        real = torch.arange(width, device=lm.device) < lengths[:, None]
-        patches = [(Site(lm.layout.down(layer), "in"), partial(self._add_keys, layer, real)) for layer in self.sums]
-        with hooked(lm.model, *patches):
-            run_blocks(lm, embed(lm, table), 0, max(self.sums) + 1)
-
-    def _add_keys(self, layer: int, real: Tensor, states: Tensor) -> None:
-        keys = states[real]
-        keys = keys.to(torch.promote_types(keys.dtype, torch.float32))
-        self.sums[layer] += keys.T @ keys
+    Raises:
+        BadInput: there is no such pass.
+    """
+    facts = _facts(lm, texts, max_texts, max_tokens)
+    found = {}
+    for layer in dict.fromkeys(layers):
+        state = find_unfinished(folder, facts["key"], {layer})
+        if state is None:
+            raise BadInput(f"no unfinished pass over {texts.name} for layer {layer} of {lm.name} in {folder}")
+        done = {name: state.facts[name] for name in ("read", "unreadable")}
+        share = _share(state, texts, max_texts, max_tokens)
+        made = {**facts, **done, "complete": False, "share": share}
+        sums = sums_of(state, layer, lm.device)
+        found[layer] = _finish(lm, layer, sums, _path(folder, made, layer), made, texts)
+    return found
 
 
-def _batches(rows: Sequence[Sequence[int]], budget: int) -> Iterator[list[Sequence[int]]]:
-    batch: list[Sequence[int]] = []
-    for row in sorted(rows, key=len, reverse=True):
-        if batch and len(batch[0]) * (len(batch) + 1) > budget:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+def _share(state: State, texts: TextSource, max_texts: int | None, max_tokens: int | None) -> float:
+    """How much of its pass a checkpoint holds; 0 where that is not known."""
+    if max_tokens is not None:
+        return min(1.0, float(state.facts["tokens"] / max_tokens))
+    size = max_texts or texts.size()
+    return min(1.0, float(state.facts["read"] / size)) if size else 0.0
 
 
-def _key(lm: LM, texts: TextSource, max_texts: int | None, max_tokens: int | None) -> str:
-    """Everything a second moment depends on, but for its layer."""
-    return hash_json(
-        {
-            "model": lm.weights_hash,
-            "dtype": str(lm.dtype),
-            "length": lm.max_length,
-            "texts": texts.content_hash,
-            "max_texts": max_texts,
-            "max_tokens": max_tokens,
-        }
-    )
+def moment_of(state: State, path: Path | None, lm: LM) -> SecondMoment:
+    """Return the second moment that a finished file holds."""
+    facts = state.facts
+    error = SamplingError(**facts["sampling"]) if facts["sampling"] else None
+    matrix = state.tensors["matrix"].to(lm.device)
+    name = facts["texts"]["name"]
+    return SecondMoment(matrix, facts["count"], facts["layer"], name, facts["hash"], facts["complete"], error, path)
 
 
-def _path(folder: Path, lm: LM, layer: int, texts: TextSource, key: str) -> Path:
-    name = "".join(c if c.isalnum() or c in "-." else "_" for c in f"{Path(lm.name).name}-{texts.name}")
-    return folder / f"{name}-layer{layer}-{key[:16]}.safetensors"
+def keep_moment(folder: Path, matrix: Tensor, facts: Mapping[str, Any]) -> Path:
+    """Write a second moment's file under the name that its facts give it, and return its path."""
+    path = _path(folder, facts, facts["layer"])
+    write_state(path, {"matrix": matrix}, facts)
+    return path
 
 
-def _load(lm: LM, path: Path, layer: int, texts: TextSource, key: str) -> SecondMoment | None:
-    state = read_state(path, key)
-    if state is None:
+def _finish(lm: LM, layer: int, sums: Sums, path: Path, facts: Mapping[str, Any], texts: TextSource) -> SecondMoment:
+    if not sums.tokens:
+        faults = [f"{texts.unreadable.count} could not be read"] if texts.unreadable.count else []
+        faults += [f"{sums.not_finite} gave keys that are not finite in layer {layer}"] if sums.not_finite else []
+        told = f" ({', '.join(faults)})" if faults else ""
+        raise BadInput(f"{texts.name} holds no text with tokens{told}, so there is nothing to average")
+    matrix = sums.mean()
+    moment = SecondMoment(matrix, sums.tokens, layer, texts.name, "")
+    error = _error(sums, moment)
+    if error is not None and not facts["complete"]:
+        error = error.left(facts["share"])
+    whole = {
+        **facts,
+        "layer": layer,
+        "module": lm.layout.down(layer),
+        "count": sums.tokens,
+        "halves": sums.counts,
+        "not_finite": sums.not_finite,
+        "sampling": error._asdict() if error else None,
+        "hash": moment_hash(facts["key"], layer, sums.tokens, matrix),
+    }
+    write_state(path, {"matrix": matrix}, whole)
+    return moment_of(State({"matrix": matrix}, whole), path, lm)
+
+
+def _error(sums: Sums, moment: SecondMoment) -> SamplingError | None:
+    if not sums.sample or min(sums.counts) == 0:
         return None
-    tensors, facts = state
-    return _moment(tensors["matrix"].to(lm.device), facts["count"], layer, texts, key)
+    keys = torch.stack(sums.sample).to(moment.matrix)
+    try:
+        directions = moment.solve(keys)
+    except ValueError:
+        return None
+    return sampling_error(sums.half(0), sums.half(1), directions, keys)
 
 
-def _moment(matrix: Tensor, count: int, layer: int, texts: TextSource, key: str) -> SecondMoment:
+def moment_hash(key: str, layer: int, count: int, matrix: Tensor) -> str:
+    """Return what names a second moment in the results that rest on it."""
     digest = sha256(f"{key} {layer} {count}".encode())
-    digest.update(matrix.cpu().contiguous().numpy().tobytes())
-    return SecondMoment(matrix, count, layer, texts.name, digest.hexdigest())
+    digest.update(matrix.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _facts(lm: LM, texts: TextSource, max_texts: int | None, max_tokens: int | None) -> dict[str, Any]:
+    """Everything a second moment depends on, but for its layer; `key` is a hash of it."""
+    identity = {
+        "model": lm.weights_hash,
+        "dtype": str(lm.dtype),
+        "length": lm.max_length,
+        "texts": texts.content_hash,
+        "max_texts": max_texts,
+        "max_tokens": max_tokens,
+    }
+    return {
+        "key": hash_json(identity),
+        "model": lm.identity,
+        "length": lm.max_length,
+        "texts": {"name": texts.name, "hash": texts.content_hash},
+        "max_texts": max_texts,
+        "max_tokens": max_tokens,
+        "complete": True,
+        "package": _version(),
+        "torch": torch.__version__,
+    }
+
+
+def _version() -> str | None:
+    try:
+        return metadata.version("counterfact-toolkit")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _path(folder: Path, facts: Mapping[str, Any], layer: int) -> Path:
+    plain = f"{Path(facts['model']['name']).name}-{facts['texts']['name']}"
+    name = "".join(c if c.isalnum() or c in "-." else "_" for c in plain)
+    part = "" if facts["complete"] else f"-first-{facts['read']}-texts"
+    return folder / f"{name}-layer{layer}-{facts['key'][:16]}{part}.safetensors"

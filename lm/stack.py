@@ -6,7 +6,6 @@ tokens are kept by objects of ours, in three ways: constant, growing, or only re
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -176,14 +175,13 @@ def _run_ragged(
     if positions is None:
         raise ValueError("rows of unequal length need positions")
     whole = stop if rows.tail is None else stop - 1
-    with ragged_attention(lm, replace(rows, tail=None)) as extra:
+    with ragged_attention(lm, rows.whole) as extra:
         hidden = _call_blocks(lm, hidden, range(start, whole), positions, cache, {"attention_mask": None, **extra})
     if rows.tail is None:
         return hidden
-    tail = torch.tensor(rows.layout.tails(rows.tail), dtype=torch.long, device=hidden.device)
-    with ragged_attention(lm, rows) as extra, hooked(lm.model, *_only(lm, whole, tail)):
+    with ragged_attention(lm, rows) as extra, hooked(lm.model, *_only(lm, whole, rows.asked_for)):
         hidden = _call_blocks(lm, hidden, range(whole, stop), positions, cache, {"attention_mask": None, **extra})
-    return hidden[:, tail]
+    return hidden[:, rows.asked_for]
 
 
 def _only(lm: LM, layer: int, tokens: Tensor) -> list[tuple[Site, Patch]]:

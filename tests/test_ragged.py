@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lm.attention import Earlier, RaggedRows
+from lm.attention import RaggedRows
 from lm.deltas import EditStack
+from lm.earlier import Earlier, Recorded
 from lm.loading import LM
 from lm.ragged import Ragged
 from lm.stack import Recorder, embed, logits, run_blocks
@@ -25,7 +26,7 @@ def rows_of(lm: LM, lengths: tuple[int, ...] = LENGTHS) -> list[list[int]]:
 def run(lm: LM, rows: list[list[int]], tail: int | None = None) -> tuple[Ragged, Tensor]:
     layout = Ragged.of([len(row) for row in rows])
     ids, positions = torch.tensor([layout.flat(rows)]), torch.tensor([layout.counted()])
-    ragged = RaggedRows(layout, tail=tail)
+    ragged = RaggedRows(layout, lm.device, tail=tail)
     return layout, run_blocks(lm, embed(lm, ids, positions), 0, lm.n_layers, positions=positions, ragged=ragged)
 
 
@@ -59,7 +60,7 @@ def test_edits_by_row_are_those_of_the_merged_model(family: str, tail: int | Non
     edits, owners = some_edits(lm), [2, 0, -1, 3, 1, 2, 4]
     rows = rows_of(lm)
     layout = Ragged.of(LENGTHS)
-    with EditStack(lm, edits).rows(owners, RaggedRows(layout, tail=tail)):
+    with EditStack(lm, edits).rows(owners, RaggedRows(layout, lm.device, tail=tail)):
         _, hidden = run(lm, rows, tail)
     last = {token: i for i, token in enumerate(layout.tails(tail or max(LENGTHS)))}
     for number, (row, owner) in enumerate(zip(rows, owners, strict=True)):
@@ -69,37 +70,32 @@ def test_edits_by_row_are_those_of_the_merged_model(family: str, tail: int | Non
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_earlier_tokens_stand_for_themselves_and_gradients_pass_by_them(family: str) -> None:
+@pytest.mark.parametrize("held", [False, True])
+def test_earlier_tokens_stand_for_themselves_and_gradients_pass_by_them(family: str, held: bool) -> None:
     lm = tiny_lm(family)
     rows, cuts = rows_of(lm), [2, 0, 6, 0, 1, 2, 6]
     suffixes = Ragged.of([len(row) - cut for row, cut in zip(rows, cuts, strict=True)])
-    before: list[Recorder | None] = []
+    kept: list[Recorded] = []
     for row, cut in zip(rows, cuts, strict=True):
         recorder = Recorder()
-        if cut:
-            run_blocks(lm, embed(lm, torch.tensor([row[:cut]])), 0, lm.n_layers, cache=recorder)
-        before.append(recorder if cut else None)
-    keys: dict[int, list[Tensor]] = {layer: [] for layer in range(lm.n_layers)}
-    values: dict[int, list[Tensor]] = {layer: [] for layer in range(lm.n_layers)}
-    masks = []
-    known = next(recorder for recorder in before if recorder is not None)
-    for members in suffixes.members:
-        width = max(cuts[row] for row in members)
-        mask = torch.zeros(len(members), width, dtype=torch.float64)
-        for layer in range(lm.n_layers):
-            _, heads, _, size = known.keys[layer].shape
-            key, value = torch.zeros(2, heads, len(members), width, size, dtype=torch.float64)
-            for place, row in enumerate(members):
-                if (recorder := before[row]) is not None:
-                    key[:, place, : cuts[row]] = recorder.keys[layer][0]
-                    value[:, place, : cuts[row]] = recorder.values[layer][0]
-                mask[place, cuts[row] :] = torch.finfo(torch.float64).min
-            keys[layer].append(key.transpose(2, 3))
-            values[layer].append(value)
-        masks.append(mask)
+        run_blocks(lm, embed(lm, torch.tensor([row[: max(cut, 1)]])), 0, lm.n_layers, cache=recorder)
+        keys, values = ({layer: it[0] for layer, it in side.items()} for side in (recorder.keys, recorder.values))
+        kept.append(Recorded(keys, values, [range(cut)]))
+    # One row's tokens after the other's, in one table.
+    counts = [next(iter(part.keys.values())).shape[1] for part in kept]
+    begins = [sum(counts[:i]) for i in range(len(counts))]
+    table = Recorded(
+        *(
+            {layer: torch.cat([side(part)[layer] for part in kept], 1) for layer in range(lm.n_layers)}
+            for side in (lambda part: part.keys, lambda part: part.values)
+        ),
+        [range(begin, begin + cut) for begin, cut in zip(begins, cuts, strict=True)],
+    )
+    picked = table.before(suffixes, torch.float64)
+    earlier: Earlier = picked.held(range(lm.n_layers)) if held else picked
     ids = torch.tensor([suffixes.flat([row[cut:] for row, cut in zip(rows, cuts, strict=True)])])
     positions = torch.tensor([suffixes.counted(cuts)])
-    ragged = RaggedRows(suffixes, Earlier(keys, values, masks))
+    ragged = RaggedRows(suffixes, lm.device, earlier)
     start = embed(lm, ids, positions).requires_grad_()
     hidden = run_blocks(lm, start, 0, lm.n_layers, positions=positions, ragged=ragged)
     for number, row in enumerate(rows):
@@ -140,4 +136,4 @@ def test_a_layout_holds_every_token_once_and_keeps_what_it_is_told(lengths: list
 def test_positions_are_asked_for() -> None:
     lm = tiny_lm()
     with pytest.raises(ValueError, match="need positions"):
-        run_blocks(lm, torch.zeros(1, 3, lm.width), 0, 1, ragged=RaggedRows(Ragged.of([3])))
+        run_blocks(lm, torch.zeros(1, 3, lm.width), 0, 1, ragged=RaggedRows(Ragged.of([3]), lm.device))

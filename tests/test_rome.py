@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import editors._late
+import editors._split
 import editors.rome
 from core.errors import BadInput
 from core.prompts import fill
@@ -108,6 +110,37 @@ def test_batched_search_is_the_plain_search(family: str) -> None:
         torch.testing.assert_close(states, plain, rtol=1e-7 * loose, atol=1e-9 * loose)
     passes = values.passes.tolist()
     assert min(passes) < max(passes) == settings.steps, "the test must see early stops and full searches"
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "qwen3"])
+def test_what_records_have_in_common_is_run_once_and_changes_nothing(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = tiny_lm(family)
+    batch = [encode(lm, request, TEMPLATES, "subject_last", hold=True) for request in REQUESTS]
+    rows = [row for item in batch for row in item.rows]
+    assert max(editors._split.common_starts(rows, len(batch[0].rows))) >= 3, "the templates must have words in common"
+    settings = RomeSettings(layer=1, **QUICK)
+    shared = find_values(lm, batch, settings)
+    monkeypatch.setattr(editors._split, "common_starts", lambda rows, each: [0] * len(rows))
+    apart = find_values(lm, batch, settings)
+    for name in ("mean_key", "mean_output", "delta"):
+        torch.testing.assert_close(getattr(shared, name), getattr(apart, name), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_late_look_at_what_is_finished_changes_nothing(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny_lm("gpt2")
+    batch = [encode(lm, request, TEMPLATES, "subject_last", hold=True) for request in REQUESTS]
+    free = find_values(lm, batch, RomeSettings(layer=1, stop_loss=-1.0, **QUICK))
+    settings = RomeSettings(layer=1, stop_loss=float(free.trace[..., 0].amin(1).median()) + 1e-3, **QUICK)
+    at_once = find_values(lm, batch, settings)
+    assert len(set(at_once.passes.tolist())) > 1
+    monkeypatch.setitem(editors._late.STEPS, "cpu", steps)
+    late = find_values(lm, batch, settings)
+    assert torch.equal(late.passes, at_once.passes)
+    torch.testing.assert_close(late.delta, at_once.delta, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(late.trace, at_once.trace, rtol=1e-9, atol=1e-12, equal_nan=True)
 
 
 @pytest.mark.parametrize(

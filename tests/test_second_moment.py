@@ -1,17 +1,25 @@
 """The second moment is the plain average of k kᵀ, in one pass for all layers, interrupted or not, kept by content."""
 
+import errno
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from core.errors import BadInput
 from core.texts import TextSource
+from lm._moment_sums import Batch, Sums, add_batch, add_product
+from lm.given_moments import moment_facts
 from lm.hooks import Site, Tape, hooked
 from lm.loading import LM, load_lm
-from lm.second_moment import SecondMoment, second_moments
+from lm.moment_memory import plan_passes, sum_bytes, usual_limit
+from lm.second_moment import Advance, SecondMoment, second_moments, so_far
 from tests.models import FAMILIES, SENTENCES, tiny_lm
 
 TEXTS = tuple(f"{one} {other}"[: 20 + 7 * i] for i, one in enumerate(SENTENCES) for other in SENTENCES)
@@ -70,28 +78,188 @@ class Interrupted(Exception):
 def test_an_interrupted_pass_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     lm, texts = tiny_lm(dtype="float32"), TEXTS * 5
     expected = second_moments(lm, [0, 1], source(texts), folder=tmp_path / "one")
-    done: list[int] = []
+    done: list[Advance] = []
 
-    def stop(texts_done: int, of: int | None) -> None:
-        done.append(texts_done)
-        if texts_done == 400:
+    def stop(now: Advance) -> None:
+        done.append(now)
+        if now.texts == 400:
             raise Interrupted
 
     folder = tmp_path / "two"
     with pytest.raises(Interrupted):
         second_moments(lm, [0, 1], source(texts), folder=folder, progress=stop, checkpoint_every=200)
     (unfinished,) = folder.iterdir()
-    found = second_moments(
-        lm, [0, 1], source(texts), folder=folder, progress=lambda n, of: done.append(n), checkpoint_every=200
-    )
-    assert done == [100, 200, 300, 400, 300, 400, 500]
+    assert done[-1].texts == 400
+    begun_again = len(done)
+    found = second_moments(lm, [0, 1], source(texts), folder=folder, progress=done.append, checkpoint_every=200)
+    assert 200 < done[begun_again].texts <= 300
+    assert (done[-1].texts, done[-1].tokens) == (500, found[0].count)
     assert not unfinished.exists()
     for layer in (0, 1):
         assert torch.equal(found[layer].matrix, expected[layer].matrix)
         assert found[layer].hash == expected[layer].hash
-    assert [p.read_bytes() for p in sorted(folder.iterdir())] == [
-        p.read_bytes() for p in sorted((tmp_path / "one").iterdir())
-    ]
+    assert contents(folder) == contents(tmp_path / "one")
+
+
+def contents(folder: Path) -> list[bytes]:
+    return [p.read_bytes() for p in sorted(folder.iterdir())]
+
+
+def test_a_layer_is_the_same_bytes_whichever_layers_share_its_pass(tmp_path: Path) -> None:
+    lm = tiny_lm(dtype="float32")
+    second_moments(lm, [0, 1, 2], source(), folder=tmp_path / "together")
+    for layer in (2, 0, 1):
+        second_moments(lm, [layer], source(), folder=tmp_path / "alone")
+    assert contents(tmp_path / "together") == contents(tmp_path / "alone")
+
+
+def test_one_layer_goes_on_from_a_checkpoint_of_all(tmp_path: Path) -> None:
+    lm, texts = tiny_lm(dtype="float32"), TEXTS * 3
+    interrupt(lm, [0, 1, 2], source(texts), tmp_path)
+    told: list[Advance] = []
+    found = second_moments(lm, [1], source(texts), folder=tmp_path, progress=told.append)
+    assert told[0].texts > 200
+    assert found[1].hash == second_moments(lm, [1], source(texts), folder=tmp_path / "other")[1].hash
+
+
+def interrupt(lm: LM, layers: list[int], texts: TextSource, folder: Path, after: int = 200) -> None:
+    """Leave a pass with a checkpoint after so many texts."""
+
+    def cut() -> Iterator[str]:
+        yield from islice(texts.texts(), after)
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        second_moments(lm, layers, replace(texts, texts=cut), folder=folder)
+
+
+def test_so_far(tmp_path: Path) -> None:
+    lm, texts = tiny_lm(), TEXTS * 5
+    with pytest.raises(BadInput, match="no unfinished pass over ours for layer 1 of tiny-gpt2"):
+        so_far(lm, [1], source(texts), folder=tmp_path)
+    interrupt(lm, [0, 1], source(texts), tmp_path)
+    made = so_far(lm, [1], source(texts), folder=tmp_path)[1]
+    matrix, count = plain(lm, 1, TEXTS * 2)
+    torch.testing.assert_close(made.matrix, matrix, rtol=0, atol=1e-10)
+    assert (made.count, made.complete, made.provenance["complete"]) == (count, False, False)
+    assert made.path is not None and "first-200-texts" in made.path.name
+    whole = second_moments(lm, [0, 1], source(texts), folder=tmp_path)
+    assert whole[1].count == plain(lm, 1, texts)[1]
+    assert whole[1].complete
+    assert made.path.exists()
+
+
+def test_the_error_of_a_part_is_against_the_whole_pass(tmp_path: Path) -> None:
+    lm, texts = tiny_lm(), TEXTS * 5
+    interrupt(lm, [1], source(texts), tmp_path)
+    unknown = so_far(lm, [1], source(texts), folder=tmp_path)[1].sampling
+    known = so_far(lm, [1], replace(source(texts), size=lambda: 500), folder=tmp_path)[1].sampling
+    assert unknown is not None and known is not None
+    assert known.update == pytest.approx(unknown.update * 0.6**0.5, rel=1e-5)
+    assert 1 / known.cosine**2 - 1 == pytest.approx(0.6 * (1 / unknown.cosine**2 - 1), rel=1e-3)
+
+
+def test_progress_tells_speed_and_time_left(tmp_path: Path) -> None:
+    told: list[Advance] = []
+    texts = replace(source(TEXTS * 3), size=lambda: 300)
+    second_moments(tiny_lm(), [0], texts, folder=tmp_path, progress=told.append, tokens_per_batch=512)
+    assert [now.texts for now in told] == sorted({now.texts for now in told})
+    assert all(now.total == 300 and now.tokens_per_second > 0 for now in told)
+    assert told[0].seconds_left is not None and told[0].seconds_left > 0
+    assert told[-1].seconds_left == 0
+    told.clear()
+    second_moments(tiny_lm(), [0], source(), folder=tmp_path / "2", progress=told.append)
+    assert told[-1].total is told[-1].seconds_left is None
+    second_moments(tiny_lm(), [0], source(), folder=tmp_path / "3", progress=told.append, max_tokens=10**6)
+    assert told[-1].seconds_left is not None
+
+
+@contextmanager
+def spoilt(row: Tensor, value: float) -> Iterator[None]:
+    """Set a row of a weight for the length of the block; tiny models are shared by all tests."""
+    before = row.clone()
+    with torch.no_grad():
+        row.fill_(value)
+        try:
+            yield
+        finally:
+            row.copy_(before)
+
+
+@pytest.mark.parametrize("token", [0, 3])
+def test_a_text_with_keys_that_are_not_finite_costs_itself(token: int, tmp_path: Path) -> None:
+    lm = tiny_lm()
+    word = lm.tokens(TEXTS[5])[token]
+    bad = [text for text in TEXTS if word in lm.tokens(text)[: lm.max_length]]
+    good = tuple(text for text in TEXTS if text not in bad)
+    assert bad and good
+    matrix, count = plain(lm, 1, good)
+    with spoilt(lm.model.transformer.wte.weight[word], float("nan")):
+        found = second_moments(lm, [1], source(), folder=tmp_path)[1]
+    assert found.count == count
+    torch.testing.assert_close(found.matrix, matrix, rtol=0, atol=1e-10)
+    assert found.path is not None
+    assert moment_facts(found.path)["not_finite"] == len(bad)
+
+
+def test_only_texts_with_keys_that_are_not_finite(tmp_path: Path) -> None:
+    lm = tiny_lm()
+    wrong = spoilt(lm.model.transformer.wpe.weight[0], float("inf"))
+    with wrong, pytest.raises(BadInput, match="100 gave keys that are not finite in layer 1"):
+        second_moments(lm, [1], source(), folder=tmp_path)
+
+
+def test_out_of_memory_halves_the_batches_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny_lm()
+    whole = second_moments(lm, [1], source(TEXTS * 2), folder=tmp_path / "whole")[1]
+
+    def scarce(lm: LM, sums: dict[int, Sums], batch: Batch) -> None:
+        if len(batch.rows) * batch.width > 600:
+            raise torch.OutOfMemoryError("too much")
+        add_batch(lm, sums, batch)
+
+    monkeypatch.setattr("lm._moment_pass.add_batch", scarce)
+    found = second_moments(lm, [1], source(TEXTS * 2), folder=tmp_path, tokens_per_batch=2048)[1]
+    assert found.count == whole.count
+    torch.testing.assert_close(found.matrix, whole.matrix, rtol=1e-12, atol=1e-12)
+    assert found.path is not None
+    assert moment_facts(found.path)["tokens_per_batch"] == 512
+
+
+def test_a_full_disk_costs_a_checkpoint_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lm, texts = tiny_lm(), source(TEXTS * 3)
+
+    def full(tensors: object, path: str, facts: object) -> None:
+        Path(path).write_bytes(b"half a file")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lm._moment_files.save_file", full)
+        with pytest.raises(OSError, match="No space left") as raised:
+            second_moments(lm, [1], texts, folder=tmp_path, checkpoint_every=100)
+    assert raised.value.errno == errno.ENOSPC
+    assert "no checkpoint could be written" in caplog.text
+    assert not list(tmp_path.iterdir())
+    assert second_moments(lm, [1], texts, folder=tmp_path)[1].count == plain(lm, 1, TEXTS * 3)[1]
+
+
+def test_memory_is_said_and_layers_are_cut_into_passes() -> None:
+    lm = tiny_lm()
+    assert sum_bytes(lm, 0) == 2 * 8 * 64 * 64
+    assert plan_passes(lm, [0, 1, 2], None) == [[0, 1, 2]]
+    assert plan_passes(lm, [0, 1, 2], 2 * sum_bytes(lm, 0)) == [[0, 1], [2]]
+    with pytest.raises(BadInput, match="the sums of layer 0 take"):
+        plan_passes(lm, [0], 100)
+    assert usual_limit(torch.device("cpu")) is not None
+
+
+def test_bands_add_up_to_the_whole_product() -> None:
+    keys = torch.randn(40, 300, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    total = torch.zeros(300, 300, dtype=torch.float64)
+    add_product(total, keys)
+    torch.testing.assert_close(total.tril(), (keys.T @ keys).tril())
 
 
 def test_what_is_there_is_read_and_only_the_rest_computed(tmp_path: Path) -> None:
@@ -129,7 +297,12 @@ def test_a_damaged_file_is_computed_again(tmp_path: Path, caplog: pytest.LogCapt
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:1000])
     assert second_moments(lm, [1], source(), folder=tmp_path)[1].hash == first.hash
-    assert "cannot be read" in caplog.text
+    assert "computing it again" in caplog.text
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    assert second_moments(lm, [1], source(), folder=tmp_path)[1].hash == first.hash
+    assert "is damaged: its checksum should be" in caplog.text
 
 
 def test_bad_input(tmp_path: Path) -> None:
