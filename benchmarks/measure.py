@@ -1,7 +1,7 @@
 """Measure the ways of the main job in turns, and hold their times against each other and against the least time."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -64,7 +64,9 @@ def measure(setting: Setting, extent: Extent) -> dict[str, Any]:
     reached = {way: ceilings["packed" if way.packed else kind] for way in times}
     ours = next(way for way in times if way.side == "ours")
     best = Ceiling(max(reached.values()), measure_ceiling(lm.width, lm.device).gigabytes)
-    work = work_of(setting, outcomes[ours].passes, extent.length)
+    passes, few = outcomes[ours].passes, max(1, extent.counted)
+    work = work_of(setting, passes, extent.length)
+    counted_work = work_of(replace(setting, records=setting.records[:few]), passes[:few], extent.length)
     agreement = {way.name: deviations(outcomes[ours], found) for way, found in outcomes.items() if way != ours}
     agrees = all(found[name] <= bound for found in agreement.values() for name, bound in BOUNDS[kind].items())
     floors = {stage: part.seconds(best) for stage, part in work.items()}
@@ -76,7 +78,15 @@ def measure(setting: Setting, extent: Extent) -> dict[str, Any]:
         "agreement": agreement,
         "agreement_bounds": BOUNDS[kind],
         "agrees": agrees,
-        "stages": [_stage(stage, times, work[stage], floors[stage], counted, agrees) for stage in (*STAGES, "total")],
+        "stages": [_stage(stage, times, work[stage], floors[stage], agrees) for stage in (*STAGES, "total")],
+        "counted": {
+            "records": extent.counted,
+            "gflop": {
+                side: {stage: found.operations(stage) for stage in (*STAGES, "total")}
+                for side, found in counted.items()
+            },
+            "needed_gflop": {stage: part.gflop for stage, part in counted_work.items()},
+        },
         "peak_gigabytes": times[ours].peak,
         "extrapolated": {
             "records": RECORDS,
@@ -149,9 +159,7 @@ def work_of(setting: Setting, passes: Sequence[int], length: int) -> dict[str, W
     return {**parts, "total": total}
 
 
-def _stage(
-    stage: str, times: dict[Way, Times], work: Work, floor: float, counted: dict[str, Times], agrees: bool
-) -> dict[str, Any]:
+def _stage(stage: str, times: dict[Way, Times], work: Work, floor: float, agrees: bool) -> dict[str, Any]:
     """One line of the table; ratios are only given of equal numbers."""
     ours = next(way for way in times if way.side == "ours")
     mine = times[ours].mean(stage)
@@ -166,6 +174,5 @@ def _stage(
         "floor": floor,
         "share_of_floor": floor / mine,
         "highest_ratios": {name: value / floor for name, value in theirs.items()},
-        "counted_gflop": {side: found.operations(stage) for side, found in counted.items()},
-        "gflops_needed": work.gflop / mine,
+        "needed_gflops": work.gflop / mine,
     }

@@ -51,12 +51,16 @@ def _times(result: dict[str, Any]) -> None:
 
 
 def _work(result: dict[str, Any]) -> None:
-    print(f"\n{'GFLOP a record':<17}{'one at a time':>15}{'ours':>10}{'needed':>10}{'GB':>8}{'needed GFLOP/s':>16}")
+    print(f"\n{'a record':<17}{'needed GFLOP':>15}{'GB':>8}{'needed GFLOP/s':>18}")
     for row in result["stages"]:
-        counted = (row["counted_gflop"][side] for side in ("one_at_a_time", "ours"))
-        one, ours = ("–" if value is None else f"{value:.1f}" for value in counted)
-        needed = f"{row['needed_gflop']:>10.1f}{row['needed_gigabytes']:>8.2f}{row['gflops_needed']:>16.0f}"
-        print(f"{row['stage']:<17}{one:>15}{ours:>10}{needed}")
+        needed = f"{row['needed_gflop']:>15.1f}{row['needed_gigabytes']:>8.2f}{row['needed_gflops']:>18.0f}"
+        print(f"{row['stage']:<17}{needed}")
+    if counted := result["counted"]["records"]:
+        print(f"\nGFLOP a record in products, attention's included, counted while {counted} ran:")
+        done, needed_of = result["counted"]["gflop"], result["counted"]["needed_gflop"]
+        for stage, needed_work in needed_of.items():
+            one, ours = (done[side][stage] for side in ("one_at_a_time", "ours"))
+            print(f"{stage:<17} one at a time {one:.1f}, ours {ours:.1f}, needed without attention {needed_work:.1f}")
 
 
 def _end(result: dict[str, Any]) -> None:
