@@ -27,6 +27,8 @@ from lm.products import packed_products, packs_products
 from lm.scoring import Query, TargetScore, score
 
 STAGES = ("edit", "score", "generate")
+UNEDITED = "unedited"
+"""A stage of one side alone: the unedited model scored and gone on with for each record again."""
 
 
 class Way(NamedTuple):
@@ -87,15 +89,15 @@ class Times:
             start = time.perf_counter()
             yield
             synchronize(self.device)
-            self.seconds[stage].append((time.perf_counter() - start) / records)
+            self.seconds.setdefault(stage, []).append((time.perf_counter() - start) / records)
         if self.counting:
-            self.gflop[stage].append(counter.total / records / 1e9)
+            self.gflop.setdefault(stage, []).append(counter.total / records / 1e9)
         self.peak[stage] = max(self.peak.get(stage, 0.0), peak_memory(self.device))
 
     def turns(self, stage: str) -> list[float]:
         """The stage's entries; `total`: their sums, turn by turn."""
         if stage == "total":
-            return [sum(parts) for parts in zip(*self.seconds.values(), strict=True)]
+            return [sum(parts) for parts in zip(*(self.seconds[part] for part in STAGES), strict=True)]
         return self.seconds[stage]
 
     def mean(self, stage: str) -> float:
@@ -184,9 +186,12 @@ def _means(found: Any) -> list[float]:
 
 
 def one_by_one(baseline: OneAtATime, records: Sequence[CounterFactRecord], length: int, times: Times) -> Outcome:
-    """Do the job one record after the other."""
+    """Do the job one record after the other, and before it score and go on with the unedited model."""
     outcome = Outcome()
     for record in records:
+        with times.of(UNEDITED, 1):
+            baseline.score(record)
+            baseline.generate(record, length)
         with times.of("edit", 1):
             change = baseline.edit(record.request)
         with baseline.edited(change):

@@ -5,9 +5,9 @@
     python -m benchmarks.main_job --shape gpt2-xl --dataset counterfact.json --chunk 512 --dtype bfloat16 --device cuda
 
 All sides run in one process, in turns, on the same records, weights and threads. One at a time is measured with torch's
-own products, and with ours around it where these differ. The unedited model's scores are computed once for a data set
-and are no part of it; neither are context templates and second moment. If the sides come to different numbers, no
-ratio is given, and the exit status is 1.
+own products, and with ours around it where these differ. The unedited model is measured once for a data set and is no
+part of the stages; what measuring it for each record adds to one at a time is stated apart. Context templates and the
+second moment are no part either. If the sides come to different numbers, no ratio is given; the exit status is 1.
 """
 
 import argparse

@@ -42,6 +42,8 @@ def draw_stages(results: Sequence[dict[str, Any]]) -> Any:
         for place, row in enumerate(rows):
             values = [row["floor"], *row["seconds"].values()]
             axes.plot([min(values), max(values)], [place, place], color="#cccccc", linewidth=1, zorder=1)
+            most = " and ".join(f"{ratio:.0f}x" for ratio in row["highest_ratios"].values())
+            axes.annotate(f"at most {most}", (row["floor"], place), (0, 8), textcoords="offset points", fontsize=7)
             axes.plot(
                 row["floor"],
                 place,
@@ -63,9 +65,9 @@ def draw_stages(results: Sequence[dict[str, Any]]) -> Any:
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
         axes.set_title(_title(result), loc="left", fontsize=9)
-    panels[-1, 0].set_xlabel("seconds a record")
+    panels[-1, 0].set_xlabel("seconds a record; above: how many times faster than each one-at-a-time side")
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 
 
@@ -105,7 +107,7 @@ def draw_growth(results: Sequence[dict[str, Any]]) -> Any:
         below.set_ylabel("added memory, GB")
         below.set_xlabel(AXES[of][0])
         for axes in (above, below):
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
             axes.spines[["top", "right"]].set_visible(False)
             if of == "chunk":
                 axes.set_xscale("log", base=2)
