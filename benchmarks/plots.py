@@ -43,7 +43,7 @@ def draw_stages(results: Sequence[dict[str, Any]]) -> Any:
             values = [row["floor"], *row["seconds"].values()]
             axes.plot([min(values), max(values)], [place, place], color="#cccccc", linewidth=1, zorder=1)
             most = " and ".join(f"{ratio:.0f}x" for ratio in row["highest_ratios"].values())
-            axes.annotate(f"at most {most}", (row["floor"], place), (0, 8), textcoords="offset points", fontsize=7)
+            axes.annotate(f"at most {most}", (row["floor"], place), (4, 8), textcoords="offset points", fontsize=7)
             axes.plot(
                 row["floor"],
                 place,
@@ -117,14 +117,26 @@ def draw_growth(results: Sequence[dict[str, Any]]) -> Any:
     return figure
 
 
+def read(folder: Path, pattern: str) -> list[dict[str, Any]]:
+    """Return the measurements of one kind in a folder, in the order of their names; older ones are passed over."""
+    found = []
+    for path in sorted(folder.glob(pattern)):
+        result: dict[str, Any] = read_json(path)
+        if "command" in result:
+            found.append(result)
+        else:
+            print(f"{path}: measured by an earlier version, not drawn")
+    return found
+
+
 def main() -> None:
     """Read, draw, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--out", type=Path, default=DOCS)
     arguments = parser.parse_args()
-    jobs = [read_json(path) for path in sorted(arguments.results.glob("main_job-*.json"))]
-    sweeps = [read_json(path) for path in sorted(arguments.results.glob("growth-*.json"))]
+    jobs = read(arguments.results, "main_job-*.json")
+    sweeps = read(arguments.results, "growth-*.json")
     for name, found, draw in (("speed-stages", jobs, draw_stages), ("speed-growth", sweeps, draw_growth)):
         if found:
             path = arguments.out / f"{name}.png"
