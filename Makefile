@@ -18,18 +18,22 @@ SET      ?=
 ARGS     ?=
 TESTS    ?=
 TO       ?=
+RUNNER   ?=
+WORKERS  ?=
+THREADS  ?=
 
 bin := $(VENV)/bin
 run := $(bin)/counterfact
 limit := $(if $(LIMIT),--limit $(LIMIT))
 set := $(foreach pair,$(SET),--set $(pair))
+scale := $(if $(RUNNER),--runner $(RUNNER)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(THREADS),--threads $(THREADS))
 
 .PHONY: help setup demo test check soak bench golden dataset zsre hypernetworks evaluate reproduce leaderboard upload factlm world figures docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "  variables: MODEL=$(MODEL) EDITOR=$(EDITOR) DATASET=$(DATASET) RESULTS=$(RESULTS) SEED=$(SEED) LIMIT= SET='name=value ...' HYPERNETWORKS= TORCH=$(TORCH)"
+	@echo "  variables: MODEL=$(MODEL) EDITOR=$(EDITOR) DATASET=$(DATASET) RESULTS=$(RESULTS) SEED=$(SEED) LIMIT= SET='name=value ...' RUNNER= WORKERS= THREADS= HYPERNETWORKS= TORCH=$(TORCH)"
 
 setup: $(VENV)/ready ## make .venv and install everything (TORCH=cpu|cuda)
 
@@ -69,7 +73,7 @@ golden: setup ## compute our own golden numbers again, and show what changed
 	$(bin)/python -m tests.golden.make
 
 dataset: setup ## build CounterFact (embedded world; ARGS='--pararel FOLDER --sparql FILE|URL' for others)
-	$(run) build --out $(or $(OUT),datasets/counterfact) --seed $(SEED) $(limit) $(ARGS)
+	$(run) build --out $(or $(OUT),datasets/counterfact) --seed $(SEED) $(ARGS)
 
 zsre: setup ## load a zsRE split (embedded; ARGS='--source FILE' for MEND's files)
 	$(run) zsre --out $(or $(OUT),datasets/zsre) $(limit) $(ARGS)
@@ -77,9 +81,9 @@ zsre: setup ## load a zsRE split (embedded; ARGS='--source FILE' for MEND's file
 hypernetworks: setup ## train MEND and KE for MODEL: stock, -CF, -zsRE, and ours (under ten minutes for factlm)
 	$(run) train --all --model $(MODEL) --seed $(SEED) $(ARGS)
 
-evaluate: setup ## edit MODEL with EDITOR on DATASET and measure; goes on where it stopped
+evaluate: setup ## edit MODEL with EDITOR on DATASET and measure; goes on where it stopped (RUNNER=ray|slurm WORKERS=4)
 	$(if $(filter file,$(origin DATASET)),@test -e $(DATASET) || $(run) build --out $(DATASET))
-	$(run) evaluate --model $(MODEL) --editor $(EDITOR) --dataset $(DATASET) --out $(RESULTS) --seed $(SEED) $(limit) $(set) $(ARGS)
+	$(run) evaluate --model $(MODEL) --editor $(EDITOR) --dataset $(DATASET) --out $(RESULTS) --seed $(SEED) $(limit) $(set) $(scale) $(ARGS)
 
 reproduce: setup ## with real weights: check the paper's unedited row, then ROME's (MODEL=gpt2-xl DATASET=counterfact.json)
 	$(run) reproduce --model $(MODEL) --dataset $(DATASET) --out $(RESULTS) $(limit) $(ARGS)

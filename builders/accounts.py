@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from builders.choices import Draft, Dropped
+from builders.drafts import Draft, Dropped
 from builders.knowledge import Knowledge
 from builders.pararel import Relation
 
@@ -17,6 +17,7 @@ def relation_counts(
     return {
         "tuples": len(relation.tuples),
         "records": sum(draft.fact.relation == relation.id for draft in drafts),
+        "records_topped_up": sum(draft.fact.relation == relation.id and draft.topped_up for draft in drafts),
         "dropped": dict(sorted(reasons.items())),
         "templates": len(relation.templates),
         "templates_added": relation.added,
@@ -40,6 +41,7 @@ def totals(relations: Mapping[str, Any], references: Sequence[Mapping[str, Any]]
     return {
         "tuples": sum(counts["tuples"] for counts in relations.values()),
         "records": sum(counts["records"] for counts in relations.values()),
+        "records_topped_up": sum(counts["records_topped_up"] for counts in relations.values()),
         "relations": sum(counts["records"] > 0 for counts in relations.values()),
         **{kind: dict(sorted(total.items())) for kind, total in sums.items()},
         "reference_texts": sum(len(entry["samples"]) for entry in references),

@@ -1,6 +1,6 @@
 """The audit as one HTML page: what was found, then a few records of every relation, for a person to read through."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from html import escape
 from random import Random
@@ -49,8 +49,8 @@ def audit_page(records: Sequence[CounterFactRecord], found: Audit, title: str, s
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
         f"<title>{escape(title)}: audit</title><style>{_STYLE}</style></head><body>\n"
-        f"<h1>{escape(title)}</h1>\n<p>{len(records):,} records, {len(names)} relations. What follows is for reading: "
-        "the counts are hints, some of them true of the released CounterFact too.</p>\n"
+        f"<h1>{escape(title)}</h1>\n<p>{len(records):,} records, {len(names)} relations. This page is for reading "
+        "through: what was found are hints, and some of it the released CounterFact has too.</p>\n"
         f"{_findings(found)}\n<nav>{links}</nav>\n{''.join(sections)}</body></html>\n"
     )
 
@@ -65,10 +65,15 @@ def _findings(found: Audit) -> str:
         rows.append(
             f"<tr{row_class}><td>{kind.name}<br><span class=id>{kind.meaning}</span>{shown}</td>"
             f"<td class=number>{count:,}</td><td class=number>{records:,}</td>"
-            f"<td class=number>{records / max(1, found.records):.1%}</td></tr>"
+            f"<td class=number>{_share(records, found.records)}</td></tr>"
         )
     head = "<tr><th>found</th><th class=number>times</th><th class=number>records</th><th class=number>share</th></tr>"
     return f"<table>{head}{''.join(rows)}</table>"
+
+
+def _share(records: int, of: int) -> str:
+    share = records / max(1, of)
+    return "&lt; 0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
 
 
 def _relation(name: str, records: Sequence[CounterFactRecord], found: Audit, sample: int, seed: int) -> str:
@@ -76,7 +81,8 @@ def _relation(name: str, records: Sequence[CounterFactRecord], found: Audit, sam
     shown = "".join(_record(records[place], found) for place in sorted(chosen))
     marked = sum(bool(found.of(record.case_id)) for record in records)
     count = f"{len(records):,} records, {marked:,} with a finding, {len(chosen)} shown"
-    return f'<h2 id="{escape(name)}">{escape(name)} <small>{count}</small></h2>\n{shown}'
+    usual = escape(Counter(record.requested_rewrite.prompt for record in records).most_common(1)[0][0])
+    return f'<h2 id="{escape(name)}">{escape(name)} <small>“{usual}” · {count}</small></h2>\n{shown}'
 
 
 def _record(record: CounterFactRecord, found: Audit) -> str:

@@ -72,20 +72,26 @@ class ResponseCache:
             raise BadInput(f"{path}: expected a cache of responses: {error}") from error
 
     def _check(self) -> None:
-        made_by, version = (
-            self._database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
-        )
-        if (made_by, version) == (_MADE_BY, _SCHEMA):
+        if self._is_ours():
             return
-        if made_by == _MADE_BY:
-            raise BadInput(f"{self.path}: a cache of version {version}, and this program reads version {_SCHEMA}")
-        if self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            raise BadInput(f"{self.path}: an SQLite file of another program; choose another place for the cache")
         with self._database:
-            self._database.execute("BEGIN")
+            # Another process may be making the same file: look again once it is through.
+            self._database.execute("BEGIN IMMEDIATE")
+            if self._is_ours():
+                return
+            if self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                raise BadInput(f"{self.path}: an SQLite file of another program; choose another place for the cache")
             self._database.execute(_TABLE)
             self._database.execute(f"PRAGMA application_id = {_MADE_BY}")
             self._database.execute(f"PRAGMA user_version = {_SCHEMA}")
+
+    def _is_ours(self) -> bool:
+        made_by, version = (
+            self._database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+        )
+        if made_by == _MADE_BY and version != _SCHEMA:
+            raise BadInput(f"{self.path}: a cache of version {version}, and this program reads version {_SCHEMA}")
+        return bool(made_by == _MADE_BY)
 
     def find(self, endpoint: str, request: str) -> Stored | None:
         """Return what was stored for a request.

@@ -6,130 +6,26 @@ https://arxiv.org/abs/2202.05262
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from random import Random
-from typing import Literal, NamedTuple
-
-from pydantic import Field
+from typing import Literal
 
 from builders.contexts import Contexts
+from builders.drafts import Draft, Dropped, Object, Reason, RecordSettings
 from builders.knowledge import Holder, Knowledge
 from builders.pararel import FactTuple, Relation, relation_number
 from builders.sampling import Drawn, WeightedRace, collides, draw_prompts
 from core.prompts import fill
-from core.records import CounterFactRecord, Entity, RequestedRewrite
 from core.seeds import derive_seed
-from core.settings import Settings
-
-Reason = Literal[
-    "too few templates",
-    "no generation prompts",
-    "uuid of another tuple",
-    "no such fact",
-    "several objects",
-    "too few sitelinks",
-    "label of subject or object in the other",
-    "too few neighborhood prompts",
-    "no new object with enough prompts",
-    "no unrelated sentence",
-    "subject and relation of another record",
-    "contradicts another record",
-]
-"""Why a tuple gave no record, in the order in which it is looked at."""
 
 
-class RecordSettings(Settings):
-    """What a record holds."""
-
-    seed: int = 0
-    """Every choice derives from it and from what is chosen for."""
-    paraphrase_prompts: int = Field(default=2, ge=0)
-    """Paraphrase prompts a record."""
-    neighborhood_prompts: int = Field(default=10, ge=0)
-    """Prompts about other subjects with the true object, a record."""
-    attribute_prompts: int = Field(default=10, ge=0)
-    """Prompts about subjects that have the new object, a record."""
-    generation_prompts: int = Field(default=10, ge=0)
-    """Generation prompts a record, drawn with replacement."""
-    objects_in_subjects: Literal["keep", "drop"] = "keep"
-    """Whether a subject, or a neighbor, may name its object, as in the released data ("Porsche 911", by Porsche)."""
-    paraphrase_context: Literal["articles", "texts", "none"] = "articles"
-    """What stands before a paraphrase prompt: a random unrelated sentence of the articles or of texts, or nothing."""
-    neighborhood_context: Literal["none", "edited fact"] = "none"
-    """What stands before a neighborhood prompt: nothing, or the edited fact, as in CounterFact+ (arXiv 2305.17553)."""
-    fewest_sitelinks: int = Field(default=0, ge=0)
-    """Sitelinks that the subject of a record has at least, WikiData's own measure of how well known it is."""
-    non_conflicting: bool = False
-    """Whether no two records may ask for different answers to one prompt, so that all can be edited at once."""
-
-
-class Object(NamedTuple):
-    """An object, true or false of the subject."""
-
-    id: str
-    label: str
-
-
-class Dropped(NamedTuple):
-    """A tuple that gave no record."""
-
-    fact: FactTuple
-    reason: Reason
-
-    def to_json(self) -> dict[str, str]:
-        """Return the line of `dropped.jsonl`."""
-        fact = self.fact
-        labels = {"subject": fact.subject, "object": fact.object}
-        return {"relation_id": fact.relation, "pararel_uuid": fact.uuid, **labels, "reason": self.reason}
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A record without its case id, and the ids the reference texts are found by."""
-
-    fact: FactTuple
-    subject_id: str
-    true_id: str
-    new: Object
-    prompt: str
-    paraphrases: tuple[str, ...]
-    taught: frozenset[str]
-    """Rewriting and paraphrase prompts, without what stands before them."""
-    neighborhood: tuple[Drawn, ...]
-    attribute: tuple[Drawn, ...]
-    generation: tuple[str, ...]
-
-    def record(self, case_id: int, settings: RecordSettings) -> CounterFactRecord:
-        """Return the finished record."""
-        true = Entity(str=self.fact.object, id=self.true_id)
-        neighborhood, attribute = [p.id for p in self.neighborhood], [p.id for p in self.attribute]
-        told = settings.neighborhood_context == "edited fact"
-        before = f"{fill(self.prompt, self.fact.subject)} {self.new.label}. " if told else ""
-        return CounterFactRecord(
-            case_id=case_id,
-            pararel_idx=self.fact.line,
-            requested_rewrite=RequestedRewrite(
-                prompt=self.prompt,
-                relation_id=self.fact.relation,
-                target_new=Entity(str=self.new.label, id=self.new.id),
-                target_true=true,
-                subject=self.fact.subject,
-            ),
-            paraphrase_prompts=list(self.paraphrases),
-            neighborhood_prompts=[before + drawn.prompt for drawn in self.neighborhood],
-            attribute_prompts=[drawn.prompt for drawn in self.attribute],
-            generation_prompts=list(self.generation),
-            provenance={
-                "pararel_uuid": self.fact.uuid,
-                "subject_id": self.subject_id,
-                "paraphrase_context": settings.paraphrase_context,
-                **({"neighborhood_context": settings.neighborhood_context} if told else {}),
-                "neighborhood_subjects": len(set(neighborhood)),
-                "neighborhood_ids": neighborhood,
-                "attribute_subjects": len(set(attribute)),
-                "attribute_ids": attribute,
-            },
-        )
+def never_gives_a_record(relation: Relation, generation: Sequence[str], settings: RecordSettings) -> Reason | None:
+    """Return the reason why a relation gives no record whatever its facts are, or None: then its facts are needed."""
+    if len(relation.templates) < 1 + settings.paraphrase_prompts:
+        return "too few templates"
+    if settings.generation_prompts and not generation:
+        return "no generation prompts"
+    return None
 
 
 class Chooser:
@@ -191,10 +87,8 @@ class Chooser:
     def draft(self, fact: FactTuple) -> Draft | Reason:
         """Make one draft, or say why there is none."""
         settings = self._settings
-        if len(self._relation.templates) < 1 + settings.paraphrase_prompts:
-            return "too few templates"
-        if settings.generation_prompts and not self._generation:
-            return "no generation prompts"
+        if (reason := never_gives_a_record(self._relation, self._generation, settings)) is not None:
+            return reason
         if (fact.subject, fact.object) not in self._knowledge.resolved:
             return "no such fact"
         subject, true = self._knowledge.resolved[fact.subject, fact.object]
@@ -204,12 +98,21 @@ class Chooser:
             return "too few sitelinks"
         if self._trivial(fact):
             return "label of subject or object in the other"
+        own, spare = self._relation.templates, self._relation.spare
+        made = self._with_others(fact, true, own)
+        if isinstance(made, Draft) or not spare:
+            return made
+        made = self._with_others(fact, true, own + spare)
+        return replace(made, topped_up=True) if isinstance(made, Draft) else made
+
+    def _with_others(self, fact: FactTuple, true: str, templates: Sequence[str]) -> Draft | Reason:
+        """Choose the new object, and ask about other subjects with these templates."""
         held = Object(true, fact.object)
         for new in self._new_objects(fact, true):
-            neighborhood = self._others(fact, "neighborhood", held, new.id)
-            if neighborhood is None and self._others(fact, "neighborhood", held, None) is None:
+            neighborhood = self._others(fact, "neighborhood", held, new.id, templates)
+            if neighborhood is None and self._others(fact, "neighborhood", held, None, templates) is None:
                 return "too few neighborhood prompts"
-            attribute = self._others(fact, "attribute", new, true)
+            attribute = self._others(fact, "attribute", new, true, templates)
             if neighborhood is not None and attribute is not None:
                 return self._finish(fact, new, neighborhood, attribute)
         return "no new object with enough prompts"
@@ -257,7 +160,12 @@ class Chooser:
                 yield Object(id, label)
 
     def _others(
-        self, fact: FactTuple, stage: Literal["neighborhood", "attribute"], object: Object, without: str | None
+        self,
+        fact: FactTuple,
+        stage: Literal["neighborhood", "attribute"],
+        object: Object,
+        without: str | None,
+        templates: Sequence[str],
     ) -> list[Drawn] | None:
         """Draw prompts about subjects with `object` and not `without`; None where there are too few."""
         subject, _ = self._knowledge.resolved[fact.subject, fact.object]
@@ -271,7 +179,7 @@ class Chooser:
 
         count = getattr(self._settings, f"{stage}_prompts")
         held = self._knowledge.holders[object.id]
-        return draw_prompts(held, allowed, self._relation.templates, count, self._random(fact, stage))
+        return draw_prompts(held, allowed, templates, count, self._random(fact, stage))
 
     def _random(self, fact: FactTuple, stage: str) -> Random:
         return Random(derive_seed(self._settings.seed, stage, fact.relation, fact.uuid))

@@ -2,7 +2,8 @@
 
 A question is looked for in the cache first. One that is not there is sent, and sent again after a failure that may
 pass: not before the time the server named, and with pauses that double, with jitter, up to a budget. Only a response
-that decides something is stored: the answer, or that the question was too much.
+that decides something is stored: the answer, or that the question was too much. Processes that share a cache take turns
+at a server, so that it is asked one question at a time by all of them together.
 """
 
 import logging
@@ -16,6 +17,7 @@ from typing import Any, NoReturn, TypeVar
 
 from builders.cache import ResponseCache, Stored, moment, response_key
 from builders.exchange import Again, Missing, Question, Response, check_status, retry_after
+from builders.turns import Turn, Turns
 from builders.wikidata import SourceError, TooMuch
 from core.errors import BadInput
 from core.files import hash_json
@@ -83,6 +85,7 @@ class Client:
         self._jitter = Random()
         self._used: dict[str, Stored] = {}
         self._one_at_a_time = Lock()
+        self._turns = Turns(cache.path)
         self._free_at = 0.0
         self._left_alone_until = 0.0
 
@@ -134,18 +137,17 @@ class Client:
         manners, clock = self._manners, self._manners.clock
         waited = 0.0
         for attempt in range(manners.tries):
-            clock.sleep(max(0.0, self._free_at - clock.now()))
-            asked_at = clock.now()
             try:
-                self.sent += 1
-                response = send(question, agent, manners.timeout)
-                return self._read_fresh(question, response, read, asked_at)
+                with self._turns.take(question.endpoint) as turn:
+                    # Another process may have asked it while this one waited for its turn.
+                    stored = self.cache.find(question.endpoint, question.text)
+                    if stored is not None:
+                        return self._read_stored(stored, read)
+                    return self._send(question, send, read, agent, turn)
             except (Again, TooMuch) as error:
                 if isinstance(error, TooMuch) and question.divisible:
                     raise
                 failure = error
-            finally:
-                self._free_at = max(clock.now() + manners.pause, self._left_alone_until)
             wait = self._wait(attempt, failure)
             if waited + wait > manners.budget or attempt + 1 == manners.tries:
                 self._give_up(question, attempt + 1, wait, failure)
@@ -154,6 +156,25 @@ class Client:
             clock.sleep(wait)
             waited += wait
         raise BadInput(f"expected to send a question once or more, got tries={manners.tries}")
+
+    def _send(self, question: Question, send: Send, read: Read[T], agent: str, turn: Turn) -> T:
+        manners, clock = self._manners, self._manners.clock
+        wait = max(self._free_at, turn.free_at) - clock.now()
+        if wait > manners.budget:
+            raise SourceError(
+                f"{question.endpoint}: the server asked to be left alone until {moment(turn.free_at)}; run the same "
+                "command again then"
+            )
+        clock.sleep(max(0.0, wait))
+        asked_at = clock.now()
+        turn.leave_alone_until(asked_at + manners.pause)
+        try:
+            self.sent += 1
+            response = send(question, agent, manners.timeout)
+            return self._read_fresh(question, response, read, asked_at)
+        finally:
+            self._free_at = max(clock.now() + manners.pause, self._left_alone_until)
+            turn.leave_alone_until(self._free_at)
 
     def _read_fresh(self, question: Question, response: Response, read: Read[T], asked_at: float) -> T:
         now = self._manners.clock.now()
@@ -165,6 +186,7 @@ class Client:
         except Again as error:
             if error.wait is None:
                 error.wait = named
+            self._left_alone_until = now + (error.wait or 0.0)
             raise
         except (TooMuch, Missing) as error:
             if question.divisible if isinstance(error, TooMuch) else question.optional:

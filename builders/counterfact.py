@@ -7,7 +7,7 @@ order and numbered, `reference_texts` finds the texts of their new objects, `out
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,16 @@ from pydantic import Field
 
 from builders.accounts import relation_counts, totals
 from builders.articles import ArticleSource, LocalArticles, Sentence
-from builders.choices import Chooser, Draft, Dropped, RecordSettings
+from builders.choices import Chooser
 from builders.contexts import Contexts, sentences_of
+from builders.drafts import Draft, Dropped, RecordSettings
 from builders.generation_prompts import generation_files, load_generation_prompts
 from builders.knowledge import Knowledge, gather
 from builders.output import content_hash, environment, finished_build, work_folder, write_build
-from builders.pararel import Relation, language_folder, load_pararel, pararel_files, relation_number, top_up
+from builders.pararel import Relation, language_folder, pararel_files, relation_number
 from builders.popularity import sitelinks_of_all
 from builders.reference_texts import reference_entries, sample_subjects
+from builders.relations import load_relations, needed
 from builders.statistics import stats_json
 from builders.variants import in_order, without_conflicts
 from builders.wikidata import SparqlSource, StoreSource, hash_files
@@ -34,6 +36,8 @@ from core.texts import TextSource
 
 Progress = Callable[[str, int, int], None]
 """Told the stage, and how much of it is done out of how much."""
+Prompts = Mapping[str, Sequence[str]]
+"""Relation to its generation prompts."""
 
 
 class BuildSettings(RecordSettings):
@@ -63,7 +67,8 @@ class Sources:
     articles: ArticleSource | None
     """Reference texts and contexts; None for neither."""
     templates: Path | None = None
-    """A folder in ParaRel's layout, whose templates are added to relations with too few in `pararel`."""
+    """A folder in ParaRel's layout, whose templates top up relations with too few in `pararel`, and records with too
+    few neighborhood prompts."""
     texts: TextSource | None = None
     """Texts with sentences to put before paraphrase prompts, instead of the articles."""
 
@@ -128,8 +133,7 @@ def build_counterfact(
     """
     started = time.perf_counter()
     tell = progress or (lambda _stage, _done, _total: None)
-    if (context := settings.paraphrase_context) != "none" and getattr(sources, context) is None:
-        raise BadInput(f"paraphrase_context is `{context}`, but there are none: give {context}, or set it to `none`")
+    _check_contexts(sources, settings)
     sources = _in_language(sources, settings.language)
     described = describe_sources(sources)
     fingerprint = hash_json([described, settings.model_dump(), _code_hash()])
@@ -173,10 +177,23 @@ def describe_sources(sources: Sources) -> dict[str, Any]:
     }
 
 
+def _check_contexts(sources: Sources, settings: BuildSettings) -> None:
+    context = settings.paraphrase_context
+    if context != "none" and getattr(sources, context) is None:
+        raise BadInput(f"paraphrase_context is `{context}`, but there are none: give {context}, or set it to `none`")
+    if context == "articles" and sources.articles is not None and not sources.articles.sentences:
+        raise BadInput(
+            f"paraphrase_context is `articles`, but no sentences in {settings.language} ship with it: give texts of "
+            "your own (--context texts --texts FILE), or set it to `none` (--context none)"
+        )
+
+
 def _make(sources: Sources, settings: BuildSettings, tell: Progress) -> _Made:
-    relations = _with_templates(_wanted(sources, settings), sources, settings)
-    known = _gather_all(relations, sources.facts, settings.language, tell)
-    drafts, dropped = _choose_all(relations, known, sources, settings, tell)
+    fewest = 1 + settings.paraphrase_prompts
+    relations = load_relations(sources.pararel, sources.templates, settings.language, settings.relations, fewest)
+    generation = load_generation_prompts(sources.generation) if settings.generation_prompts else {}
+    known = _gather_all(relations, generation, sources.facts, settings, tell)
+    drafts, dropped = _choose_all(relations, known, generation, sources, settings, tell)
     drafts = in_order(drafts, settings.seed)
     if settings.non_conflicting:
         drafts, contradicting = without_conflicts(drafts)
@@ -198,16 +215,6 @@ def _make(sources: Sources, settings: BuildSettings, tell: Progress) -> _Made:
     )
 
 
-def _wanted(sources: Sources, settings: BuildSettings) -> list[Relation]:
-    relations = load_pararel(sources.pararel, settings.language)
-    if (names := settings.relations) is None:
-        return relations
-    known = {relation.id: relation for relation in relations}
-    if missing := sorted(set(names) - set(known)):
-        raise BadInput(f"no tuples of {', '.join(missing)}. Known relations: {', '.join(known)}")
-    return [relation for relation in relations if relation.id in names]
-
-
 def _in_language(sources: Sources, language: str) -> Sources:
     return replace(
         sources,
@@ -217,30 +224,25 @@ def _in_language(sources: Sources, language: str) -> Sources:
     )
 
 
-def _with_templates(relations: list[Relation], sources: Sources, settings: BuildSettings) -> list[Relation]:
-    if sources.templates is None:
-        return relations
-    others = {relation.id: relation for relation in load_pararel(sources.templates, settings.language)}
-    fewest = 1 + settings.paraphrase_prompts
-    return [top_up(relation, others.get(relation.id), fewest) for relation in relations]
-
-
-def _gather_all(relations: list[Relation], facts: SparqlSource, language: str, tell: Progress) -> dict[str, Knowledge]:
-    known = {}
-    for done, relation in enumerate(relations, 1):
-        known[relation.id] = gather(relation, facts, language)
-        tell("facts", done, len(relations))
+def _gather_all(
+    relations: list[Relation], generation: Prompts, facts: SparqlSource, settings: BuildSettings, tell: Progress
+) -> dict[str, Knowledge]:
+    known = {relation.id: Knowledge({}, {}, {}, {}) for relation in relations}
+    asked = needed(relations, generation, settings)
+    for done, relation in enumerate(asked, 1):
+        known[relation.id] = gather(relation, facts, settings.language)
+        tell("facts", done, len(asked))
     return known
 
 
 def _choose_all(
     relations: list[Relation],
     known: dict[str, Knowledge],
+    generation: Prompts,
     sources: Sources,
     settings: BuildSettings,
     tell: Progress,
 ) -> tuple[list[Draft], list[Dropped]]:
-    generation = load_generation_prompts(sources.generation) if settings.generation_prompts else {}
     contexts = Contexts(_sentences(sources, settings))
     known_by = sitelinks_of_all(known, sources.facts) if settings.fewest_sitelinks else {}
     drafts: list[Draft] = []

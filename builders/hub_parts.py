@@ -137,9 +137,11 @@ def _licence_of_records(kind: Kind, build: Mapping[str, Any]) -> tuple[str, str]
         ours = {hash_file(file) for file in (data_folder() / "zsre").glob("*.json")}
         embedded = sources.get("zsre", {}).get("sha256") in ours
         return ("cc-by-4.0", "questions of this project") if embedded else ("unknown", "as the source of the file says")
+    licence = "cc0-1.0"
     note = "facts of WikiData; templates and prompts as their source has them (ParaRel: MIT; the embedded: CC BY 4.0)"
-    if (build.get("settings") or {}).get("paraphrase_context") == "articles":
-        articles = sources.get("articles") or {}
-        licence = _licence_of_articles(articles.get("contexts") or articles)
-        note += f"; the sentence before a paraphrase prompt is from an article ({licence})"
-    return "cc0-1.0", note
+    context = (build.get("settings") or {}).get("paraphrase_context")
+    if context in {"articles", "texts"}:
+        texts = sources.get(context) or {}
+        licence = _licence_of_articles(texts.get("contexts") or texts)
+        note = f"the sentence before a paraphrase prompt is from {_ARTICLES[licence]}; without it CC0: {note}"
+    return licence, note

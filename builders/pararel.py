@@ -55,6 +55,8 @@ class Relation:
     """How many patterns met which fate (`cut_pattern`; `the same as another`)."""
     added: int = 0
     """How many of the templates are from elsewhere (`top_up`)."""
+    spare: tuple[str, ...] = ()
+    """Templates from elsewhere for records that have too few neighborhood prompts without them."""
 
 
 def load_pararel(folder: Path, language: str = "en") -> list[Relation]:
@@ -91,16 +93,18 @@ def language_folder(folder: Path, language: str) -> Path:
 
 
 def top_up(relation: Relation, other: Relation | None, fewest: int) -> Relation:
-    """Give a relation that has too few templates those of another collection too; leave the others as they are.
+    """Give a relation that has too few templates those of another collection too; others keep them to spare.
 
     Args:
-        relation: is returned as it is where it has `fewest` templates.
+        relation: gets them.
         other: the same relation in the other collection, None where that lacks it; its tuples are passed over.
         fewest: templates that a record needs.
     """
-    if other is None or len(relation.templates) >= fewest:
+    if other is None:
         return relation
     more = tuple(template for template in other.templates if template not in relation.templates)
+    if len(relation.templates) >= fewest:
+        return replace(relation, spare=more)
     return replace(relation, templates=relation.templates + more, added=len(more))
 
 

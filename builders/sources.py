@@ -7,11 +7,14 @@ from pathlib import Path
 from builders.articles import ArticleSource, LocalArticles
 from builders.cache import ResponseCache
 from builders.client import Client, Manners, user_agent
-from builders.counterfact import Sources, embedded_sources
+from builders.counterfact import BuildSettings, Sources, embedded_sources
 from builders.endpoint import ENDPOINTS, EndpointSource
+from builders.generation_prompts import load_generation_prompts
+from builders.pararel import Relation, language_folder
+from builders.relations import load_relations, needed
 from builders.upstream import CONTENT_HASH, UPSTREAM, fetch_pararel
 from builders.wikidata import SparqlSource, StoreSource
-from builders.wikipedia import WIKIDATA, WIKIPEDIA, Wikipedia
+from builders.wikipedia import WIKIDATA, Wikipedia, wiki_of
 from core.errors import BadInput
 from core.places import cache_folder
 from core.texts import load_texts
@@ -42,6 +45,8 @@ class Named:
     """Take all from the cache, and ask nobody."""
     pause: float = Manners.pause
     """Seconds between an answer and the next question."""
+    language: str = "en"
+    """Chooses the Wikipedia."""
 
     @property
     def live(self) -> bool:
@@ -65,7 +70,7 @@ class Named:
             pararel=self._pararel(client) or embedded.pararel,
             facts=_facts(self.sparql, client) if self.sparql else embedded.facts,
             generation=self.prompts or embedded.generation,
-            articles=_articles(articles, client) if articles else embedded.articles,
+            articles=_articles(articles, client, self.language) if articles else embedded.articles,
             templates=self.templates,
             texts=load_texts(self.texts) if self.texts else None,
         )
@@ -79,6 +84,14 @@ class Named:
     def open_pararel(self) -> Path:
         """Open ParaRel alone."""
         return self._pararel(self._client() if self.fetches_pararel else None) or embedded_sources().pararel
+
+    def needed_relations(self, settings: BuildSettings) -> list[Relation]:
+        """Open ParaRel alone, and return the relations whose facts a build with these settings asks for."""
+        language = settings.language
+        templates = self.templates and language_folder(self.templates, language)
+        prompts = load_generation_prompts(language_folder(self.prompts or embedded_sources().generation, language))
+        folder, fewest = language_folder(self.open_pararel(), language), 1 + settings.paraphrase_prompts
+        return needed(load_relations(folder, templates, language, settings.relations, fewest), prompts, settings)
 
     def _pararel(self, client: Client | None) -> Path | None:
         if client is None or not self.fetches_pararel:
@@ -106,11 +119,12 @@ def _facts(name: str, client: Client | None) -> SparqlSource:
     return EndpointSource(url, client) if client and _is_url(url) else StoreSource.open(Path(name))
 
 
-def _articles(name: str, client: Client | None) -> ArticleSource:
-    embedded = embedded_sources().articles
-    if client and embedded and (name == "wikipedia" or _is_url(name)):
-        api, entities = (WIKIPEDIA, WIKIDATA) if name == "wikipedia" else (name, name)
-        return Wikipedia(client, embedded, api, entities)
+def _articles(name: str, client: Client | None, language: str) -> ArticleSource:
+    if client and (name == "wikipedia" or _is_url(name)):
+        # The sentences that ship are English: before prompts in another language they would be noise.
+        contexts = embedded_sources().articles if language == "en" else None
+        api, wiki = wiki_of(language)
+        return Wikipedia(client, contexts, *((api, WIKIDATA) if name == "wikipedia" else (name, name)), wiki)
     return LocalArticles.open(Path(name))
 
 

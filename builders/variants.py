@@ -6,7 +6,7 @@ https://arxiv.org/abs/2210.07229, whose MultiCounterFact is such a part of Count
 
 from collections.abc import Iterable
 
-from builders.choices import Draft, Dropped
+from builders.drafts import Draft, Dropped
 from core.seeds import derive_seed
 
 

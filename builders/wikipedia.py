@@ -17,11 +17,26 @@ from builders.client import Client
 from builders.exchange import Again, Question, Response, send_form
 from builders.wikidata import SourceError, SparqlSource
 
-WIKIPEDIA = "https://en.wikipedia.org/w/api.php"
+WIKIPEDIA = "https://{}.wikipedia.org/w/api.php"
+"""The API of a language's Wikipedia, whose name there stands for `{}`."""
 WIKIDATA = "https://www.wikidata.org/w/api.php"
 ENTITIES_A_REQUEST = 50
 ARTICLES_A_REQUEST = 20
 
+_ELSEWHERE = {
+    "nb": ("no", "nowiki"),
+    "be-tarask": ("be-tarask", "be_x_oldwiki"),
+    "yue": ("zh-yue", "zh_yuewiki"),
+    "lzh": ("zh-classical", "zh_classicalwiki"),
+    "nan": ("zh-min-nan", "zh_min_nanwiki"),
+    "gsw": ("als", "alswiki"),
+    "sgs": ("bat-smg", "bat_smgwiki"),
+    "vro": ("fiu-vro", "fiu_vrowiki"),
+    "rup": ("roa-rup", "roa_rupwiki"),
+}
+"""Languages whose Wikipedia has another name than their code: in its address, and in WikiData."""
+_WHOLE = {"nds-nl", "map-bms", "roa-tara", "cbk-zam"}
+"""Codes with a hyphen that have a Wikipedia of their own; of others the part before it has one."""
 _BUSY = {"maxlag", "ratelimited", "readonly", "internal_api_error_DBQueryError", "internal_api_error_DBConnectionError"}
 _ALWAYS = {"format": "json", "formatversion": "2", "maxlag": "5"}
 _EXTRACTS = {"action": "query", "prop": "extracts", "exintro": "1", "explaintext": "1", "redirects": "1"}
@@ -32,9 +47,9 @@ class Wikipedia:
     """The openings of Wikipedia's articles; an article is known by its title."""
 
     client: Client
-    contexts: ArticleSource
-    """Where sentences for contexts come from, which are about nothing in particular."""
-    api: str = WIKIPEDIA
+    contexts: ArticleSource | None
+    """Where sentences for contexts come from, which are about nothing in particular; None for nowhere."""
+    api: str = WIKIPEDIA.format("en")
     """The wiki's own API."""
     entities: str = WIKIDATA
     """The API that knows which title belongs to which entity."""
@@ -74,12 +89,13 @@ class Wikipedia:
     @property
     def sentences(self) -> Sequence[Sentence]:
         """Sentences to draw contexts from, in a fixed order."""
-        return self.contexts.sentences
+        return () if self.contexts is None else self.contexts.sentences
 
     def identity(self) -> dict[str, Any]:
         """Both addresses, what was taken from each, and where contexts come from."""
         taken = {url: self.client.used(url) for url in sorted({self.api, self.entities})}
-        return {"kind": "mediawiki", "wiki": self.wiki, "taken": taken, "contexts": self.contexts.identity()}
+        contexts = None if self.contexts is None else self.contexts.identity()
+        return {"kind": "mediawiki", "wiki": self.wiki, "taken": taken, "contexts": contexts}
 
     def _extracts(self, titles: Sequence[str]) -> dict[str, Article | None]:
         names = {title: title for title in titles}
@@ -113,6 +129,17 @@ class Wikipedia:
     def _ask(self, url: str, parameters: Mapping[str, str]) -> dict[str, Any]:
         text = urlencode(sorted({**_ALWAYS, **parameters}.items()))
         return self.client.ask(Question(url, text), send_form, lambda response: read_api(response, url))
+
+
+def wiki_of(language: str) -> tuple[str, str]:
+    """Return the Wikipedia of a language, by the code of WikiData's labels: the address of its API, and its name.
+
+    >>> wiki_of("fr"), wiki_of("pt-br")[1], wiki_of("nb")[1]
+    (('https://fr.wikipedia.org/w/api.php', 'frwiki'), 'ptwiki', 'nowiki')
+    """
+    own = language if language in _WHOLE else language.split("-")[0]
+    host, name = _ELSEWHERE.get(language, (own, f"{own.replace('-', '_')}wiki"))
+    return WIKIPEDIA.format(host), name
 
 
 def _follow(name: str, moved: Mapping[str, str]) -> str:

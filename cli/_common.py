@@ -39,15 +39,20 @@ Texts = Annotated[
 ]
 
 
+def model_place(name: str) -> str:
+    """Return where a model lies; a bare name that is a folder of `data/models` means that folder."""
+    embedded = data_folder() / "models" / name
+    return str(embedded) if not Path(name).exists() and embedded.is_dir() else name
+
+
 def open_model(name: str, device: str | None = None, dtype: DtypeName = "float32") -> "LM":
-    """Load a model; a bare name that is a folder of `data/models` means that folder."""
+    """Load a model; see `model_place` for its name."""
     from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
 
     from lm.loading import load_lm  # noqa: PLC0415
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    embedded = data_folder() / "models" / name
-    return load_lm(str(embedded) if not Path(name).exists() and embedded.is_dir() else name, device=device, dtype=dtype)
+    return load_lm(model_place(name), device=device, dtype=dtype)
 
 
 def load_plugins(paths: list[Path] | None) -> None:

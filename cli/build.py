@@ -47,6 +47,7 @@ def build(
     neighbors: Annotated[int, typer.Option(help="Neighborhood prompts a record.")] = 10,
     attributes: Annotated[int, typer.Option(help="Attribute prompts a record.")] = 10,
     generations: Annotated[int, typer.Option(help="Generation prompts a record.")] = 10,
+    references: Annotated[int, typer.Option(help="Reference texts a new object, at most; 0 for none.")] = 25,
     sitelinks: Annotated[int, typer.Option(help="Only subjects with this many sitelinks or more.")] = 0,
     non_conflicting: Annotated[
         bool, typer.Option("--non-conflicting", help="As MultiCounterFact: all edits can be made at once.")
@@ -68,7 +69,7 @@ def build(
     from builders.counterfact import BuildSettings, build_counterfact  # noqa: PLC0415
     from builders.sources import Named  # noqa: PLC0415
 
-    named = Named(sparql, pararel, articles, prompts, templates, texts, contact, cache, replay, pause)
+    named = Named(sparql, pararel, articles, prompts, templates, texts, contact, cache, replay, pause, language)
     values = {
         "seed": seed,
         "name": name or ("counterfact" if named.live else "counterfact-embedded"),
@@ -80,6 +81,7 @@ def build(
         "neighborhood_prompts": neighbors,
         "attribute_prompts": attributes,
         "generation_prompts": generations,
+        "reference_texts": references,
         "fewest_sitelinks": sitelinks,
         "non_conflicting": non_conflicting,
         "neighborhood_context": "edited fact" if plus else "none",
@@ -122,14 +124,12 @@ def zsre(
 
 
 def _print_plan(named: "Named", settings: "BuildSettings") -> None:
-    from builders.pararel import language_folder, load_pararel  # noqa: PLC0415
-    from builders.plan import plan_build  # noqa: PLC0415
+    from builders.plan import one_by_one, plan_build  # noqa: PLC0415
     from builders.upstream import FILES  # noqa: PLC0415
 
-    folder = language_folder(named.open_pararel(), settings.language)
-    names = settings.relations
-    relations = [one for one in load_pararel(folder, settings.language) if names is None or one.id in names]
-    costs = plan_build(relations, settings.reference_texts, named.pause, FILES if named.fetches_pararel else 0)
+    needed = named.needed_relations(settings)
+    given = (needed, settings.reference_texts, named.pause, FILES if named.fetches_pararel else 0)
+    costs, others = plan_build(*given), one_by_one(*given)
     table = Table(title="requests of a live build, when nothing fails", title_justify="left")
     table.add_column("what is asked for")
     table.add_column("requests", justify="right")
@@ -137,7 +137,9 @@ def _print_plan(named: "Named", settings: "BuildSettings") -> None:
     table.add_column("hours", justify="right")
     for cost in costs:
         table.add_row(cost.kind, f"{cost.requests:,}", cost.basis, f"{cost.hours:.2f}")
-    table.add_row("in all", f"{sum(cost.requests for cost in costs):,}", "", f"{sum(cost.hours for cost in costs):.2f}")
+    for said, all_costs in ((f"in all, {len(needed)} relations", costs), ("one by one, for comparison", others)):
+        hours = sum(cost.hours for cost in all_costs)
+        table.add_row(said, f"{sum(cost.requests for cost in all_costs):,}", "", f"{hours:.2f}")
     console.print(table)
 
 

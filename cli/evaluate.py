@@ -17,10 +17,12 @@ from cli._common import (
     Texts,
     console,
     load_plugins,
+    model_place,
     notes,
     open_model,
     progress_bar,
 )
+from cli._runners import RayAddress, Runners, Slurm, TextWorkers, Threads, Workers, open_runner
 from core.errors import BadInput
 from core.files import canonical_json
 
@@ -59,13 +61,23 @@ def evaluate(
     max_texts: Annotated[int | None, typer.Option(min=1, help="How many of these texts.")] = None,
     device: Device = None,
     dtype: Dtype = "float32",
+    runner: Runners = "local",
+    workers: Workers = 1,
+    threads: Threads = None,
+    text_workers: TextWorkers = None,
+    ray_address: RayAddress = None,
+    slurm: Slurm = None,
     plugin: Plugin = None,
     as_json: Json = False,
 ) -> None:
     """Edit a model with each editor on each record, and measure; stop at any moment and run it again to go on.
 
     Example: `counterfact evaluate --dataset datasets/counterfact --editor rome --editor ft --limit 100`
+
+    On two GPUs: `counterfact evaluate --dataset datasets/counterfact --editor rome --runner ray --workers 2`
     """
+    from dataclasses import replace  # noqa: PLC0415
+
     from core.datasets import load_dataset  # noqa: PLC0415
     from editors import EDITORS  # noqa: PLC0415
     from evaluation.harness import Options  # noqa: PLC0415
@@ -78,7 +90,8 @@ def evaluate(
     if (set_ or network) and len(names) > 1:
         raise BadInput(f"--set and --network go with one editor, got {', '.join(names)}; evaluate them one by one")
     data = load_dataset(dataset, limit)
-    lm = open_model(model, device, dtype)
+    # Where others compute, this process only needs to know which model it is.
+    lm = open_model(model, device if runner == "local" else "cpu", dtype)
     options = Options(
         seed=seed,
         generate=generate,
@@ -86,9 +99,23 @@ def evaluate(
         defer_text_metrics=defer_text_metrics,
         trained_records=trained_records,
         restart=restart,
+        text_workers=text_workers,
     )
     networks = {names[0]: network} if network else {}
-    runs = run_editors(lm, names, data, out, options, set_ or [], texts, max_texts, networks)
+    with open_runner(
+        runner,
+        lm,
+        model_place(model),
+        workers=workers,
+        threads=threads,
+        device=device,
+        dtype=dtype,
+        plugins=plugin,
+        ray_address=ray_address,
+        slurm=slurm,
+    ) as chosen:
+        options = replace(options, runner=chosen)
+        runs = run_editors(lm, names, data, out, options, set_ or [], texts, max_texts, networks)
     if as_json:
         console.print(canonical_json([run.data for run in runs]), soft_wrap=True, markup=False)
         return

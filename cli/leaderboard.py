@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli._common import Json, console
+from cli._common import Json, console, progress_bar
 from cli.summarize import find_runs
 from core.errors import BadInput
 from core.files import canonical_json, write_atomic
@@ -125,10 +125,13 @@ def workflow(
 
 def write_board(results: Path, out: Path) -> Path:
     """Read every run below a folder and write the site; say what was left out. Return the page's path."""
-    from leaderboard.board import load_entries  # noqa: PLC0415
+    from core.places import cache_folder  # noqa: PLC0415
+    from leaderboard.entries import load_entries  # noqa: PLC0415
     from leaderboard.page import write_site  # noqa: PLC0415
+    from leaderboard.shelf import FILE, Shelf  # noqa: PLC0415
 
-    entries, left_out = load_entries(results)
+    with progress_bar("leaderboard") as tell:
+        entries, left_out = load_entries(results, Shelf(cache_folder() / "leaderboard" / FILE), tell)
     for name, reason in left_out.items():
         console.print(f"left out {name!a}: {reason!a}", style="yellow", markup=False, soft_wrap=True)
     page = write_site(entries, out, left_out)

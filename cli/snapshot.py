@@ -30,6 +30,9 @@ def snapshot(
     language: Language = "en",
     site: Annotated[str | None, typer.Option(help="Keep which articles of this site are about what.")] = None,
     sitelinks: Annotated[bool, typer.Option(help="Keep sitelink counts (from a dump: where there are).")] = False,
+    most: Annotated[
+        int, typer.Option(min=0, help="From a dump: subjects of an object that are kept, about, by hash; 0: all.")
+    ] = 1000,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that cut a dump; default: all cores.")] = None,
     contact: Contact = None,
     cache: Cache = None,
@@ -55,7 +58,7 @@ def snapshot(
         relations = _relations(named.open_pararel(), language, relation)
         with progress_bar("slice") as advance:
             tell = partial(_tell_megabytes, advance)
-            counts = slice_of_dump(dump, relations, out, language, site, workers=workers, progress=tell)
+            counts = slice_of_dump(dump, relations, out, language, site, most=most, workers=workers, progress=tell)
         said = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()) if count)
         console.print(f"{out}: {said}", markup=False)
         return

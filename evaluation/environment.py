@@ -2,33 +2,63 @@
 
 import os
 import platform
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
 import torch
 
-from lm.loading import LM
-from lm.plan import Plan
+from evaluation.task import Prepared
+from evaluation.units import Computed
+from lm.plan import Split
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "nltk")
 
 
-def describe(lm: LM, plan: Plan, dataset_path: str, started: datetime) -> dict[str, Any]:
-    """Return the environment of a run that ends now."""
+def machine(device: torch.device) -> dict[str, Any]:
+    """Return versions, device and threads of this process."""
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "system": platform.platform(),
-        "device": _device_name(lm.device),
+        "device": _device_name(device),
         "threads": torch.get_num_threads(),
-        "plan": asdict(plan),
+    }
+
+
+@dataclass
+class Account:
+    """What is noted while units come in."""
+
+    splits: list[Split] = field(default_factory=list)
+    peak_memory: dict[str, int | None] = field(default_factory=lambda: {"host": None, "accelerator": None})
+    """The most that one worker held, in bytes."""
+
+    def watch(self, units: Iterable[Computed]) -> Iterator[Computed]:
+        """Pass units on, and note what they cost."""
+        for unit in units:
+            self.splits += unit.splits
+            self.note(unit.peak_memory)
+            yield unit
+
+    def note(self, peak: Mapping[str, int | None]) -> None:
+        """Note the memory that a worker held."""
+        for name, value in peak.items():
+            if value is not None:
+                self.peak_memory[name] = max(value, self.peak_memory.get(name) or 0)
+
+
+def describe(prepared: Prepared, account: Account, dataset_path: str, started: datetime) -> dict[str, Any]:
+    """Return the environment of a run that ends now."""
+    return {
+        **prepared.machine,
+        "plan": asdict(prepared.plan) | {"splits": [list(split) for split in account.splits]},
         "dataset_path": dataset_path,
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "peak_memory_bytes": peak_memory(lm.device),
+        "peak_memory_bytes": account.peak_memory,
     }
 
 

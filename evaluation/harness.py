@@ -1,35 +1,35 @@
 """Evaluate an editor, or the unedited model, on a data set: chunk by chunk, resumable, the same bytes every time."""
 
-import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 from core.datasets import Dataset
 from core.errors import BadInput
 from core.files import one_writer, read_json, read_jsonl, write_json
 from core.records import BadRecord
 from core.settings import Resolved
-from editors import Editor, EditorSpec, Resources, provenance, seen_in_training
-from evaluation.chunks import Job, run_chunk
-from evaluation.environment import describe, seconds_by_stage
-from evaluation.folder import TIMINGS, UNFINISHED, begin, disk_full_is_said, walk
+from editors import EditorSpec, Resources
+from evaluation.environment import Account, describe, peak_memory, seconds_by_stage
+from evaluation.folder import TIMINGS, UNFINISHED, begin, clear, disk_full_is_said, walk
 from evaluation.identity import Subject, check_unmoved, code_identity, editor_identity, subject_of
-from evaluation.protocols import PROTOCOLS
 from evaluation.rescore import fill_texts, rescore
+from evaluation.runners import Runner
+from evaluation.runners.local import LocalRunner
 from evaluation.store import CASES, PRE, RUN, SCHEMA, Run, load_run, migrated, write_run
+from evaluation.task import Prepared, Task
 from evaluation.text_metrics import TextScorer, is_unscored
+from evaluation.text_pool import TextPool
+from evaluation.units import Computed, Unit
 from lm.loading import LM
-from lm.plan import Plan, default_plan
+from lm.plan import Plan
 
 PRE_FILE = "pre.json"
 """Marks the unedited model's values as finished, and says what they are."""
 Progress = Callable[[str, int, int], None]
 """Told the pass ("unedited", an editor's name), how many records are done, and of how many."""
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,10 @@ class Options:
     """Evaluate on records that the editor's network was trained on too; the run says how many they are."""
     restart: bool = False
     """Remove what an earlier run of the same identity left, and begin again."""
+    runner: Runner | None = None
+    """Who computes; `None`: this process alone. Results are the same bytes whoever does."""
+    text_workers: int | None = None
+    """Processes that measure texts beside each worker, while it goes on; `None`: one beside a GPU, none on a CPU."""
     progress: Progress | None = None
 
     @property
@@ -92,36 +96,34 @@ def evaluate(
     """
     options, resources = options or Options(), resources or Resources()
     subject = _subject(lm, dataset, options)
+    settings = resolved.settings.model_dump()
     editor = editor_identity(lm, spec, resolved.settings.model_dump(mode="json"), resources)
     folder = results_folder / subject.edited_folder(editor)
     identity = {**subject.identity, "editor": editor, "code": code_identity()}
     texts = _text_scorer(dataset, options)
-    started = datetime.now(UTC)
+    runner, started = options.runner or LocalRunner(), datetime.now(UTC)
     with one_writer(folder, wait=False):
         if options.restart:
-            _clear(folder)
+            clear(folder)
         if (folder / RUN).exists():
             return _finished(folder, identity, texts)
         begin(folder, identity)
-        start = perf_counter()
-        prepared = spec.prepare(lm, resolved.settings, resources)
-        seconds = {"prepare": round(perf_counter() - start, 6)}
-        seen = _seen_in_training(prepared, spec.name, dataset, allowed=options.trained_records)
-        unedited = _evaluate_unedited(lm, subject, dataset, results_folder, options, texts)
-        job = _job(lm, dataset, options, prepared, texts)
-        walk(folder, CASES, dataset.records, job.plan.chunk, lambda part: run_chunk(job, part), options.tell(spec.name))
-        fill_texts(folder / CASES, "post", job.texts)
-        seconds |= seconds_by_stage(read_jsonl(folder / TIMINGS))
-        seconds["unedited"] = round(sum(seconds_by_stage(read_jsonl(unedited / TIMINGS)).values()), 6)
+        task = replace(_task(dataset, folder, options), editor=spec.name, settings=settings, resources=resources)
+        prepared = runner.prepare(lm, task, spec)
+        seen = _count_seen(prepared, spec.name, dataset, allowed=options.trained_records)
+        unedited = _evaluate_unedited(lm, subject, dataset, results_folder, options, runner, prepared)
+        account = _compute(lm, task, runner, prepared, options.tell(spec.name))
+        fill_texts(folder / CASES, "post", texts)
         notes: dict[str, Any] = {
             "given": resolved.given,
             "settings_source": resolved.source,
-            "provenance": provenance(prepared),
+            "provenance": dict(prepared.provenance),
         }
         if seen:
             notes["seen_in_training"] = seen
         data = {"schema": SCHEMA, **identity, "editor": {**editor, **notes}, "unedited": unedited.name}
-        environment = describe(lm, job.plan, dataset.path, started) | {"wall_seconds": seconds}
+        environment = describe(prepared, account, dataset.path, started)
+        environment |= {"runner": dict(runner.report()), "wall_seconds": _seconds(folder, unedited, prepared)}
         with disk_full_is_said(folder, len(dataset.records), len(dataset.records)):
             run = write_run(folder, data, environment)
         (folder / UNFINISHED).unlink(missing_ok=True)
@@ -135,46 +137,90 @@ def evaluate_unedited(lm: LM, dataset: Dataset, results_folder: Path, *, options
         BadInput, OSError: as `evaluate`.
     """
     options = options or Options()
-    subject, texts = _subject(lm, dataset, options), _text_scorer(dataset, options)
-    return _evaluate_unedited(lm, subject, dataset, results_folder, options, texts)
+    return _evaluate_unedited(
+        lm, _subject(lm, dataset, options), dataset, results_folder, options, options.runner or LocalRunner()
+    )
 
 
 def _evaluate_unedited(
-    lm: LM, subject: Subject, dataset: Dataset, results_folder: Path, options: Options, texts: TextScorer | None
+    lm: LM,
+    subject: Subject,
+    dataset: Dataset,
+    results_folder: Path,
+    options: Options,
+    runner: Runner,
+    prepared: Prepared | None = None,
 ) -> Path:
-    folder = results_folder / subject.unedited_folder
+    """Do the work of `evaluate_unedited`; `prepared` says what the runner's workers are, where that is known."""
+    folder, texts = results_folder / subject.unedited_folder, _text_scorer(dataset, options)
     identity = {**subject.identity, "code": code_identity()}
     started = datetime.now(UTC)
     with one_writer(folder, wait=True):
-        job = _job(lm, dataset, options, None, texts)
         if (folder / PRE_FILE).exists():
             before = migrated(read_json(folder / PRE_FILE), folder / PRE_FILE)
             check_unmoved(folder, before, identity, code=False)
-            fill_texts(folder / PRE, "pre", job.texts)
+            fill_texts(folder / PRE, "pre", texts)
             return folder
         if options.restart:
-            _clear(folder)
+            clear(folder)
         begin(folder, identity)
-        walk(folder, PRE, dataset.records, job.plan.chunk, lambda part: run_chunk(job, part), options.tell("unedited"))
-        fill_texts(folder / PRE, "pre", job.texts)
-        environment = describe(lm, job.plan, dataset.path, started)
+        task = _task(dataset, folder, options)
+        prepared = prepared or runner.prepare(lm, task, None)
+        account = _compute(lm, task, runner, prepared, options.tell("unedited"))
+        fill_texts(folder / PRE, "pre", texts)
+        environment = describe(prepared, account, dataset.path, started) | {"runner": dict(runner.report())}
         with disk_full_is_said(folder, len(dataset.records), len(dataset.records)):
             write_json(folder / PRE_FILE, {"schema": SCHEMA, **identity, "environment": environment})
         (folder / UNFINISHED).unlink(missing_ok=True)
     return folder
 
 
-def _seen_in_training(prepared: Editor, name: str, dataset: Dataset, *, allowed: bool) -> int:
+def _compute(lm: LM, task: Task, runner: Runner, prepared: Prepared, progress: Callable[[int, int], None]) -> Account:
+    """Take a pass through a runner into its folder."""
+    account, records = Account(), task.dataset.records
+    task = replace(task, plan=prepared.plan)
+    side: Literal["pre", "post"] = "pre" if task.editor is None else "post"
+    pool = TextPool(task.dataset.reference_texts, side, prepared.text_workers * runner.text_processes)
+    name = PRE if task.editor is None else CASES
+
+    def run(units: Sequence[Unit]) -> Iterator[Computed]:
+        return pool.measured(account.watch(runner.run(task, units)))
+
+    walk(task.folder, name, records, prepared.plan.chunk, run, progress)
+    if runner.name == "local":
+        account.note(peak_memory(lm.device))
+    return account
+
+
+def _task(dataset: Dataset, folder: Path, options: Options) -> Task:
+    return Task(
+        dataset=dataset,
+        folder=folder.resolve(),
+        seed=options.seed,
+        length=options.length if _has_texts(dataset, options) else None,
+        top_k=options.top_k,
+        plan=options.plan,
+        measure_texts=not options.defer_text_metrics,
+        text_workers=options.text_workers,
+    )
+
+
+def _seconds(folder: Path, unedited: Path, prepared: Prepared) -> dict[str, float]:
+    """Return seconds by stage, summed over workers, and of the unedited model's values."""
+    seconds = {"prepare": prepared.seconds} | seconds_by_stage(read_jsonl(folder / TIMINGS))
+    return seconds | {"unedited": round(sum(seconds_by_stage(read_jsonl(unedited / TIMINGS)).values()), 6)}
+
+
+def _count_seen(prepared: Prepared, name: str, dataset: Dataset, *, allowed: bool) -> int:
     """Return on how many of the records the editor's network was trained; raise `BadInput` unless that is allowed."""
-    requests = [record.request for record in dataset.records if not isinstance(record, BadRecord)]
-    seen = seen_in_training(prepared, requests)
-    if seen and not allowed:
+    if prepared.seen and not allowed:
+        requests = sum(not isinstance(record, BadRecord) for record in dataset.records)
         raise BadInput(
-            f"the network of {name} was trained on {len(seen)} of these {len(requests)} records (first: {seen[0]}): "
-            "its scores on them say little. Evaluate on records that were reserved for evaluation, or force it with "
-            "--trained-records, which the results then say"
+            f"the network of {name} was trained on {len(prepared.seen)} of these {requests} records (first: "
+            f"{prepared.seen[0]}): its scores on them say little. Evaluate on records that were reserved for "
+            "evaluation, or force it with --trained-records, which the results then say"
         )
-    return len(seen)
+    return len(prepared.seen)
 
 
 def _subject(lm: LM, dataset: Dataset, options: Options) -> Subject:
@@ -194,21 +240,6 @@ def _text_scorer(dataset: Dataset, options: Options) -> TextScorer | None:
     return TextScorer(dataset.reference_texts) if wanted else None
 
 
-def _job(lm: LM, dataset: Dataset, options: Options, editor: Editor | None, texts: TextScorer | None) -> Job:
-    return Job(
-        lm=lm,
-        protocol=PROTOCOLS[dataset.kind],
-        plan=options.plan or default_plan(lm.device),
-        seed=options.seed,
-        side="pre" if editor is None else "post",
-        editor=editor,
-        length=options.length if _has_texts(dataset, options) else None,
-        top_k=options.top_k,
-        references=dataset.reference_texts,
-        texts=texts,
-    )
-
-
 def _finished(folder: Path, identity: Mapping[str, Any], texts: TextScorer | None) -> Run:
     """Return a run that was finished before, its deferred texts scored if they are not deferred now."""
     run = load_run(folder)
@@ -219,9 +250,3 @@ def _finished(folder: Path, identity: Mapping[str, Any], texts: TextScorer | Non
     if texts is None or not any(is_unscored(line["post"]) for line in run.cases if "post" in line):
         return run
     return rescore(run, texts)
-
-
-def _clear(folder: Path) -> None:
-    logger.info("removing what is in %s to begin again", folder)
-    for path in folder.iterdir():
-        path.unlink()

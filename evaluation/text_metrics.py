@@ -1,8 +1,9 @@
 """Fluency and consistency of one record's texts: while a run goes on, or afterwards where they were deferred."""
 
 import importlib.util
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from time import perf_counter
+from typing import Any, NamedTuple
 
 from core.datasets import ReferenceTexts
 from core.errors import BadInput
@@ -39,6 +40,31 @@ class TextScorer:
             relation, target = requested_rewrite.get("relation_id"), requested_rewrite["target_new"].get("id")
             self._scorer = self._scorer or ReferenceScorer(self._references)
             block["reference_score"] = self._scorer.score(texts, relation, target)
+
+
+class Measured(NamedTuple):
+    """What is measured of one record's texts."""
+
+    values: dict[str, float | None]
+    """The two metrics, as a block holds them."""
+    error: str | None
+    """Why there are none."""
+    seconds: float
+
+
+def measure(scorer: TextScorer, texts: Sequence[tuple[list[str | None], Mapping[str, Any]]]) -> list[Measured]:
+    """Measure the texts of several records, each given with its `requested_rewrite`; a fault costs its record."""
+    found = []
+    for mine, rewrite in texts:
+        start, error = perf_counter(), None
+        block: dict[str, Any] = {"text": mine}
+        try:
+            scorer.fill(block, rewrite)
+        except Exception as fault:
+            error = f"{type(fault).__name__}: {fault}"
+        values = {name: value for name, value in block.items() if name != "text"}
+        found.append(Measured(values, error, perf_counter() - start))
+    return found
 
 
 def is_unscored(block: Mapping[str, Any]) -> bool:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.files import write_atomic, write_json
+from core.files import write_atomic
 from evaluation.tables import Cell, Row, Table, to_latex, to_markdown
-from leaderboard.board import Entry
+from leaderboard.entries import Entry
+from leaderboard.every_eval_ever import write_every_eval_ever
 
 SPACE = """---
 title: Knowledge editing leaderboard
@@ -28,7 +29,7 @@ FORMULA = ("=", "+", "-", "@", "\t")
 
 
 def write_exports(groups: Sequence[Mapping[str, Any]], entries: Sequence[Entry], out: Path) -> None:
-    """Write `board.csv`, `.parquet`, `.md`, `.tex`, `every_eval_ever.json` and the `README.md` of a static Space."""
+    """Write `board.csv`, `.parquet`, `.md`, `.tex`, `every_eval_ever.zip` and the `README.md` of a static Space."""
     rows = long_rows(groups)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]))
@@ -38,8 +39,8 @@ def write_exports(groups: Sequence[Mapping[str, Any]], entries: Sequence[Entry],
     _write_parquet(rows, out / "board.parquet")
     tables = [table_of(group) for group in groups]
     write_atomic(out / "board.md", "\n".join(map(to_markdown, tables)))
-    write_atomic(out / "board.tex", "\n".join(map(to_latex, tables)))
-    write_json(out / "every_eval_ever.json", [every_eval_ever(entry) for entry in entries])
+    write_atomic(out / "board.tex", "\n".join(map(to_latex, tables)).replace("≈", r"$\approx$"))
+    write_every_eval_ever(entries, out / "every_eval_ever.zip")
     write_atomic(out / "README.md", SPACE)
 
 
@@ -70,35 +71,6 @@ def table_of(group: Mapping[str, Any]) -> Table:
     title = f"{group['dataset']}, {group['model']}, {group['protocol']}"
     note = "x100, with half the width of the 95 % interval; ≈ not shown to differ from the best"
     return Table(title, (("", tuple(group["columns"])),), tuple(rows), note=note)
-
-
-def every_eval_ever(entry: Entry) -> dict[str, Any]:
-    """Return a run in the aggregate form of every_eval_ever 0.3.0 (arXiv:2606.14516)."""
-    run = entry.run
-    scores = [
-        {
-            "metric_config": {"metric_name": name, "unit": value["unit"], "lower_is_better": name == "essence"},
-            "score_details": {
-                "score": value["value"],
-                "uncertainty": {
-                    "confidence_interval": {"lower": value["low"], "upper": value["high"], "confidence_level": 0.95},
-                    "num_samples": value["n"],
-                },
-            },
-            "generation_config": {"editor": run["editor"]["name"], "settings": run["editor"]["settings"]},
-        }
-        for name, value in run["metrics"].items()
-    ]
-    dataset = f"{run['dataset']['name']}@{run['dataset']['version']}"
-    return {
-        "schema_version": "0.3.0",
-        "evaluation_id": f"{dataset}/{run['model']['name']}/{run['editor']['name']}/{entry.id}",
-        "retrieved_timestamp": str(run["environment"].get("finished")),
-        "source_metadata": {"source_name": dataset, "source_type": "evaluation_run"},
-        "eval_library": {"name": "counterfact-toolkit", "version": str(run["code"].get("version"))},
-        "model_info": {"name": run["model"]["name"], "id": run["model"]["name"], "revision": run["model"]["revision"]},
-        "evaluation_results": scores,
-    }
 
 
 def _cell_text(value: Any) -> Any:

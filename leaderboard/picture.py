@@ -16,6 +16,7 @@ LABELS = {"ES": "efficacy (ES)", "PS": "paraphrase (PS)", "NS": "neighborhood (N
 
 def draw(rankings: Sequence[Ranking], *paths: Path) -> None:
     """Draw one panel for each ranking and save the figure under every path (the suffix chooses the format)."""
+    from matplotlib import rc_context  # noqa: PLC0415
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
@@ -26,7 +27,8 @@ def draw(rankings: Sequence[Ranking], *paths: Path) -> None:
         _panel(axes, ranking)
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+        with rc_context({"svg.hashsalt": "ranking"}):  # or equal figures get other names inside
+            figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def _panel(axes: Any, ranking: Ranking) -> None:

@@ -33,18 +33,42 @@ class Ranking:
 def rank(runs: Iterable[Mapping[str, Any]]) -> list[Ranking]:
     """Group runs by what makes them comparable, and sort each group by S; equal ones by name, a run without S last.
 
-    Two runs are ranked together only if the data set's content, the record ids, the model's weights, their dtype
-    and the definition of every metric they share agree. Where a run has a `score` of its own (S with failures counted),
-    that one counts.
+    Two runs are ranked together only if the data set's name, version and content, the record ids, the model's weights,
+    their dtype, the protocol and how many facts share an edit agree; and, of what both have, the definition of
+    every column, the length and sort of generated texts and the texts they are compared with. Where a run has a
+    `score` of its own (S with failures counted), that one counts.
     """
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[Any, ...], list[tuple[dict[str, Any], list[Mapping[str, Any]]]]] = {}
     for run in runs:
-        dataset, model = run["dataset"], run["model"]
-        definitions = tuple(sorted((name, metric["definition"]) for name, metric in run["metrics"].items()))
-        core = tuple(pair for pair in definitions if pair[0] in core_metrics(dataset["kind"]))
-        key = (dataset["content_hash"], str(dataset["record_ids"]), model["weights_hash"], model["dtype"], core)
-        groups.setdefault(key, []).append(run)
-    return [_ranking(group) for group in groups.values()]
+        likes = _agreeing(run)
+        alike = groups.setdefault(_equal(run), [])
+        for known, members in alike:
+            if all(known.get(name, value) == value for name, value in likes.items()):
+                known.update(likes)
+                members.append(run)
+                break
+        else:
+            alike.append((likes, [run]))
+    return [_ranking(members) for alike in groups.values() for _, members in alike]
+
+
+def _equal(run: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what must be equal in runs that are ranked together."""
+    dataset, model, protocol = run["dataset"], run["model"], run.get("protocol", {})
+    where = tuple(str(dataset[name]) for name in ("name", "version", "content_hash", "record_ids"))
+    how = tuple(str(protocol.get(name)) for name in ("name", "version", "edits_at_once"))
+    core = tuple(run["metrics"].get(name, {}).get("definition") for name in core_metrics(dataset["kind"]))
+    return (*where, model["weights_hash"], model["dtype"], *how, core)
+
+
+def _agreeing(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what must be equal where both runs have it."""
+    found = {name: run["metrics"][name]["definition"] for name in COLUMNS[run["dataset"]["kind"]]
+             if name in run["metrics"]}  # fmt: skip
+    if (generation := run.get("protocol", {}).get("generation")) is not None:
+        found["generation"] = str(generation)
+        found["texts"] = run["dataset"].get("reference_texts_hash")
+    return found
 
 
 def core_metrics(kind: Kind) -> tuple[str, ...]:

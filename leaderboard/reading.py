@@ -33,6 +33,8 @@ MARKUP = re.compile(r"<[a-zA-Z/!?]|(?:java|vb)script:|data:text/html|&(?:#|lt;|g
 """What a browser could take for HTML, an entity or a script."""
 UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Controls, marks that turn the direction of writing, and halves of letters."""
+SUSPECTS = ("<", "&", "cript:", "text/html", "\\u", "\\b", "\\f", "\x7f")
+"""Without these in its source, lower case, no text of ASCII letters in JSON can be `MARKUP` or `UNSEEN`."""
 
 
 class Refused(BadInput):
@@ -110,18 +112,29 @@ def parse(data: bytes, where: str) -> Any:
         raise Refused("not-json", f"{where}: {error.msg} at character {error.pos}") from error
     except RecursionError as error:
         raise Refused("too-deep", f"{where}: nested deeper than {DEPTH}") from error
-    _examine(value, where)
+    _examine(value, where, harmless=_is_harmless(text))
     return value
 
 
-def _examine(value: Any, where: str) -> None:
+def _is_harmless(source: str) -> bool:
+    """Whether JSON is seen at a glance to hold no markup and no unseen letter: most is, and is then read twice as fast.
+
+    >>> _is_harmless('{"a": "b"}'), _is_harmless('{"a": "\\\\u003cb"}'), _is_harmless('{"a": "é"}')
+    (True, False, False)
+    """
+    lower = source.lower()
+    return source.isascii() and not any(suspect in lower for suspect in SUSPECTS)
+
+
+def _examine(value: Any, where: str, harmless: bool) -> None:
     """Raise for depth and for texts that could do harm; keys are texts too."""
     level = [value]
     for _ in range(DEPTH):
         inner: list[Any] = []
         for item in level:
             if isinstance(item, str):
-                _examine_text(item, where)
+                if not harmless or len(item) > TEXT:
+                    _examine_text(item, where)
             elif isinstance(item, dict):
                 inner += [*item, *item.values()]
             elif isinstance(item, list):

@@ -61,6 +61,16 @@ class MetricPart(Border):
     definition: Count
 
 
+class CountsPart(Border):
+    """How many records there are; the rest of it must be what the records give."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    asked: Count
+    scored: Count
+    failed: Count
+
+
 class RunPart(Border):
     """All of `run.json`."""
 
@@ -74,7 +84,7 @@ class RunPart(Border):
     editor: EditorPart
     code: dict[str, Any]
     unedited: Text
-    n: dict[str, Any]
+    n: CountsPart
     metrics: dict[str, MetricPart]
     pre: dict[str, MetricPart]
     environment: dict[str, Any]
@@ -115,6 +125,23 @@ class ZsreBlock(Border):
     neighborhood_prompts_correct: Booleans
 
 
+class Target(Border):
+    """An object of a fact."""
+
+    str: Text
+    id: Text | None = None
+
+
+class Rewrite(Border):
+    """What was asked of the editor."""
+
+    prompt: Text
+    subject: Text
+    relation_id: Text | None = None
+    target_new: Target
+    target_true: Target | None = None
+
+
 class ErrorPart(Border):
     """Why a record has no values."""
 
@@ -126,7 +153,7 @@ class LinePart(Border):
     """One line: a case, with the unedited model's values of the same record beside it."""
 
     case_id: Count
-    requested_rewrite: dict[str, Any] | None = None
+    requested_rewrite: Rewrite | None = None
     target_tokens: dict[str, Annotated[int, Field(ge=1, le=10_000)]] | None = None
     post: dict[str, Any] | None = None
     pre: dict[str, Any] | None = None
@@ -159,6 +186,8 @@ def check_run(value: Any) -> None:
 def check_line(value: Any, kind: Kind, where: str) -> None:
     """Raise `Refused` unless a value is a line of the per-record file."""
     _validate(LinePart, value, where)
+    if empty := [name for name in ("post", "pre", "error", "pre_error") if name in value and value[name] is None]:
+        raise Refused("schema", f"{where}: `{empty[0]}` is there and empty")
     for side, error in (("post", "error"), ("pre", "pre_error")):
         if (side in value) == (error in value):
             raise Refused("schema", f"{where}: expected either `{side}` or `{error}`")

@@ -4,16 +4,25 @@ The test is the sign-flip test of paired differences (Fisher 1935) in its normal
 the average of the two runs' means. The best row is chosen by the data, so each column counts all pairs of rows.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
-from scipy.stats import norm
 
 from core.records import Kind
 from metrics import COMPOSITES
 from metrics.intervals import Rows
 
 LEVEL = 0.05
+
+
+class Measured(Protocol):
+    """What has values: per metric, shape (records of the split,)."""
+
+    @property
+    def values(self) -> Mapping[str, Rows]:
+        """Read anew each time, perhaps."""
 
 
 def paired_p(differences: Rows) -> float:
@@ -27,8 +36,8 @@ def paired_p(differences: Rows) -> float:
     there = differences[np.isfinite(differences) & (differences != 0)]
     if len(there) == 0:
         return 1.0
-    z = abs(there.sum()) / np.sqrt(np.square(there).sum())
-    return float(min(1.0, max(2 * norm.sf(z), 2.0 ** (1 - len(there)))))
+    z = abs(there.sum()) / math.sqrt(np.square(there).sum())
+    return float(min(1.0, max(math.erfc(z / math.sqrt(2)), 2.0 ** (1 - len(there)))))
 
 
 def composite_differences(first: Rows, second: Rows, symbol: str = "S") -> Rows:
@@ -52,29 +61,38 @@ def composite_differences(first: Rows, second: Rows, symbol: str = "S") -> Rows:
 
 
 def best_and_tied(
-    values: Sequence[Mapping[str, Rows]],
+    runs: Sequence[Measured],
     scores: Sequence[Mapping[str, float | None]],
     columns: Sequence[str],
     kind: Kind,
 ) -> list[dict[str, str]]:
     """Return for each run and column "best", "tied" (not shown to differ from the best) or nothing.
 
+    Only the best of each column is compared with the others, so that the values of thousands of runs are read one
+    run after the other.
+
     Args:
-        values: of each run, per metric, shape (records of the split,); NaN where there is none.
+        runs: NaN where a record has no value.
         scores: of each run, per column, as they are shown; higher is better.
         columns: metrics and S.
         kind: gives the parts of S.
     """
     marks: list[dict[str, str]] = [{} for _ in scores]
     comparisons = max(1, len(columns) * len(scores) * (len(scores) - 1) // 2)
+    best = {}
     for column in columns:
         there = [index for index, score in enumerate(scores) if score.get(column) is not None]
-        if len(there) < 2:
-            continue
-        best = max(there, key=lambda index: scores[index][column] or 0.0)
-        marks[best][column] = "best"
-        for index in there:
-            if index != best and _p(values[best], values[index], column, kind) * comparisons > LEVEL:
+        if len(there) > 1:
+            best[column] = max(there, key=lambda index: scores[index][column] or 0.0)
+    known = {index: runs[index].values for index in set(best.values())}
+    for index, run in enumerate(runs):
+        values = known.get(index) or run.values
+        for column, first in best.items():
+            if first == index:
+                marks[index][column] = "best"
+                continue
+            has_one = scores[index].get(column) is not None
+            if has_one and _p(known[first], values, column, kind) * comparisons > LEVEL:
                 marks[index][column] = "tied"
     return marks
 

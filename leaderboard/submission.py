@@ -18,6 +18,8 @@ from leaderboard.schema import check_line, check_run
 RECORDS = "records.jsonl.gz"
 LOOKALIKES = {"<": "‹", ":": "∶", "&": "＆"}
 """What stands for a letter of markup that a model happened to write."""
+PRIVATE = {"dataset_path"}
+"""Of the environment: where things lie on the machine of whoever ran it."""
 
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 """What stands for a control character."""
@@ -78,7 +80,8 @@ def read_submission(folder: Path) -> Submission:
 def write_submission(run: Run, out: Path) -> tuple[Path, int]:
     """Write a finished run as a submission, equal runs as equal bytes.
 
-    Letters of a generated text that could be markup, and control characters, are replaced; stored scores stay.
+    Letters of a generated text that could be markup, and control characters, are replaced; stored scores stay. Places
+    on this machine are left out.
 
     Args:
         run: of `evaluate`.
@@ -98,14 +101,15 @@ def write_submission(run: Run, out: Path) -> tuple[Path, int]:
         line = _joined(case, before.get(case["case_id"], {}))
         replaced += _neutralise(line)
         lines.append(json_line(line))
+    data = {**run.data, "environment": {k: v for k, v in run.data["environment"].items() if k not in PRIVATE}}
     try:
-        parse(json_line(run.data).encode(), RUN)
-        check_run(run.data)
+        parse(json_line(data).encode(), RUN)
+        check_run(data)
     except Refused as refused:
         raise BadInput(f"{run.folder} cannot be submitted as it stands: {refused}") from refused
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / RECORDS, gzip.compress("".join(lines).encode(), mtime=0))
-    write_json(out / RUN, run.data)
+    write_json(out / RUN, data)
     return out, replaced
 
 

@@ -1,5 +1,6 @@
 """A client for tests, for which time passes faster, so that real waits are kept and cost little."""
 
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,16 @@ CONTACT = "tests@example.invalid"
 SPEED = 1000.0
 
 
+START = float(os.environ.setdefault("FAST_CLOCK_START", str(time.time())))
+"""The same for all processes that a test starts, so that their clocks agree."""
+
+
 class FastClock(Clock):
     """A clock on which a real millisecond is a second."""
 
     def __init__(self, speed: float = SPEED) -> None:
         self.speed = speed
-        self._start = time.time()
+        self._start = START
 
     def now(self) -> float:
         return self._start + (time.time() - self._start) * self.speed

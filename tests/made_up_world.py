@@ -88,6 +88,16 @@ def small_world(relations: Sequence[str] = ("P103", "P1412"), people: int = 40) 
     return World(labels, facts, tuples)
 
 
+def crowded(world: World, people: int) -> World:
+    """A world in which very many others, of no tuple, have one object, and some of them another one too."""
+    for n in range(people):
+        world.labels[f"Q{5000 + n}"] = f"Vir {n}"
+        world.facts.append((f"Q{5000 + n}", "P103", "Q1"))
+        if n % 10 == 0 and n < 5_000:
+            world.facts.append((f"Q{5000 + n}", "P103", "Q2"))
+    return world
+
+
 def _name(number: int) -> str:
     first, second = divmod(number % 210, 14)
     return (

@@ -13,7 +13,7 @@ from builders.knowledge import gather
 from builders.pararel import cut_pattern, load_pararel
 from core.errors import BadInput
 from core.texts import load_texts
-from tests.made_up_world import World, small_world
+from tests.made_up_world import PATTERNS, World, small_world
 
 
 def build(sources: Sources, out: Path, **given: Any) -> BuildReport:
@@ -154,6 +154,33 @@ def test_other_templates_top_up_only_thin_relations(tmp_path: Path) -> None:
     assert report.meta["sources"]["templates"]
     short = build(replace(sources, templates=tmp_path / "more/pararel"), tmp_path / "short", paraphrase_prompts=1)
     assert short.meta["relations"]["P103"]["templates_added"] == 0
+
+
+def test_spare_templates_complete_records_with_few_neighbors_and_change_no_other(tmp_path: Path) -> None:
+    world = small_world(("P103",), people=30)
+    for n, person in enumerate(("Tora Vell", "Ulm Wick")):
+        world.labels |= {f"Q{900 + n}": person, "Q99": "Yorric"}
+        world.facts.append((f"Q{900 + n}", "P103", "Q99"))
+        world.tuples["P103"].append((f"rare-{n}", person, "Yorric"))
+    sources = world.write(tmp_path / "world")
+    more = World({}, [], {"P103": []}, patterns=[f"[X] {verb} in [Y]." for verb in "abcdef"])
+    more.write(tmp_path / "more")
+    own = build(sources, tmp_path / "own")
+    full = build(replace(sources, templates=tmp_path / "more/pararel"), tmp_path / "full")
+
+    def by_tuple(report: BuildReport) -> dict[str, dict[str, Any]]:
+        return {row["provenance"]["pararel_uuid"]: {**row, "case_id": 0} for row in rows(report)}
+
+    assert own.meta["counts"]["dropped"]["too few neighborhood prompts"] == 2
+    assert full.meta["relations"]["P103"]["records_topped_up"] == full.meta["counts"]["records_topped_up"] == 2
+    assert by_tuple(own).items() <= by_tuple(full).items()
+    for tuple in ("rare-0", "rare-1"):
+        row = by_tuple(full)[tuple]
+        assert row["provenance"]["neighborhood_templates"] == "topped up"
+        assert row["provenance"]["neighborhood_subjects"] == 1
+        assert len(set(row["neighborhood_prompts"])) == 10
+        templates = {pattern.replace("[X]", "{}").replace(" [Y].", "").replace(" [Y] .", "") for pattern in PATTERNS}
+        assert row["requested_rewrite"]["prompt"] in templates
 
 
 def test_dropping_subjects_that_name_their_object_spares_neighbors_that_do(tmp_path: Path) -> None:

@@ -102,6 +102,19 @@ def test_a_wait_beyond_the_budget_is_not_begun(tmp_path: Path) -> None:
     assert len(log.visits) == 1
 
 
+def test_what_a_server_asked_for_holds_for_the_next_process_too(tmp_path: Path) -> None:
+    log = Log()
+    slow = [Reply(429, "text/plain", b"", headers={"Retry-After": "86400"})]
+    with serve_answers(Bad(*slow), log) as url:
+        with pytest.raises(SourceError, match="in 86400 seconds"):
+            client(tmp_path / "a.sqlite").ask(Question(url, "a=1"), send_form, read)
+        for text in ("a=1", "a=2"):
+            with pytest.raises(SourceError, match="left alone until 20"):
+                client(tmp_path / "a.sqlite").ask(Question(url, text), send_form, read)
+        assert len(log.visits) == 1
+        assert client(tmp_path / "b.sqlite").ask(Question(url, "a=1"), send_form, read) == {"good": True}
+
+
 POLICY = "Please set a user-agent and respect our robot policy"
 BAN = "You have been banned until 2026-12-01T00:00:00Z, please respect throttling"
 FINAL: dict[str, tuple[Reply, type[Exception], str]] = {

@@ -172,9 +172,18 @@ def test_texts_of_wikipedia_are_apart_and_named(tmp_path: Path) -> None:
     sources = {"articles": {"kind": "mediawiki", "contexts": {"kind": "files", "files": {}}}}
     change(folder, "build.json", sources=sources, settings={"paraphrase_context": "articles"})
     records, texts = read_parts([str(folder)])
-    assert (records.config, records.licence) == ("counterfact", "cc0-1.0")
-    assert "from an article (unknown)" in records.licence_note
+    assert (records.config, records.licence) == ("counterfact", "unknown")
+    assert "from articles as their source says; without it CC0" in records.licence_note
     assert (texts.config, texts.licence) == ("reference_texts", "cc-by-sa-4.0")
+
+
+def test_sentences_of_wikipedia_in_a_record_make_it_share_alike(tmp_path: Path) -> None:
+    folder = built(tmp_path)
+    sources = {"articles": {"kind": "mediawiki"}}
+    change(folder, "build.json", sources=sources, settings={"paraphrase_context": "articles"})
+    assert read_parts([str(folder)])[0].licence == "cc-by-sa-4.0"
+    change(folder, "build.json", sources=sources, settings={"paraphrase_context": "none"})
+    assert read_parts([str(folder)])[0].licence == "cc0-1.0"
 
 
 def test_a_build_with_the_edited_fact_in_front_and_another_language_is_named_so(tmp_path: Path) -> None:

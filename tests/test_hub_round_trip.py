@@ -70,6 +70,32 @@ def test_build_push_load_evaluate(tmp_path: Path) -> None:
     ]
 
 
+def test_the_embedded_data_sets_come_back_the_same(tmp_path: Path) -> None:
+    """CounterFact and zsRE as this repository builds them, over the Hub, through an editor that trains."""
+    facts, questions = str(tmp_path / "counterfact"), str(tmp_path / "zsre")
+    how = ["--model", "factlm", "--limit", "4", "--length", "16", "--editor", "ft"]
+    with serve(Hub()) as hub:
+        done = counterfact(
+            hub,
+            tmp_path / "home",
+            ["build", "--out", facts],
+            ["zsre", "--out", questions, "--limit", "20"],
+            ["push", facts, questions, "--to", "org/name"],
+            ["evaluate", "--dataset", facts, "--out", str(tmp_path / "local"), *how],
+            ["evaluate", "--dataset", questions, "--out", str(tmp_path / "local"), *how],
+            ["evaluate", "--dataset", "org/name:counterfact@v1.0.0", "--out", str(tmp_path / "hub"), *how],
+            ["evaluate", "--dataset", "org/name:zsre@v1.0.0", "--out", str(tmp_path / "hub"), *how],
+        )
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = [
+        {str(path.relative_to(tmp_path / side)): path.read_bytes() for path in (tmp_path / side).rglob("*.jsonl")
+         if path.name != "timings.jsonl"}
+        for side in ("local", "hub")
+    ]  # fmt: skip
+    assert len([name for name in results[0] if name.endswith("cases.jsonl")]) == 2
+    assert results[0] == results[1]
+
+
 def test_a_dry_run_asks_nobody(tmp_path: Path) -> None:
     folder = str(built(tmp_path / "data"))
     with serve(Hub()) as hub:

@@ -1,16 +1,24 @@
 """`counterfact build` against services on loopback: named on the command line, replayed elsewhere, planned."""
 
+import json
+import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+import builders.sources
+from builders import wikipedia
 from builders.pararel import load_pararel
 from builders.plan import Assumed, plan_build
 from builders.sources import Named
 from builders.upstream import UPSTREAM
+from builders.wikipedia import wiki_of
 from cli.main import main
 from core.errors import BadInput
 from tests.asking import CONTACT
+from tests.made_up_world import small_world
+from tests.sparql_server import query_of
 from tests.test_factory import Place, make, services, without_sources
 
 
@@ -51,6 +59,61 @@ def test_a_live_build_and_its_replay_elsewhere(
     whole = without_sources(tmp_path / "live")
     assert whole["build.json"]["counts"]["records"] > 20
     assert without_sources(tmp_path / "again") == without_sources(tmp_path / "replayed") == whole
+
+
+def in_french(folder: Path) -> Place:
+    """A world with French labels, templates and prompts, in the folders of that language."""
+    world = small_world(("P103",))
+    world.patterns = ("[X] parle [Y].", "[X] rêve en [Y].", "À la maison, [X] chante en [Y].")
+    world.generation = ("Au marché, {} discute en",)
+    world.tag = "fr"
+    sources = world.write(folder / "world")
+    for place in (sources.pararel, sources.generation):
+        shutil.move(place, folder / "moved")
+        shutil.move(folder / "moved", place / "fr")
+    return Place(folder, sources, {})
+
+
+def test_the_language_chooses_the_wikipedia(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = in_french(tmp_path)
+    with services(place) as there:
+        host = there.wiki.removesuffix("/w/api.php")
+        monkeypatch.setattr(wikipedia, "WIKIPEDIA", host + "/{}/w/api.php")
+        monkeypatch.setattr(builders.sources, "WIKIDATA", host + "/wikidata/w/api.php")
+        named = ["build", "--sparql", there.sparql, "--pararel", place.sources.pararel, "--language", "fr"]
+        named += ["--prompts", place.sources.generation, "--contact", CONTACT, "--pause", 0]
+        named += ["--cache", tmp_path / "a.sqlite", "--out", tmp_path / "out"]
+        assert run(monkeypatch, *named) == 2
+        assert "no sentences in fr" in capsys.readouterr().err
+        assert not there.asked
+        assert run(monkeypatch, *named, "--context", "none") == 0
+        asked = there.logs[1].asked
+    paths = Counter(visit.path for visit in asked)
+    assert set(paths) == {"/fr/w/api.php", "/wikidata/w/api.php"}
+    assert all("sitefilter=frwiki" in visit.body for visit in asked if "wikidata" in visit.path)
+    assert not any('"en"' in query_of(visit) for visit in there.logs[0].asked)
+    built = without_sources(tmp_path / "out")
+    assert built["build.json"]["counts"]["records"] > 20 and built["build.json"]["counts"]["reference_texts"] > 20
+    records = map(json.loads, built["records.jsonl"].splitlines())
+    prompts = {record["requested_rewrite"]["prompt"] for record in records}
+    assert prompts == {"{} parle", "{} rêve en", "À la maison, {} chante en"}
+
+
+@pytest.mark.parametrize(
+    ("language", "host", "name"),
+    [
+        ("en", "en", "enwiki"),
+        ("fr", "fr", "frwiki"),
+        ("zh-hant", "zh", "zhwiki"),
+        ("nb", "no", "nowiki"),
+        ("be-tarask", "be-tarask", "be_x_oldwiki"),
+        ("nds-nl", "nds-nl", "nds_nlwiki"),
+    ],
+)
+def test_wikipedias_by_the_codes_of_labels(language: str, host: str, name: str) -> None:
+    assert wiki_of(language) == (f"https://{host}.wikipedia.org/w/api.php", name)
 
 
 def test_names_of_services_and_what_follows_from_them() -> None:

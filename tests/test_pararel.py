@@ -84,7 +84,8 @@ def test_only_a_thin_relation_is_topped_up() -> None:
     other = Relation("P103", (), ("{} hums", "{} dreams in", "{} counts in"), {})
     full = top_up(thin, other, 3)
     assert (full.templates, full.added) == (("{} speaks", "{} hums", "{} dreams in", "{} counts in"), 2)
-    assert top_up(thin, other, 2) is thin
+    spared = top_up(thin, other, 2)
+    assert (spared.templates, spared.added, spared.spare) == (thin.templates, 0, ("{} dreams in", "{} counts in"))
     assert top_up(thin, None, 3) is thin
 
 

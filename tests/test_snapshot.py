@@ -17,12 +17,13 @@ from builders.dump import slice_of_dump
 from builders.dump_lines import Wanted, blocks_of, cut_block
 from builders.endpoint import EndpointSource
 from builders.pararel import load_pararel
+from builders.queries import DIRECT, ENTITY, LABEL
 from builders.slices import write_slice
 from builders.snapshot import take_snapshot
 from builders.wikidata import StoreSource
 from core.errors import BadInput
 from tests.asking import client
-from tests.made_up_world import World, small_world
+from tests.made_up_world import World, crowded, small_world
 from tests.sparql_server import query_of, serve
 from tests.test_wikidata import store_of
 from tests.truthy_dump import write_dump
@@ -109,6 +110,50 @@ def test_a_slice_of_a_dump_gives_the_same_build(suffix: str, world: World, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["a", "b", dump.name, out.name, "world"])
 
 
+def test_of_an_object_with_very_many_subjects_a_sample_is_kept(tmp_path: Path) -> None:
+    world = crowded(small_world(), 3_000)
+    sources = world.write(tmp_path / "world")
+    relations = load_pararel(sources.pararel)
+    write_dump(tmp_path / "dump.nt", world, 0.5)
+    outs = [tmp_path / name for name in ("all.nt", "some.nt", "again.nt")]
+    for out, most, workers in zip(outs, (0, 400, 400), (1, 1, 2), strict=True):
+        counts = slice_of_dump(tmp_path / "dump.nt", relations, out, most=most, workers=workers, block=100_000)
+        assert counts["objects with a sample of their subjects"] == (most > 0)
+    assert outs[1].read_bytes() == outs[2].read_bytes()
+    every, some = ({line for line in out.read_text().splitlines() if "P103>" in line} for out in outs[:2])
+    assert some < every and len(every) - len(some) == counts["facts of subjects not drawn"] > 2_000
+    crowd = [n for n in range(3_000) if n % 10 and any(f"/Q{5000 + n}> <" in line for line in some)]
+    assert 0.9 * 340 < len(crowd) < 0.9 * 460
+    tuples = {id for id, label in world.labels.items() if any(label == s for _, s, _ in world.tuples["P103"])}
+    for subject, relation, object in world.facts:
+        line = f"<{ENTITY}{subject}> <{DIRECT}{relation}> <{ENTITY}{object}> ."
+        if relation == "P103" and (subject in tuples or any(f"/{subject}> <" in other for other in some)):
+            assert line in some, "of a subject that stays, all objects do"
+    report = build_counterfact(replace(sources, facts=StoreSource.open(outs[1])), BuildSettings(), tmp_path / "out")
+    held = {(subject, object) for subject, relation, object in world.facts if relation == "P103"}
+    ids = {label: id for id, label in world.labels.items()}
+    drawn = set()
+    for line in (report.path / "records.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        if record["requested_rewrite"]["relation_id"] == "P103":
+            drawn |= set(record["provenance"]["neighborhood_ids"])
+            new = ids[record["requested_rewrite"]["target_new"]["str"]]
+            assert not any((id, new) in held for id in record["provenance"]["neighborhood_ids"])
+    assert any(int(id[1:]) >= 5_000 for id in drawn)
+
+
+def test_a_later_dump_changes_the_sample_little(tmp_path: Path) -> None:
+    samples = []
+    for people in (2_000, 2_100):
+        world = crowded(small_world(), people)
+        sources = world.write(tmp_path / f"world-{people}")
+        write_dump(tmp_path / "dump.nt", world, 0.5)
+        slice_of_dump(tmp_path / "dump.nt", load_pararel(sources.pararel), tmp_path / "x.nt", most=500, workers=1)
+        text = (tmp_path / "x.nt").read_text().splitlines()
+        samples.append({line for line in text if line.endswith("/Q1> .")})
+    assert len(samples[0] & samples[1]) > 0.85 * len(samples[0])
+
+
 def test_neither_blocks_nor_workers_change_a_byte(world: World, tmp_path: Path) -> None:
     sources = world.write(tmp_path / "world")
     relations = load_pararel(sources.pararel)
@@ -175,6 +220,24 @@ def measured(dump: Path, sources: Sources, out: Path, workers: int = 1) -> dict[
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True)
     found: dict[str, int] = json.loads(done.stdout)
     return found
+
+
+@pytest.mark.parametrize(
+    ("few", "many"), [(5_000, 40_000), pytest.param(20_000, 600_000, marks=pytest.mark.soak)], ids=["few", "many"]
+)
+def test_memory_does_not_grow_with_the_subjects_of_an_object(few: int, many: int, tmp_path: Path) -> None:
+    sources = small_world().write(tmp_path / "world")
+    used = []
+    for people in (few, many):
+        write_dump(tmp_path / "dump.nt", small_world(), 0.1)
+        with (tmp_path / "dump.nt").open("a") as file:
+            for n in range(people):
+                file.write(f'<{ENTITY}Q{5000 + n}> <{LABEL}> "Vir {n}"@en .\n')
+                file.write(f"<{ENTITY}Q{5000 + n}> <{DIRECT}P103> <{ENTITY}Q1> .\n")
+        found = measured(tmp_path / "dump.nt", sources, tmp_path / "slice.nt.gz")
+        assert 900 < found["facts"] < 1_400
+        used.append(found["kilobytes"])
+    assert used[1] < used[0] + 8_000
 
 
 @pytest.mark.parametrize(

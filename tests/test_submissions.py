@@ -6,7 +6,9 @@ import json
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ import pytest
 from core.errors import BadInput
 from evaluation import store
 from evaluation.store import Run, load_run
+from leaderboard.board import board_of
 from leaderboard.check import check
+from leaderboard.entries import load_entries
 from leaderboard.reading import LINE_BYTES, LINES, RUN_BYTES, UNPACKED_BYTES, Refused, parse
 from leaderboard.references import References, load_references, references_of, write_references
 from leaderboard.submission import RECORDS, find_candidates, write_submission
@@ -153,8 +157,12 @@ CHANGED: dict[str, tuple[str, Callable[[State], None]]] = {
     "ended before it began": ("impossible-times", set_(0, "environment", "finished", "1999-01-01T00:00:00+00:00")),
     "value below zero": ("schema", set_(1, 0, "post", "rewrite_prompts_probs", 0, "target_new", -5.0)),
     "text for a number": ("schema", set_(1, 0, "post", "ngram_entropy", "high")),
+    "an error that is none": ("schema", lambda s: (s[1][0].pop("post"), s[1][0].update(error=None))),
     "post and error": ("schema", set_(1, 0, "error", {"stage": "edit", "reason": "x"})),
     "line that is a list": ("schema", lambda s: s[1].insert(0, [])),  # type: ignore[arg-type]
+    "request without a prompt": ("schema", lambda s: s[1][0]["requested_rewrite"].pop("prompt")),
+    "relation that is a list": ("schema", set_(1, 0, "requested_rewrite", "relation_id", [])),
+    "counts that are none": ("schema", lambda s: s[0]["n"].pop("scored")),
     "no lines": ("empty", lambda s: s[1].clear()),
     "deep settings": ("too-deep", set_(0, "editor", "settings", json.loads("[" * 40 + "]" * 40))),
 }  # fmt: skip
@@ -260,34 +268,87 @@ def test_nothing_hides_from_check_all(honest: Path) -> None:
     assert find_candidates(honest.parent) == [honest]
 
 
-def fuzz(folder: Path, known: References, seconds: float) -> int:
-    """Break bytes and values of a submission at random; return how many were tried."""
-    rng, end, tried = random.Random(0), time.monotonic() + seconds, 0
-    run, packed = (folder / "run.json").read_bytes(), gzip.decompress((folder / RECORDS).read_bytes())
+ODD: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    10**17,
+    1e14,
+    "",
+    "x" * 300,
+    [],
+    {},
+    [[]],
+    {"str": "a"},
+    "\u202e",
+    "0-5",
+    0.5,
+)
+
+
+def broken_bytes(rng: random.Random, data: bytes) -> bytes:
+    """Put what no parser likes at random places."""
     odd = [b"NaN", b"1e400", b"null", b"{}", b"[]", b'"', b"-1", b"\xff", b"true", b"<b>", b"9" * 30, b"", b"[" * 50]
+    target = bytearray(data)
+    for _ in range(rng.randrange(1, 4)):
+        start = rng.randrange(len(target))
+        target[start : start + rng.randrange(12)] = rng.choice(odd)
+    return bytes(target)
+
+
+def broken_value(rng: random.Random, value: Any) -> Any:
+    """Change one value somewhere inside: JSON that parses, so that the checks behind the parser meet it."""
+    place, key = None, None
+    while isinstance(value, dict | list) and value and (place is None or rng.random() < 0.8):
+        key = rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
+        place, value = value, value[key]
+    if place is None:
+        return
+    if rng.random() < 0.25:
+        del place[key]
+    else:
+        place[key] = copy.deepcopy(rng.choice(ODD))
+
+
+def fuzz(folder: Path, known: References, seconds: float) -> Counter[str]:
+    """Break bytes and values of a submission at random, check it and build a board of it; return what was found."""
+    rng, end, found = random.Random(0), time.monotonic() + seconds, Counter[str]()
+    run, packed = (folder / "run.json").read_bytes(), gzip.decompress((folder / RECORDS).read_bytes())
+    honest = read(folder)
     while time.monotonic() < end:
-        data = [bytearray(run), bytearray(packed)]
-        target = data[rng.randrange(2)]
-        for _ in range(rng.randrange(1, 4)):
-            start = rng.randrange(len(target))
-            target[start : start + rng.randrange(12)] = rng.choice(odd)
-        (folder / "run.json").write_bytes(data[0])
-        raw = bytearray(gzip.compress(bytes(data[1]), 1))
-        if rng.random() < 0.1:
-            raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
-        (folder / RECORDS).write_bytes(raw)
-        check(folder, known)
-        tried += 1
-    return tried
+        if rng.random() < 0.5:
+            state = copy.deepcopy(honest)
+            for _ in range(rng.randrange(1, 3)):
+                broken_value(rng, rng.choice(state))
+            write(folder, state)
+        else:
+            data = [run, packed]
+            target = rng.randrange(2)
+            data[target] = broken_bytes(rng, data[target])
+            (folder / "run.json").write_bytes(data[0])
+            raw = bytearray(gzip.compress(data[1], 1))
+            if rng.random() < 0.1:
+                raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
+            (folder / RECORDS).write_bytes(raw)
+        verdict = check(folder, known)
+        found[verdict.reasons[0].code if verdict.reasons else "taken"] += 1
+        with suppress(BadInput):
+            entries, _ = load_entries(folder.parent)
+            board_of(entries)
+    return found
 
 
 def test_fuzzing(honest: Path, known: References) -> None:
-    assert fuzz(honest, known, 3) > 10
+    found = fuzz(honest, known, 30)
+    assert sum(found.values()) > 100 and len(found) > 8
 
 
 @pytest.mark.soak
 def test_fuzzing_for_ten_minutes(honest: Path, known: References) -> None:
-    assert fuzz(honest, known, 600) > 1000
+    found = fuzz(honest, known, 600)
+    assert sum(found.values()) > 2000, found
+    assert len(found) > 12, found
 
 
 def test_parse_by_hand() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,17 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from core.errors import BadInput
 from lm.hooks import Site, hooked
-from lm.loading import LM, load_lm
+from lm.loading import LM, load_lm, wrap_lm
 from lm.plan import Plan
+from lm.products import packed_products, packs_products
 from tests import oracle_tracing as oracle
 from tests.models import FAMILIES, tiny_lm
+from tracing._attention import NAME
+from tracing._fused import fused_activations
 from tracing.causal import KINDS, SEVERED, Kind, Scan, Traced, trace, window_of
 from tracing.corruption import Corruption, make_corruption
 from tracing.facts import BadFact, Fact, encode, read_facts
@@ -171,6 +176,37 @@ def test_no_hook_is_left_after_an_error(failing: LM) -> None:
         trace(failing, FACTS, corruption(failing), SCAN)
     hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in failing.model.modules())
     assert hooks == 1, "only the one that fails"
+    assert failing.model.config._attn_implementation == "sdpa"
+    assert NAME not in ALL_ATTENTION_FUNCTIONS
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "gpt_neox", "llama"])
+def test_single_precision_with_its_fused_products_is_near_double_and_leaves_nothing(family: str) -> None:
+    lm = tiny_lm(family, "float32")
+    for one, other in zip(traced(lm), traced(tiny_lm(family)), strict=True):
+        for kind in SCAN.kinds:
+            np.testing.assert_allclose(one.traces[kind].scores, other.traces[kind].scores, atol=1e-5)
+    with packed_products(lm), fused_activations(lm):
+        fused = ["forward" in vars(lm.model.get_submodule(lm.layout.mlp(0)).act)] if family != "llama" else []
+    assert fused == ([] if family == "llama" else [packs_products(lm)])
+    assert not any({"forward", "_attn"} & set(vars(module)) for module in lm.model.modules())
+
+
+def test_a_fact_that_gives_nan_costs_itself() -> None:
+    lm = tiny_lm("llama")
+    model = deepcopy(lm.model)
+    spoilt = set(encode(lm, FACTS[1]).ids) - set(encode(lm, FACTS[0]).ids) - set(encode(lm, FACTS[2]).ids)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[sorted(spoilt)] = float("nan")
+    broken = wrap_lm(model, lm.tokenizer, name="broken")
+    found = trace(broken, FACTS, make_corruption(lm, "0.5", samples=3), Scan(("state",)))
+    assert [type(one) for one in found] == [Traced, BadFact, Traced]
+    assert isinstance(found[1], BadFact)
+    assert "NaN" in found[1].reason
+    whole = traced(lm, noise=make_corruption(lm, "0.5", samples=3), scan=Scan(("state",)))
+    for one, other in zip(found, whole, strict=True):
+        if isinstance(one, Traced):
+            np.testing.assert_allclose(one.traces["state"].scores, other.traces["state"].scores, atol=1e-12)
 
 
 def test_out_of_memory_halves_the_batch_and_costs_one_fact_at_most(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,10 +76,17 @@ def useful(world: World) -> dict[str, list[str]]:
     return entities
 
 
-def write_dump(path: Path, world: World, megabytes: float) -> int:
-    """Write a dump of that many megabytes, decompressed, with the world spread evenly over it; return its bytes."""
+def write_dump(path: Path, world: World, megabytes: float, fewest: int = 1) -> int:
+    """Write a dump of that many megabytes, decompressed, with the world spread evenly over it; return its bytes.
+
+    Args:
+        path: `.nt`, `.nt.gz` or `.nt.bz2`.
+        world: what is of use.
+        megabytes: of all.
+        fewest: entities of no use before every one of use, at least.
+    """
     with _create(path) as file:
-        return sum(file.write(text.encode()) for text in _entities(world, megabytes))
+        return sum(file.write(text.encode()) for text in _entities(world, megabytes, fewest))
 
 
 def _create(path: Path) -> BinaryIO:
@@ -90,9 +97,9 @@ def _create(path: Path) -> BinaryIO:
     return path.open("wb")
 
 
-def _entities(world: World, megabytes: float) -> Iterable[str]:
+def _entities(world: World, megabytes: float, fewest: int) -> Iterable[str]:
     entities = ["".join(lines) for lines in useful(world).values()]
-    fillers = max(1, int(megabytes * 1e6 / len(useless(10_000_000)) / max(1, len(entities))))
+    fillers = max(fewest, int(megabytes * 1e6 / len(useless(10_000_000)) / max(1, len(entities))))
     number = 10_000_000
     for entity in entities:
         for _ in range(fillers):

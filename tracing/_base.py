@@ -33,7 +33,7 @@ class Base:
     outputs: dict[Module, Tensor]
     """Outputs of MLPs and attentions, of the same shape."""
     keys: tuple[Tensor, ...]
-    """Of the corrupted runs, by layer: (samples, heads, tokens, head width)."""
+    """By layer: (1 + samples, heads, tokens, head width)."""
     values: tuple[Tensor, ...]
 
 
@@ -83,8 +83,8 @@ def run_base(lm: LM, prompt: Prompt, noise: Tensor, *, replace: bool) -> Base:
         embedded=embedded,
         states=torch.stack([tape[site] for site in blocks]),
         outputs={module: torch.stack([tape[site] for site in sites]) for module, sites in parts.items()},
-        keys=tuple(recorder.keys[layer][1:] for layer in range(lm.n_layers)),
-        values=tuple(recorder.values[layer][1:] for layer in range(lm.n_layers)),
+        keys=tuple(recorder.keys[layer] for layer in range(lm.n_layers)),
+        values=tuple(recorder.values[layer] for layer in range(lm.n_layers)),
     )
 
 

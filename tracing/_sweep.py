@@ -2,91 +2,24 @@
 
 Restoring a state at (token t, layer l) changes nothing before t and nothing below l. So a *cell* joins the walk after
 its first changed layer, with the positions from t on; keys before t are the corrupted run's. Each layer then runs once
-for all cells that have joined.
+for all cells of all tokens that have joined: their positions lie in one line, without padding.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from lm.hooks import Patch, Site, hooked
+from lm.hooks import Patch, Site, find_module, hooked
 from lm.loading import LM
 from lm.plan import Plan
-from lm.stack import causal_mask, logits, run_blocks
-from tracing._base import Base, Module, probability, site_of
-
-
-class Span(NamedTuple):
-    """A cell: the state after layer `start` is given, and in the layers after it, before `stop`, an output is held.
-
-    A `start` of -1 gives the state before the first layer, the embedding.
-    """
-
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True, eq=False)
-class Restoration:
-    """What is put at a token, whatever token it is."""
-
-    begun: Tensor
-    """The state after each layer, (layers, samples, tokens, width): where a cell begins."""
-    module: Module | None = None
-    """Whose output is held at the token in the further layers of a span."""
-    held: Tensor | None = None
-    """What it is held at, (layers, samples, tokens, width)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Spot:
-    """One token of one prompt, in some of its corrupted runs."""
-
-    base: Base
-    restoration: Restoration
-    token: int
-    samples: slice
-
-    @property
-    def rows(self) -> int:
-        """Corrupted runs."""
-        return len(range(self.samples.start, self.samples.stop))
-
-    @property
-    def suffix(self) -> int:
-        """Positions from the token on."""
-        return len(self.base.prompt.ids) - self.token
-
-    def at(self, table: Tensor) -> Tensor:
-        """Return (rows, width) of a table (samples, tokens, width) at the token."""
-        return table[self.samples, self.token]
-
-
-def batches(spots: Sequence[Spot], cells: int, plan: Plan) -> Iterator[list[Spot]]:
-    """Put spots with equally many positions together, as many as the plan has room for; a large one is cut first."""
-    pieces = [piece for spot in spots for piece in _pieces(spot, cells, plan)]
-    pieces.sort(key=lambda spot: -spot.suffix)
-    batch: list[Spot] = []
-    for piece in pieces:
-        used = sum(spot.rows * spot.suffix for spot in batch) * cells
-        if batch and (
-            piece.suffix != batch[0].suffix or used + piece.rows * piece.suffix * cells > plan.tokens_per_batch
-        ):
-            yield batch
-            batch = []
-        batch.append(piece)
-    if batch:
-        yield batch
-
-
-def _pieces(spot: Spot, cells: int, plan: Plan) -> Iterator[Spot]:
-    rows = max(1, plan.tokens_per_batch // (cells * spot.suffix))
-    for start in range(spot.samples.start, spot.samples.stop, rows):
-        stop = min(start + rows, spot.samples.stop)
-        yield Spot(spot.base, spot.restoration, spot.token, slice(start, stop))
+from lm.stack import logits, run_blocks
+from tracing._attention import PackedAttention
+from tracing._base import probability, site_of
+from tracing._spots import Group, Span, Spot, groups_of
 
 
 @torch.no_grad()
@@ -95,7 +28,7 @@ def sweep(lm: LM, spots: Sequence[Spot], spans: Sequence[Span], plan: Plan) -> T
 
     Args:
         lm: the model.
-        spots: all with the same `suffix`, and the same module in their restorations.
+        spots: all with the same module in their restorations.
         spans: cells; equal ones are computed once.
         plan: how many logits are held at once.
 
@@ -103,158 +36,171 @@ def sweep(lm: LM, spots: Sequence[Spot], spans: Sequence[Span], plan: Plan) -> T
         (spots' rows, one after the other; spans).
     """
     walk = _Walk(lm, spots, spans)
-    walk.join(-1)
-    for layer in range(lm.n_layers):
-        walk.run(layer)
-        walk.join(layer)
+    with walk.attention.in_place():
+        walk.join(-1)
+        for layer in range(lm.n_layers):
+            walk.run(layer)
+            if layer < lm.n_layers - 1:
+                walk.join(layer)
     found = walk.read(plan)
     return torch.stack([found[span] for span in spans], dim=1)
 
 
 class _Walk:
-    """The rows of all cells that have joined: (cells x rows, suffix, width), cell by cell."""
+    """The states of all cells that have joined: by group, sample and cell, (1, positions, width)."""
 
     def __init__(self, lm: LM, spots: Sequence[Spot], spans: Sequence[Span]) -> None:
         self.lm = lm
-        self.spots = spots
-        self.rows = sum(spot.rows for spot in spots)
-        self.suffix = spots[0].suffix
+        self.groups = groups_of(spots)
         self.module = spots[0].restoration.module
         # Spans that begin together take one path until the first of them ends: the widest is walked, others fork off.
         self.widest = {start: max(span.stop for span in spans if span.start == start) for start, _ in spans}
         self.spans = sorted(set(spans))
         self.live: list[Span] = []
-        self.hidden = torch.empty(0, self.suffix, lm.width, dtype=lm.dtype, device=lm.device)
-        self.prefix = _SharedPrefix(spots)
-        self.positions, self.mask = _positions_and_mask(lm, spots)
+        self.hidden = torch.empty(1, 0, lm.width, dtype=lm.dtype, device=lm.device)
+        self.attention = PackedAttention(lm, self.groups)
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Note where the positions of each group's rows and cells lie, and which they are in their prompts."""
+        places, positions, bounds, start = [], [], [], 0
+        for group in self.groups:
+            shape = (group.rows, len(self.live), group.suffix)
+            stop = start + group.positions * len(self.live)
+            places.append(torch.arange(start, stop, device=self.lm.device).view(shape))
+            offsets = torch.arange(group.first, group.first + group.suffix, device=self.lm.device)
+            positions.append(offsets.expand(shape).flatten())
+            bounds.append(slice(start, stop))
+            start = stop
+        self.places, self.positions, self.bounds, self.total = places, torch.cat(positions)[None], bounds, start
+        self.attention.cells = len(self.live)
 
     def run(self, layer: int) -> None:
         """Run one layer for all cells that have joined."""
         if not self.live:
             return
+        with hooked(self.lm.model, *self._patches(layer)):
+            # Attention sees to what a position may look at; a mask is given so that none is made.
+            mask = self.hidden.new_zeros(1, 1, 1, 1)
+            self.hidden = run_blocks(self.lm, self.hidden, layer, layer + 1, positions=self.positions, mask=mask)
+
+    def _patches(self, layer: int) -> list[tuple[Site, Patch]]:
+        """Hold the module's output where a span covers the layer; skip what is held, or never read."""
         last = layer == self.lm.n_layers - 1
-        pairs = [*self._holding(layer), *(last_position_only(self.lm, layer, self.suffix) if last else ())]
-        mask, positions = self.mask, self.positions
-        if positions.dim() == 2:
-            mask, positions = mask.repeat(len(self.live), 1, 1, 1), positions.repeat(len(self.live), 1)
-        with hooked(self.lm.model, *pairs):
-            self.hidden = run_blocks(
-                self.lm, self.hidden, layer, layer + 1, positions=positions, mask=mask, cache=self.prefix
-            )
+        cells = [] if self.module is None else [place for place, span in enumerate(self.live) if layer < span.stop]
+        # In the last layer only the last position is read.
+        groups = [group for group in self.groups if cells and (not last or group.spots[0].is_last)]
+        held = self._rows(groups, lambda places: places[:, cells, 0])
+        needed = torch.full((self.total,), not last, device=self.lm.device)
+        needed[self._rows(self.groups, lambda places: places[:, :, -1])] = True
+        patches = _only(_output_projection(self.lm, layer), needed) if last else []
+        if self.module == "mlp":
+            needed[held] = False
+        if last or (groups and self.module == "mlp"):
+            patches += _only(self.lm.layout.mlp(layer), needed)
+        if groups and self.module is not None:
+            value = torch.cat([group.held(layer).repeat_interleave(len(cells), 0) for group in groups])
+            patches.append((site_of(self.lm, self.module, layer), partial(_put, held, value)))
+        return patches
 
-    def _holding(self, layer: int) -> list[tuple[Site, Patch]]:
-        """Hold the module's output at the token, in the cells whose span covers the layer."""
-        cells = [place for place, span in enumerate(self.live) if layer < span.stop]
-        acts = layer < self.lm.n_layers - 1 or self.suffix == 1
-        if self.module is None or not cells or not acts:
-            return []
-        value = torch.cat([spot.at(_held(spot)[layer]) for spot in self.spots])
-
-        def hold(output: Tensor) -> Tensor:
-            output = output.clone(memory_format=torch.contiguous_format)
-            output.view(len(self.live), self.rows, *output.shape[1:])[cells, :, 0] = value
-            return output
-
-        return [(site_of(self.lm, self.module, layer), hold)]
+    def _rows(self, groups: Sequence[Group], choose: Any) -> Tensor:
+        chosen = [
+            choose(places).flatten() for group, places in zip(self.groups, self.places, strict=True) if group in groups
+        ]
+        return torch.cat(chosen) if chosen else torch.empty(0, dtype=torch.long, device=self.lm.device)
 
     def join(self, layer: int) -> None:
         """Add the cells that begin after a layer, and those that leave the path they shared."""
-        if layer == self.lm.n_layers - 1 and self.suffix > 1:
-            return  # after the last layer only the last token's state is read
-        new: list[Span] = []
-        parts: list[Tensor] = []
+        begin, fork = [], []
         for span in self.spans:
             is_widest = span.stop == self.widest[span.start]
-            if (span.start if is_widest else span.stop - 1) != layer:
-                continue
-            if span.start == layer:
-                parts.append(self._begin(layer))
-            else:
-                source = self.live.index(Span(span.start, self.widest[span.start]))
-                parts.append(self.hidden[source * self.rows : (source + 1) * self.rows])
-            new.append(span)
-        self.live += new
-        self.hidden = torch.cat([self.hidden, *parts])
-
-    def _begin(self, layer: int) -> Tensor:
-        parts = []
-        for spot in self.spots:
-            base = spot.base
-            part = (base.states[layer] if layer >= 0 else base.embedded)[1:][spot.samples, spot.token :].clone()
-            part[:, 0] = spot.at(spot.restoration.begun[layer]) if layer >= 0 else base.embedded[0, spot.token]
-            parts.append(part)
-        return torch.cat(parts)
+            if is_widest and span.start == layer:
+                begin.append(span)
+            elif not is_widest and span.stop - 1 == layer:
+                fork.append(span)
+        if not begin and not fork:
+            return
+        before, bounds = self.hidden[0], self.bounds
+        # A fork that ends where it starts leaves a path that has only now begun.
+        self.live += [*begin, *fork]
+        sources = [self.live.index(Span(span.start, self.widest[span.start])) for span in fork]
+        old = len(self.live) - len(begin) - len(fork)
+        self._lay_out()
+        self.hidden = before.new_empty(1, self.total, self.lm.width)
+        for group, was, now in zip(self.groups, bounds, self.bounds, strict=True):
+            states = self.hidden[0, now].view(group.rows, len(self.live), group.suffix, -1)
+            if old:
+                states[:, :old] = before[was].view(group.rows, old, group.suffix, -1)
+            if begin:
+                states[:, old : old + len(begin)] = group.begin(layer)[:, None]
+            for place, source in enumerate(sources, old + len(begin)):
+                states[:, place] = states[:, source]
 
     def read(self, plan: Plan) -> dict[Span, Tensor]:
         """Return the answer's probability, (rows,), for each span; without restoration's where it changes nothing."""
-        low = torch.cat([spot.base.low[spot.samples] for spot in self.spots])
-        found = dict.fromkeys(self.spans, low)
-        if not self.live:
+        lm, top = self.lm, self.lm.n_layers - 1
+        spots = [spot for group in self.groups for spot in group.spots]
+        low = torch.cat([spot.base.low[spot.samples] for spot in spots])
+        found = {span: low.clone() for span in self.spans}
+        cells = len(self.live)
+        answers = torch.tensor([spot.base.answer for spot in spots for _ in range(spot.rows)], device=lm.device)
+        states = [self.hidden[0, self._rows(self.groups, lambda places: places[:, :, -1])]] if cells else []
+        wanted = [answers.repeat_interleave(cells)]
+        # A state after the last layer is read at the prompt's last token only, and there at once.
+        ends = [span for span in self.spans if span.start == top and span not in self.live]
+        at_end = torch.tensor([spot.is_last for spot in spots for _ in range(spot.rows)], device=lm.device)
+        if ends and at_end.any():
+            states += [spot.begin(top)[:, -1] for spot in spots if spot.is_last]
+            wanted.append(answers[at_end])
+        if not states:
             return found
-        answers = torch.tensor([spot.base.answer for spot in self.spots for _ in range(spot.rows)])
-        answers = answers.to(self.lm.device).repeat(len(self.live))
-        last = self.hidden[:, -1]
-        parts = [
-            probability(logits(self.lm, last[i : i + plan.logit_rows]), answers[i : i + plan.logit_rows])
-            for i in range(0, len(last), plan.logit_rows)
-        ]
-        return found | dict(zip(self.live, torch.cat(parts).view(len(self.live), -1), strict=True))
+        chances = chances_of(lm, torch.cat(states), torch.cat(wanted), plan.logit_rows)
+        if cells:
+            table = chances[: len(answers) * cells].view(len(answers), cells)
+            found |= dict(zip(self.live, table.unbind(1), strict=True))
+        for span in ends:
+            found[span][at_end] = chances[len(answers) * cells :]
+        return found
 
 
-class _SharedPrefix:
-    """Keys and values of the corrupted runs before the token, the same for all cells of a row."""
-
-    def __init__(self, spots: Sequence[Spot]) -> None:
-        self.width = max(spot.token for spot in spots)
-        layers = range(len(spots[0].base.keys))
-        self.keys = [self._side_by_side(spots, [spot.base.keys[layer] for spot in spots]) for layer in layers]
-        self.values = [self._side_by_side(spots, [spot.base.values[layer] for spot in spots]) for layer in layers]
-
-    def _side_by_side(self, spots: Sequence[Spot], tables: Sequence[Tensor]) -> Tensor:
-        parts = []
-        for spot, table in zip(spots, tables, strict=True):
-            kept = table[spot.samples, :, : spot.token]
-            parts.append(torch.nn.functional.pad(kept, (0, 0, self.width - spot.token, 0)))
-        return torch.cat(parts)
-
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Return prefix and new tokens, side by side, (cells x rows, heads, tokens, head width)."""
-        return _prepend(self.keys[layer_idx], key), _prepend(self.values[layer_idx], value)
-
-    def length(self, layer: int) -> int:  # noqa: ARG002
-        """Return the prefix's width."""
-        return self.width
+def chances_of(lm: LM, states: Tensor, answers: Tensor, at_once: int) -> Tensor:
+    """Return the probability of each answer after last states (rows, width), some rows at once."""
+    parts = [
+        probability(logits(lm, states[start : start + at_once]), answers[start : start + at_once])
+        for start in range(0, len(states), at_once)
+    ]
+    return torch.cat(parts)
 
 
-def _prepend(prefix: Tensor, new: Tensor) -> Tensor:
-    rows, heads, width, size = prefix.shape
-    whole = new.new_empty(len(new) // rows, rows, heads, width + new.shape[2], size)
-    whole[..., :width, :] = prefix
-    whole[..., width:, :] = new.reshape(-1, rows, *new.shape[1:])
-    return whole.flatten(0, 1)
+def _put(rows: Tensor, value: Tensor, output: Tensor) -> Tensor:
+    """Put values (rows, width) in the place of some rows of an output."""
+    return output.index_copy(1, rows, value[None])
 
 
-def _positions_and_mask(lm: LM, spots: Sequence[Spot]) -> tuple[Tensor, Tensor]:
-    """Return positions (suffix,) and a mask; one for all rows where all prefixes are equally long."""
-    suffix, width = spots[0].suffix, max(spot.token for spot in spots)
-    offsets = torch.arange(suffix, device=lm.device)
-    if all(spot.token == width for spot in spots):
-        return width + offsets, causal_mask(lm, suffix, width)
-    tokens = torch.tensor([spot.token for spot in spots for _ in range(spot.rows)], device=lm.device)
-    valid = torch.arange(width, device=lm.device) >= (width - tokens)[:, None]
-    return tokens[:, None] + offsets, causal_mask(lm, suffix, width, valid)
+def _only(module: str, needed: Tensor) -> list[tuple[Site, Patch]]:
+    """Let a module see only the rows that are needed, (positions,); its output is zero at the others."""
+    rows = needed.nonzero()[:, 0]
+
+    def spread(output: Tensor) -> Tensor:
+        return output.new_zeros(1, len(needed), output.shape[2]).index_copy_(1, rows, output)
+
+    return [(Site(module, "in"), lambda states: states[:, rows]), (Site(module), spread)]
+
+
+def _output_projection(lm: LM, layer: int) -> str:
+    """Return the name of an attention's last projection, which works on each position alone."""
+    attention = lm.layout.attention(layer)
+    children = find_module(lm.model, attention).named_children()
+    return f"{attention}.{[name for name, child in children if isinstance(child, nn.Linear | Conv1D)][-1]}"
 
 
 def last_position_only(lm: LM, layer: int, suffix: int) -> list[tuple[Site, Patch]]:
-    """Let the MLP of the last layer see only the last position: nothing else is read after it."""
-    mlp = lm.layout.mlp(layer)
+    """Let the last layer's projections after its attention see only the last position: nothing else is read there."""
     return [
-        (Site(mlp, "in"), lambda states: states[:, -1:]),
-        (Site(mlp), lambda output: output.expand(-1, suffix, -1)),
+        pair
+        for module in (_output_projection(lm, layer), lm.layout.mlp(layer))
+        for pair in (
+            (Site(module, "in"), lambda states: states[:, -1:]),
+            (Site(module), lambda output: output.expand(-1, suffix, -1)),
+        )
     ]
-
-
-def _held(spot: Spot) -> Tensor:
-    if spot.restoration.held is None:
-        raise ValueError("a restoration that names a module says what its outputs are held at")
-    return spot.restoration.held

@@ -22,7 +22,9 @@ from lm.plan import Plan, default_plan, in_halves
 from lm.products import packed_products
 from lm.stack import run_blocks
 from tracing._base import Base, Module, instead, run_base, site_of
-from tracing._sweep import Restoration, Span, Spot, batches, sweep
+from tracing._fused import fused_activations
+from tracing._spots import Restoration, Span, Spot, batches
+from tracing._sweep import sweep
 from tracing.corruption import Corruption
 from tracing.facts import BadFact, Fact, Prompt, encode
 
@@ -135,7 +137,7 @@ def trace(
     """
     scan, plan = scan or Scan(), plan or trace_plan(lm.device)
     _check(scan)
-    with packed_products(lm):
+    with packed_products(lm), fused_activations(lm):
         bases, bad = _bases(lm, facts, corruption, scan, extra_token=extra_token)
         traces: dict[int, dict[Kind, Trace]] = {place: {} for place in bases}
         for kind in scan.kinds:
@@ -168,9 +170,11 @@ def _bases(
 
 
 def trace_plan(device: torch.device) -> Plan:
-    """Return the plan for a kind of device: a batch holds all cells of a token, if they fit."""
+    """Return the plan for a kind of device: on a processor, batches whose activations stay near its caches."""
     plan = default_plan(device)
-    return replace(plan, tokens_per_batch=8 * plan.tokens_per_batch, logit_rows=128 if device.type == "cpu" else 4096)
+    if device.type == "cpu":
+        return replace(plan, tokens_per_batch=2 * plan.tokens_per_batch, logit_rows=128)
+    return replace(plan, tokens_per_batch=8 * plan.tokens_per_batch)
 
 
 def base_of(lm: LM, fact: Fact, corruption: Corruption, *, extra_token: bool = False) -> Base:

@@ -5,7 +5,7 @@ over tokens and layers: figure 16 of Meng, Bau, Andonian, Belinkov. Locating and
 NeurIPS 2022. https://arxiv.org/abs/2202.05262
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -18,8 +18,10 @@ from torch import Tensor
 from core.errors import BadInput
 from lm.hooks import Patch, Site, hooked
 from lm.loading import LM
+from lm.products import packed_products
 from lm.stack import ConstantPrefix, causal_mask, logits, run_blocks
 from tracing._base import Base, instead, probability, run_base, site_of
+from tracing._paths import slopes
 from tracing._sweep import last_position_only
 from tracing.facts import BadFact, Fact, Prompt, encode
 
@@ -108,10 +110,12 @@ def attribute(
 
 def _attribute(lm: LM, fact: Fact, parts: Sequence[Part], nodes: int, single: bool) -> Attributed:
     prompt = encode(lm, fact)
+    # A base without noise: its row 1 is as clean as row 0.
     clean = torch.zeros(1, prompt.corrupted_end - prompt.begin, lm.width)
     with torch.no_grad():
         base = run_base(lm, prompt, clean, replace=False)
-    found = {part: _integrate(lm, base, part, nodes, single) for part in parts}
+    with packed_products(lm):
+        found = {part: _integrate(lm, base, part, nodes, single) for part in parts}
     return Attributed(
         fact=fact,
         prompt=prompt,
@@ -127,30 +131,55 @@ def _integrate(lm: LM, base: Base, part: Part, nodes: int, single: bool) -> Grad
     length = len(base.prompt.ids)
     norm, contribution = np.zeros((length, lm.n_layers)), np.zeros((length, lm.n_layers))
     gaps = np.zeros((length if single else 1, lm.n_layers))
-    for layer in range(lm.n_layers):
-        # A token's state acts on the positions from it on; all tokens together are the case of the first.
-        for token in range(length if single else 1):
-            scaled = slice(token, token + 1) if single else slice(0, length)
-            path = _Path(lm, base, part, layer, token, scaled)
-            attributions, zero = path.integrate(nodes)
-            norm[scaled, layer] = attributions.norm(dim=-1).cpu().numpy()
-            contribution[scaled, layer] = attributions.sum(-1).cpu().numpy()
-            gaps[token, layer] = float(attributions.sum()) - (base.high - zero)
+    for layer, token, attributions, zero in (_one_at_a_time if single else _layers)(lm, base, part, nodes):
+        scaled = slice(token, token + 1) if single else slice(0, length)
+        norm[scaled, layer] = attributions.norm(dim=-1).cpu().numpy()
+        contribution[scaled, layer] = attributions.sum(-1).cpu().numpy()
+        gaps[token, layer] = float(attributions.sum()) - (base.high - zero)
     return Gradients(norm, contribution, gaps if single else gaps[0])
+
+
+Found = Iterator[tuple[int, int, Tensor, float]]
+"""Layer, first scaled token, integrated gradients (scaled tokens, width) in float64, probability at zero."""
+
+
+def _layers(lm: LM, base: Base, part: Part, nodes: int) -> Found:
+    at, weights = quadrature(nodes)
+    alphas = torch.tensor([*at, 0.0]).to(base.states)
+    for layer, found in enumerate(slopes(lm, base, None if part == "state" else part, alphas)):
+        value = base.states[layer, 0] if part == "state" else base.outputs[part][layer, 0]
+        yield layer, 0, _weighed(value, weights, found.gradients), float(found.probabilities[-1])
+
+
+def _one_at_a_time(lm: LM, base: Base, part: Part, nodes: int) -> Found:
+    for layer in range(lm.n_layers):
+        # A token's state acts on the positions from it on.
+        for token in range(len(base.prompt.ids)):
+            yield layer, token, *_Path(lm, base, part, layer, token).integrate(nodes)
+
+
+def _weighed(value: Tensor, weights: Numbers, gradients: Tensor) -> Tensor:
+    """Return value times the weighted sum of the gradients, the one at zero aside: (tokens, width), float64."""
+    return value.double() * torch.einsum(
+        "i,itd->td", torch.from_numpy(weights).to(value.device), gradients[:-1].double()
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class _Path:
-    """The straight path from zero to one tensor, with all that stays as it is."""
+    """The straight path from zero to one token's tensor, with all that stays as it is."""
 
     lm: LM
     base: Base
     part: Part
     layer: int
     begin: int
-    """Positions from here on are run; those before it never change."""
-    scaled: slice
-    """Positions that move along the path."""
+    """The token that moves along the path; those before it never change, and are not run."""
+
+    @property
+    def scaled(self) -> slice:
+        """The token, as a range of one."""
+        return slice(self.begin, self.begin + 1)
 
     def integrate(self, nodes: int) -> tuple[Tensor, float]:
         """Return the integrated gradients (scaled tokens, width), float64, and the probability at zero."""
@@ -162,8 +191,7 @@ class _Path:
         with torch.enable_grad():
             found = self._probability(leaf)
             (slope,) = torch.autograd.grad(found.sum(), leaf)
-        total = torch.einsum("i,itd->td", torch.from_numpy(weights).to(value.device), slope[:-1].double())
-        return value.double() * total, float(found[-1].detach())
+        return _weighed(value, weights, slope), float(found[-1].detach())
 
     def _probability(self, leaf: Tensor) -> Tensor:
         hidden = self._after_layer(leaf)
