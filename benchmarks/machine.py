@@ -6,11 +6,15 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 PROBE = "import torch; a, b = torch.rand(64, 96), torch.rand(96, 128); torch.addmm(torch.rand(128), a, b)"
 
@@ -35,6 +39,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "load": [round(load, 2) for load in os.getloadavg()],
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "transformers": transformers.__version__,
         "date": time.strftime("%Y-%m-%d"),
     }
 
@@ -48,6 +53,7 @@ def device_name(device: torch.device) -> str:
     return found.group(1).strip() if found else platform.processor() or platform.machine()
 
 
+@cache
 def product_library(device: torch.device) -> str:
     """Find out which library computes `addmm` in float32, by running one with oneDNN's log switched on."""
     if device.type != "cpu":
@@ -67,6 +73,81 @@ def measure_ceiling(width: int, device: torch.device) -> Ceiling:
     product = _best(lambda: torch.addmm(bias, a, b), device, 50)
     read = _best(big.sum, device, 10)
     return Ceiling(2 * a.numel() * 4 * width / product / 1e9, big.numel() * 4 / read / 1e9)
+
+
+def packed_ceiling(width: int, rows: int = 1024) -> float:
+    """Return what packed oneDNN products of rows x H by H x 4H reach on this processor, float32, in GFLOP/s."""
+    layer, states = torch.nn.Linear(width, 4 * width), torch.rand(rows, width)
+    packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
+    bias = layer.bias.detach()
+    best = _best(
+        lambda: torch.ops.mkldnn._linear_pointwise(states, packed, bias, "none", [], ""), torch.device("cpu"), 50
+    )
+    return 8 * rows * width**2 / best / 1e9
+
+
+def product_ceiling(width: int, device: torch.device, dtype: torch.dtype) -> float:
+    """Return what torch's own products reach, in GFLOP/s: 1024 x H by H x 4H, on an accelerator 16,384 x H."""
+    rows = 1024 if device.type == "cpu" else 16384
+    shapes = ((rows, width), (width, 4 * width), (4 * width,))
+    a, b, bias = (torch.rand(shape, device=device, dtype=dtype) for shape in shapes)
+    return 8 * rows * width**2 / _best(lambda: torch.addmm(bias, a, b), device, 50) / 1e9
+
+
+def product_ceilings(width: int, device: torch.device) -> dict[str, float]:
+    """Return the ceilings of every kind of product that a side may use here, in GFLOP/s, by the names of `Way`."""
+    half = torch.bfloat16
+    if device.type != "cpu":
+        with tf32(device):
+            fast = product_ceiling(width, device, torch.float32)
+        plain = product_ceiling(width, device, torch.float32)
+        return {"float32": plain, "TF32": fast, "bfloat16": product_ceiling(width, device, half)}
+    found = {"float32": product_ceiling(width, device, torch.float32)}
+    mkldnn: Any = torch.backends.mkldnn
+    if mkldnn.is_available():
+        found["packed"] = packed_ceiling(width)
+    return found | {"bfloat16": product_ceiling(width, device, half)}
+
+
+@contextmanager
+def tf32(device: torch.device, wanted: bool = True) -> Iterator[None]:
+    """Let products of float32 on an accelerator round their inputs to TF32 within the block; elsewhere do nothing."""
+    if device.type == "cpu" or not wanted:
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let the next `peak_memory` count from now on, where the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return the most memory in use since `forget_peak`, 1e9 bytes: an accelerator's, or resident on a processor."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return _status("VmHWM")
+
+
+def resident_memory() -> float:
+    """Return the resident memory of this process, 1e9 bytes; 0 where the system does not tell."""
+    return _status("VmRSS")
+
+
+def _status(name: str) -> float:
+    path = Path("/proc/self/status")
+    found = re.search(rf"{name}:\s*(\d+) kB", path.read_text()) if path.exists() else None
+    return int(found.group(1)) * 1024 / 1e9 if found else 0.0
 
 
 def synchronize(device: torch.device) -> None:

@@ -30,7 +30,7 @@ class OneAtATime:
     lm: LM
     templates: Sequence[str]
     inverse: Tensor
-    """C^-1, (D, D), in the model's dtype."""
+    """C^-1, (D, D), in the working dtype."""
     settings: RomeSettings
 
     def edit(self, request: Request) -> tuple[Tensor, Tensor]:
@@ -39,11 +39,12 @@ class OneAtATime:
         filled = [template.replace("{}", request.prompt) for template in self.templates]
         with torch.no_grad():
             keys, _ = self._read(down, filled, request.subject)
-            direction = self.inverse @ keys.mean(0)
+            direction = self.inverse @ keys.to(self.inverse).mean(0)
             direction = direction / direction.norm()
         delta, value = self._search(mlp, filled, request)
         with torch.no_grad():
-            [key], [output] = self._read(down, [request.prompt], request.subject)
+            read = self._read(down, [request.prompt], request.subject)
+            [key], [output] = (states.to(self.inverse) for states in read)
         return direction, (value + delta - output) / (key @ direction)
 
     def _read(self, module: str, templates: Sequence[str], subject: str) -> tuple[Tensor, Tensor]:
@@ -64,14 +65,14 @@ class OneAtATime:
         rows = [[*ids, *target[:-1]] for ids, _ in located[:-1]] + [located[-1].ids]
         scored = torch.tensor([[*range(len(row) - len(target), len(row))] for row in rows[:-1]], device=lm.device)
         labels = torch.tensor(target, device=lm.device).expand(len(filled), -1)
-        delta = torch.zeros(lm.width, device=lm.device, dtype=lm.dtype, requires_grad=True)
+        delta = torch.zeros(lm.width, device=lm.device, dtype=lm.working_dtype, requires_grad=True)
         adam = torch.optim.Adam([delta], lr=settings.learning_rate)
         value = original = None
         for step in range(settings.steps):
             tape = Tape()
             with hooked(lm.model, tape.read(Site(module)), (Site(module), partial(_add, index, delta))):
                 log_p = self._forward(rows).log_softmax(-1)
-            value = tape[Site(module)][0, index[0]].detach() if value is None else value
+            value = tape[Site(module)][0, index[0]].detach().to(delta) if value is None else value
             new = log_p[torch.arange(len(filled), device=lm.device)[:, None], scored, labels]
             held = log_p[-1, index[-1]]
             original = held.detach() if original is None else original
@@ -95,7 +96,7 @@ class OneAtATime:
         weight: Any = self.lm.model.get_submodule(self.lm.layout.down(self.settings.layer)).weight
         before = weight.detach().clone()
         with torch.no_grad():
-            weight += torch.outer(*change)
+            weight += torch.outer(*change).to(weight)
         try:
             yield
         finally:
@@ -138,17 +139,17 @@ class OneAtATime:
         return rows
 
     def _forward(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Logits of rows padded on the right, (rows, tokens, vocabulary)."""
+        """Logits of rows padded on the right, (rows, tokens, vocabulary), in the working dtype."""
         longest = max(map(len, rows))
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=self.lm.device)
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self.lm.device)
         logits: Tensor = self.lm.model(ids, attention_mask=mask, use_cache=False).logits
-        return logits
+        return logits.to(self.lm.working_dtype)
 
 
 def _add(index: Sequence[int], delta: Tensor, output: Tensor) -> Tensor:
     moved = output.clone()
-    moved[range(len(index)), index] += delta
+    moved[range(len(index)), index] += delta.to(moved.dtype)
     return moved
 
 

@@ -1,17 +1,16 @@
 """What the benchmarks run on: a model, records, and what ROME needs once for all of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from builders.counterfact import BuildSettings, build_counterfact, embedded_sources
+from benchmarks.shapes import SHAPES, Shape, random_lm, read_tokenizer, train_tokenizer
 from core.datasets import load_dataset
 from core.errors import BadInput
+from core.files import hash_json
 from core.places import cache_folder, data_folder
 from core.records import CounterFactRecord
 from core.settings import Settings
@@ -19,12 +18,30 @@ from core.texts import TextSource
 from editors import EDITORS, Resources
 from editors._contexts import context_templates
 from editors.rome import RomeSettings
-from lm.loading import LM, load_lm, wrap_lm
+from lm.loading import LM, Dtype, default_device, load_lm
 from lm.second_moment import SecondMoment
 
-LAYERS, WIDTH, HEADS, VOCABULARY = 6, 192, 6, 4096
 MOMENT_RECORDS = 64
 """The second moment is taken over the prompts of so many records: its content does not matter for speed."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for on the command line."""
+
+    model: str = "factlm"
+    """A folder, a Hub id, or an embedded name."""
+    shape: Shape | None = None
+    """A size with random weights, in place of a model."""
+    dataset: str | None = None
+    """A built folder or a counterfact.json; `None`: built from the embedded world."""
+    chunk: int = 32
+    device: str | None = None
+    dtype: Dtype = "float32"
+    tokenizer: Path | None = None
+    """Folder of GPT-2's tokenizer, for a shape; `None`: one is trained on the records."""
+    overrides: tuple[str, ...] = ()
+    """Settings of ROME, as name=value."""
 
 
 @dataclass(frozen=True)
@@ -34,66 +51,48 @@ class Setting:
     lm: LM
     dataset: str
     records: Sequence[CounterFactRecord]
+    distinct: int
+    """So many of the records differ; the others repeat them, with case ids of their own."""
     settings: RomeSettings
     templates: tuple[str, ...]
     moment: SecondMoment
 
 
-def open_records(source: str | None, count: int) -> tuple[str, list[CounterFactRecord]]:
-    """Return a data set's name and its first records; by default it is built from the embedded world.
+def open_records(source: str | None) -> tuple[str, list[CounterFactRecord]]:
+    """Return a data set's name and its records; by default it is built from the embedded world.
 
     Raises:
-        BadInput: there is no such data set, or it has fewer records of the CounterFact kind.
+        BadInput: there is no such data set, or it has no records of the CounterFact kind.
     """
     if source is None:
+        # A machine that only measures needs none of the builders' packages.
+        from builders.counterfact import BuildSettings, build_counterfact, embedded_sources  # noqa: PLC0415
+
         folder = cache_folder() / "bench" / "counterfact"
         build_counterfact(embedded_sources(), BuildSettings(), folder)
         source = str(folder)
     dataset = load_dataset(source)
     records = [record for record in dataset.records if isinstance(record, CounterFactRecord)]
-    if len(records) < count:
-        raise BadInput(f"{source}: expected at least {count} CounterFact records, got {len(records)}")
-    return f"{dataset.name}@{dataset.version}", records
+    if not records:
+        raise BadInput(f"{source}: expected CounterFact records, found none")
+    return dataset.label, records
 
 
-def open_model(name: str, records: Sequence[CounterFactRecord], device: str | None) -> LM:
+def repeated(records: Sequence[CounterFactRecord], count: int) -> list[CounterFactRecord]:
+    """Return `count` records, the given ones again and again if they are too few, then with new case ids."""
+    if count <= len(records):
+        return list(records[:count])
+    return [record.model_copy(update={"case_id": i}) for i, record in enumerate(islice(cycle(records), count))]
+
+
+def open_model(name: str, records: Sequence[CounterFactRecord], device: str | None, dtype: Dtype = "float32") -> LM:
     """Load a model by folder, Hub id or embedded name; `random` is a GPT-2 of factlm's size with random weights."""
     if name == "random":
-        return random_lm(records, torch.device(device or "cpu"))
+        tokenizer = train_tokenizer(records, prompts_of(records))
+        return random_lm(SHAPES["factlm-like"], tokenizer, "factlm-like", device=device or "cpu", dtype=dtype)
     embedded = data_folder() / "models" / name
-    return load_lm(embedded if embedded.is_dir() and not Path(name).exists() else name, device=device)
-
-
-def random_lm(records: Sequence[CounterFactRecord], device: torch.device) -> LM:
-    """Make a model of 6 x 192 with a tokenizer of 4,096 tokens, trained so that most targets are one token."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    asked = [record.requested_rewrite for record in records]
-    targets = [f"x {target.text}" for rewrite in asked for target in (rewrite.target_new, rewrite.target_true)]
-    tokenizer.train_from_iterator([*prompts_of(records), *targets * 50], trainer)
-    wrap: Any = PreTrainedTokenizerFast
-    wrapped = wrap(tokenizer_object=tokenizer, eos_token="<|endoftext|>", bos_token="<|endoftext|>")
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=VOCABULARY,
-        n_layer=LAYERS,
-        n_embd=WIDTH,
-        n_head=HEADS,
-        n_positions=256,
-        initializer_range=0.08,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    model: Any = GPT2LMHeadModel(config)
-    return wrap_lm(model.to(device), wrapped, name="random-6x192")
+    found = embedded if embedded.is_dir() and not Path(name).exists() else name
+    return load_lm(found, device=device, dtype=dtype)
 
 
 def prompts_of(records: Sequence[CounterFactRecord]) -> list[str]:
@@ -109,21 +108,61 @@ def prompts_of(records: Sequence[CounterFactRecord]) -> list[str]:
     return texts
 
 
-def prepare(model: str, dataset: str | None, chunk: int, device: str | None, overrides: Sequence[str]) -> Setting:
+def prepare(wanted: Wanted) -> Setting:
     """Load and compute what is there once for all records: model, context templates, second moment."""
-    name, records = open_records(dataset, chunk)
-    lm = open_model(model, records, device)
-    resolved = EDITORS.get("rome").resolve(lm.name, lm.n_layers, overrides)
-    settings: Settings = resolved.settings
-    assert isinstance(settings, RomeSettings)
+    name, records, lm, settings = _begin(wanted)
     texts = prompts_of(records[:MOMENT_RECORDS])
-    source = TextSource("prompts", str(hash(tuple(texts))), lambda: iter(texts))
+    source = TextSource("prompts", hash_json(texts), lambda: iter(texts))
     resources = Resources(second_moment_texts=source, cache=cache_folder() / "bench")
-    return Setting(
-        lm=lm,
-        dataset=name,
-        records=records[:chunk],
-        settings=settings,
-        templates=context_templates(lm, resources, settings.context_lengths, settings.contexts_per_length),
-        moment=resources.second_moment(lm, settings.layer),
-    )
+    moment = resources.second_moment(lm, settings.layer)
+    if wanted.shape is None:
+        templates = context_templates(lm, resources, settings.context_lengths, settings.contexts_per_length)
+    else:
+        templates, moment = _contexts(lm, records, settings), _well_conditioned(moment)
+    distinct = min(len(records), wanted.chunk)
+    return Setting(lm, name, repeated(records, wanted.chunk), distinct, settings, templates, moment)
+
+
+def describe_only(wanted: Wanted) -> Setting:
+    """Return what work is counted from, for a shape; on the device `meta` no weights are made."""
+    name, records, lm, settings = _begin(wanted)
+    nothing = SecondMoment(torch.empty(0, 0), 0, settings.layer, "", "")
+    rows, distinct = repeated(records, wanted.chunk), min(len(records), wanted.chunk)
+    return Setting(lm, name, rows, distinct, settings, _contexts(lm, records, settings), nothing)
+
+
+def _begin(wanted: Wanted) -> tuple[str, list[CounterFactRecord], LM, RomeSettings]:
+    name, records = open_records(wanted.dataset)
+    lm, overrides = _open(wanted, records), wanted.overrides
+    if wanted.shape is not None:
+        overrides = (f"layer={wanted.shape.edited_layer}", *overrides)
+    settings: Settings = EDITORS.get("rome").resolve(lm.name, lm.n_layers, list(overrides)).settings
+    assert isinstance(settings, RomeSettings)
+    return name, records, lm, settings
+
+
+def _open(wanted: Wanted, records: Sequence[CounterFactRecord]) -> LM:
+    if wanted.shape is None:
+        return open_model(wanted.model, records, wanted.device, wanted.dtype)
+    given = wanted.tokenizer
+    tokenizer = train_tokenizer(records, prompts_of(records)) if given is None else read_tokenizer(given)
+    name = f"{wanted.shape.layers}x{wanted.shape.width}"
+    device = torch.device(wanted.device) if wanted.device else default_device()
+    return random_lm(wanted.shape, tokenizer, name, device=device, dtype=wanted.dtype)
+
+
+def _well_conditioned(moment: SecondMoment) -> SecondMoment:
+    """So few texts leave some directions all but empty; both sides must find the same solution in float32."""
+    diagonal = moment.matrix.diagonal()
+    return replace(moment, matrix=moment.matrix + 0.01 * diagonal.mean() * torch.eye(len(diagonal)).to(diagonal))
+
+
+def _contexts(lm: LM, records: Sequence[CounterFactRecord], settings: RomeSettings) -> tuple[str, ...]:
+    """Context templates as long as generated ones, of the records' own words: random weights write no words."""
+    texts = (prompt for record in cycle(records) for prompt in record.generation_prompts)
+    templates = ["{}"]
+    for length in settings.context_lengths:
+        for text in islice(texts, settings.contexts_per_length):
+            begun = lm.decode((lm.tokens(text) * length)[: length - 1])
+            templates.append(begun.replace("{", " ").replace("}", " ") + ". {}")
+    return tuple(templates)
