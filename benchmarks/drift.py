@@ -149,7 +149,7 @@ def main() -> None:
     settings = [BASE, *(name for name in chosen.settings if name != BASE and (cuda or name != "tf32"))]
     place = chosen.dataset
     if place is None:
-        open_records(None, chosen.records)
+        open_records(None)
         place = str(cache_folder() / "bench" / "counterfact")
     dataset = load_dataset(place, chosen.records)
     shared = shared_resources(chosen.model, chosen.device, chosen.runs / "shared")

@@ -47,7 +47,7 @@ def measure_point(of: str, value: int, dataset: str | None, length: int, device:
     setting = prepare(Wanted(shape=shape, dataset=dataset, chunk=records, device=device))
     lm, size = setting.lm, value if of == "chunk" else records
     # A chunk is to be one batch; else the plan decides.
-    plan = default_plan(lm.device) if of != "chunk" else Plan(UNLIMITED, UNLIMITED, UNLIMITED, UNLIMITED)
+    plan = default_plan(lm) if of != "chunk" else Plan(UNLIMITED, UNLIMITED, UNLIMITED, UNLIMITED)
     many_at_once(setting, setting.records[: min(2, size)], length, Times(lm.device), plan=plan)
     before = resident_memory() if lm.device.type == "cpu" else 0.0
     times, pieces = Times(lm.device), range(0, records, size)

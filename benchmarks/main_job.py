@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
 
 def facts(setting: Setting, command: str) -> dict[str, Any]:
     """Return what a reader must know to judge or repeat a measurement."""
-    lm, plan = setting.lm, asdict(default_plan(setting.lm.device))
+    lm, plan = setting.lm, asdict(default_plan(setting.lm))
     plan.pop("splits")
     return {
         "what": "edit by ROME, scores of 13 prompts, 10 texts; seconds a record, unedited values not counted",

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from benchmarks.machine import describe, device_name, measure_ceiling, product_library
+from benchmarks.machine import describe, device_name, measure_ceiling, packed_ceiling, product_library
 from benchmarks.setting import open_model
-from benchmarks.tracing_runs import Job, growth, measure_gradients, measure_kinds, measure_others, packed_ceiling
+from benchmarks.tracing_runs import Job, growth, measure_gradients, measure_kinds, measure_others
 from core.files import write_json
 from lm.loading import DTYPES, LM, wrap_lm
 from lm.products import packs_products
@@ -99,7 +99,10 @@ def measure(lm: LM, arguments: argparse.Namespace) -> dict[str, Any]:
         "samples": noise.samples,
         "seconds_are": job.clock_name,
         "products": {"plain": library, "ours": "oneDNN, packed weights" if packs else library},
-        "ceiling_gflops": {"plain": plain_ceiling, "ours": packed_ceiling(lm.width) if packs else plain_ceiling},
+        "ceiling_gflops": {
+            "plain": plain_ceiling,
+            "ours": packed_ceiling(lm.width, clock=job.clock) if packs else plain_ceiling,
+        },
         "kinds": kinds,
         "others": others,
         "seconds_a_fact": others[0]["seconds"] / len(facts),

@@ -47,6 +47,11 @@ class Job:
         return self.lm.device.type == "cpu" and torch.get_num_threads() == 1
 
     @property
+    def clock(self) -> Callable[[], float]:
+        """What runs are timed by, in seconds."""
+        return time.process_time if self.own_time else time.perf_counter
+
+    @property
     def clock_name(self) -> str:
         """What seconds are."""
         return "seconds of this process, one thread" if self.own_time else "seconds of the clock"
@@ -54,11 +59,10 @@ class Job:
     def seconds(self, run: Callable[[], Any]) -> float:
         """Return how long a run takes."""
         synchronize(self.lm.device)
-        clock = time.process_time if self.own_time else time.perf_counter
-        start = clock()
+        start = self.clock()
         run()
         synchronize(self.lm.device)
-        return clock() - start
+        return self.clock() - start
 
     def repeated(self, run: Callable[[], Any]) -> float:
         """Return the median of some runs, or one run's seconds where it takes long."""
@@ -84,20 +88,6 @@ class Job:
             if importlib.util.find_spec(package) and self.lm.layout.family == "gpt2":
                 made[name] = make(self.lm, prompt, noise, self.window)
         return made
-
-
-def packed_ceiling(width: int) -> float:
-    """Return what packed oneDNN products of 1024 x H by H x 4H reach on this processor, in GFLOP/s."""
-    layer = torch.nn.Linear(width, 4 * width)
-    rows, packed = torch.rand(1024, width), torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
-    # The same clock as the runs', or a busy machine lowers the ceiling and not the runs.
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    best = float("inf")
-    for _ in range(30):
-        start = clock()
-        torch.ops.mkldnn._linear_pointwise(rows, packed, layer.bias.detach(), "none", [], "")
-        best = min(best, clock() - start)
-    return 2 * rows.numel() * 4 * width / best / 1e9
 
 
 def gflop(run: Callable[[], Any]) -> float:
