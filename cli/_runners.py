@@ -63,7 +63,9 @@ def open_runner(
         return
     if device is not None and ":" in device:
         raise BadInput(f"--device {device}: with --runner {name} each worker gets a device of its own; say cuda or cpu")
-    source = ModelSource(model, device, dtype, precision, lm.identity, tuple(path.resolve() for path in plugins or []))
+    source = ModelSource(
+        model, device, dtype, lm.identity, tuple(path.resolve() for path in plugins or []), precision=precision
+    )
     # Without a word the same number as in one process, because the last bits of a sum depend on it.
     each = threads or torch.get_num_threads()
     if name == "slurm":

@@ -49,8 +49,6 @@ class Prepared:
 
     plan: Plan
     """The plan in force, which fixes the units."""
-    needs_bytes: int = 0
-    """What it is estimated to need."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What the prepared editor rests on."""
     seen: Sequence[int] = ()
@@ -60,6 +58,8 @@ class Prepared:
     """Processes that are to measure texts beside each worker."""
     machine: Mapping[str, Any] = field(default_factory=dict)
     """Versions, device and threads of the worker."""
+    needs_bytes: int = 0
+    """What the plan is estimated to need."""
 
     def check(self, other: "Prepared", where: str) -> None:
         """Raise unless another worker prepared the same.
@@ -90,12 +90,12 @@ class ModelSource:
     device: str | None
     """`None`: the accelerator if the worker has one."""
     dtype: Dtype
-    precision: Precision
     identity: Mapping[str, str]
     """Of the model that it must be."""
     plugins: tuple[Path, ...] = ()
     cwd: Path = field(default_factory=Path.cwd)
     """Where relative paths begin."""
+    precision: Precision = "strict"
 
     def open(self) -> LM:
         """Load the model, and the plug-ins that register editors.
