@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,10 @@ def hash_file(path: Path) -> str:
     """Return the sha256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")
+"""Names of files that `write_atomic` has not finished."""
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
@@ -122,6 +127,8 @@ def differences(name: str, before: Any, now: Any) -> list[str]:
 def one_writer(folder: Path, *, wait: bool) -> Iterator[None]:
     """Keep every other process out of a folder for the length of the block; a killed process lets go by itself.
 
+    What a killed one left half-written in the folder is swept up.
+
     Raises:
         BadInput: another process holds it, and `wait` is false.
     """
@@ -137,6 +144,9 @@ def one_writer(folder: Path, *, wait: bool) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise BadInput(f"another process is writing {folder}; wait for it, or stop it") from error
+        for path in folder.iterdir():
+            if TEMPORARY.fullmatch(path.name):
+                path.unlink()
         yield
     finally:
         os.close(handle)

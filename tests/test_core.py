@@ -261,3 +261,14 @@ def test_texts(tmp_path: Path) -> None:
     assert list(source.texts()) == list(source.texts()) == ["One.", "Two.", "Three."]
     with pytest.raises(BadInput, match="no texts"):
         load_texts("./nothing")
+
+
+def test_the_one_writer_sweeps_up_what_a_killed_one_left(tmp_path: Path) -> None:
+    from core.files import one_writer
+
+    for name in (".run.json.a1b2_3d4", ".cases.jsonl.zzzzzzzz"):
+        (tmp_path / name).write_text("half")
+    for name in (".gitignore", "run.json", ".a.short"):
+        (tmp_path / name).write_text("whole")
+    with one_writer(tmp_path, wait=False):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".a.short", ".gitignore", "run.json"]

@@ -164,7 +164,7 @@ def keep(
 
 def _begin(folder: Path, identity: Mapping[str, Any]) -> None:
     """Write down what a run is, or check that it is gone on with the same; sweep up after a writer that was killed."""
-    for half in [*folder.glob(f".{RUN}.*"), *(folder / ARRAYS).glob(".*.npz.*")]:
+    for half in (folder / ARRAYS).glob(".*.npz.*"):
         half.unlink()
     if not (folder / RUN).exists():
         write_json(folder / RUN, {**identity, "version": _version()})
