@@ -79,28 +79,20 @@ class Lower:
     """Output of the edited layer's block, (rows, tokens, width)."""
     keys: Tensor
     """Input of the edited module, (rows, tokens, d_in)."""
-    outputs: Tensor
-    """Output of the edited module, (rows, tokens, width)."""
-    positions: Tensor
-    """(tokens,): the same in every row."""
 
 
-def pad(rows: Sequence[Row], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ids (rows, tokens), padded on the right with 0, the lookup positions (rows,) and lengths (rows,)."""
+def pad(rows: Sequence[Row], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return ids (rows, tokens), padded on the right with 0, and lengths (rows,)."""
     longest = max(len(row.ids) for row in rows)
     ids = torch.tensor([[*row.ids, *[0] * (longest - len(row.ids))] for row in rows])
-    lookup = torch.tensor([row.lookup for row in rows])
     lengths = torch.tensor([len(row.ids) for row in rows])
-    return ids.to(device), lookup.to(device), lengths.to(device)
+    return ids.to(device), lengths.to(device)
 
 
 @torch.no_grad()
 def run_lower(lm: LM, ids: Tensor, layer: int) -> Lower:
     """Run layers 0 to `layer`. Padding on the right is never attended to by what stands before it."""
-    module = lm.layout.down(layer)
-    tape = Tape()
-    key, output = Site(module, "in"), Site(module)
-    positions = torch.arange(ids.shape[1], device=ids.device)
-    with hooked(lm.model, tape.read(key), tape.read(output)):
-        hidden = run_blocks(lm, embed(lm, ids, positions), 0, layer + 1, positions=positions)
-    return Lower(hidden, tape[key], tape[output], positions)
+    tape, key = Tape(), Site(lm.layout.down(layer), "in")
+    with hooked(lm.model, tape.read(key)):
+        hidden = run_blocks(lm, embed(lm, ids), 0, layer + 1)
+    return Lower(hidden, tape[key])

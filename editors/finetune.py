@@ -93,7 +93,7 @@ class Trained:
 
 def lay_out(lm: LM, items: Sequence[Encoded], layer: int) -> Batch:
     """Run the layers up to the trained one, once, and note what is scored."""
-    ids, _, lengths = pad([item.rows[0] for item in items], lm.device)
+    ids, lengths = pad([item.rows[0] for item in items], lm.device)
     lower = run_lower(lm, ids, layer)
     longest = max(len(item.target) for item in items)
     scored, labels, weights = [], [], []

@@ -111,11 +111,11 @@ def score(
         stack = EditStack(lm, edits) if edits else None
 
         def run(batch: Sequence[_Row]) -> None:
-            tail = max(row.tail for row in batch)
-            ragged = RaggedRows(Ragged.of([len(row.ids) for row in batch]), lm.device, tail=tail)
+            layout = Ragged.of([len(row.ids) for row in batch])
+            ragged = RaggedRows(layout, lm.device, tail=max(row.tail for row in batch))
             context = stack.rows([row.owner for row in batch], ragged) if stack else nullcontext()
             with context:
-                kept.extend(list(_score_batch(lm, batch, ragged, tail, plan.logit_rows)))
+                kept.extend(list(_score_batch(lm, batch, ragged, plan.logit_rows)))
 
         for batch in _batches(rows, plan.tokens_per_batch):
             for row in in_halves("score", batch, run, plan):
@@ -194,14 +194,14 @@ def _batches(rows: Sequence[_Row], budget: int) -> Iterator[list[_Row]]:
 
 
 def _score_batch(
-    lm: LM, batch: Sequence[_Row], ragged: RaggedRows, tail: int, logit_rows: int
+    lm: LM, batch: Sequence[_Row], ragged: RaggedRows, logit_rows: int
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Run one batch; yield slots, nats, and whether the token is the likeliest one, for groups of positions."""
     layout = ragged.layout
     ids = torch.tensor([layout.flat([row.ids for row in batch])], device=lm.device)
     positions = torch.tensor([layout.counted()], device=lm.device)
     states = run_blocks(lm, embed(lm, ids, positions), 0, lm.n_layers, positions=positions, ragged=ragged)[0]
-    place = {token: i for i, token in enumerate(layout.tails(tail))}
+    place = {token: i for i, token in enumerate(ragged.asked_for.tolist())}
     where: dict[int, list[_Read]] = {token: [] for token in place}  # what is read at each token
     for row, start in zip(batch, layout.starts, strict=True):
         for read in row.reads:

@@ -1,16 +1,21 @@
 """What the tests of runners share: a data set of seven units, and a run of it by whichever runner."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from core.datasets import Dataset
 from evaluation.harness import evaluate
 from evaluation.runners import Runner
+from evaluation.runners.local import LocalRunner
 from evaluation.store import Run
 from evaluation.task import ModelSource
 from lm.plan import Plan
-from tests.evaluating import counterfact, options
+from tests.evaluating import contents, counterfact, options
 from tests.faulty import FOLDER, RESOLVED, SPEC, write_plugin
 from tests.models import tiny_folder, tiny_lm
 
@@ -49,3 +54,14 @@ def processes_of(faults: Path) -> list[int]:
         except OSError:
             continue
     return found
+
+
+@contextmanager
+def undisturbed_run(dataset: Dataset, folder: Path) -> Iterator[dict[str, Any]]:
+    """What one process with one thread makes; torch's own number of threads comes back after the block."""
+    threads = torch.get_num_threads()
+    run_with(LocalRunner(1), dataset, folder)
+    try:
+        yield contents(folder)
+    finally:
+        torch.set_num_threads(threads)

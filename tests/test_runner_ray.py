@@ -9,10 +9,9 @@ import pytest
 
 from core.datasets import Dataset
 from core.errors import BadInput
-from evaluation.runners.local import LocalRunner
 from tests.evaluating import contents
 from tests.faulty import FOLDER
-from tests.running import ROOT, records, run_with, source
+from tests.running import ROOT, records, run_with, source, undisturbed_run
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'counterfact-toolkit[ray]'")
 
@@ -26,13 +25,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def undisturbed(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    import torch
-
-    threads = torch.get_num_threads()
-    folder = tmp_path_factory.mktemp("undisturbed")
-    run_with(LocalRunner(1), dataset, folder)
-    yield contents(folder)
-    torch.set_num_threads(threads)
+    with undisturbed_run(dataset, tmp_path_factory.mktemp("undisturbed")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from lm.plan import Plan
 from tests.evaluating import LENGTH, contents
 from tests.faulty import FOLDER
 from tests.models import tiny_lm
-from tests.running import CHUNK, ROOT, processes_of, records, run_with, source
+from tests.running import CHUNK, ROOT, processes_of, records, run_with, source, undisturbed_run
 
 pytest.importorskip("submitit", reason="needs submitit: pip install 'counterfact-toolkit[slurm]'")
 
@@ -34,13 +34,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def undisturbed(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    import torch
-
-    threads = torch.get_num_threads()
-    folder = tmp_path_factory.mktemp("undisturbed")
-    run_with(LocalRunner(1), dataset, folder)
-    yield contents(folder)
-    torch.set_num_threads(threads)
+    with undisturbed_run(dataset, tmp_path_factory.mktemp("undisturbed")) as made:
+        yield made
 
 
 @pytest.fixture
