@@ -103,7 +103,8 @@ class TransformerLens(Tracer):
         """Return all cells of single states, (layers, tokens), by the library's own loop."""
         from transformer_lens.patching import generic_activation_patch  # noqa: PLC0415
 
-        def put(rows: Tensor, index: Sequence[int], clean: Tensor) -> Tensor:
+        # Typed loosely: the library says that the clean run is its own cache, and a tensor serves as well.
+        def put(rows: Tensor, index: Sequence[int], clean: Any) -> Tensor:
             rows[:, index[1]] = clean[0, index[1]]
             return rows
 

@@ -66,7 +66,7 @@ class RaggedRows:
             if asked == group.length:
                 return None
             return _causal(asked, group.length, torch.zeros((), device=self.device))[None, None]
-        new = _causal(asked, group.length, earlier).expand(group.rows, 1, -1, -1)
+        new = _causal(asked, group.length, earlier).expand(len(earlier), 1, -1, -1)
         return torch.cat([earlier[:, None, None].expand(-1, 1, asked, -1), new], -1)
 
 
@@ -126,14 +126,22 @@ def _with_earlier(
     width = 0
     if earlier is not None:
         width = earlier[0].shape[3]
-        scores = torch.cat([torch.matmul(shared, earlier[0]), scores], -1)
+        scores = torch.cat([_by_rows(shared, earlier[0]), scores], -1)
     weights = _split(scores, 2, scores.shape[2] // asked).to(torch.promote_types(scores.dtype, torch.float32))
     weights = torch.add(mask.to(weights), weights, alpha=scaling).softmax(-1).to(value.dtype).flatten(2, 3)
     found = torch.matmul(weights[..., width:], value)
     if earlier is not None:
-        found = found + torch.matmul(weights[..., :width], earlier[1])
+        found = found + _by_rows(weights[..., :width], earlier[1])
     # To (rows, asked, heads, head width).
     return found.view(heads, rows, -1, asked, size).permute(1, 3, 0, 2, 4).flatten(2, 3)
+
+
+def _by_rows(states: Tensor, constant: Tensor) -> Tensor:
+    """Multiply (heads, rows, a, b) by (heads, rows, b, c), or by what is the same for all rows, (heads, 1, b, c)."""
+    if constant.shape[1] == states.shape[1]:
+        return torch.matmul(states, constant)
+    rows: Tensor = torch.matmul(states.flatten(1, 2), constant[:, 0]).unflatten(1, states.shape[1:3])  # type: ignore[no-untyped-call]
+    return rows
 
 
 def _split(states: Tensor, dim: int, parts: int) -> Tensor:

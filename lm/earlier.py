@@ -18,10 +18,13 @@ class Earlier(Protocol):
 
     @property
     def masks(self) -> Sequence[Tensor]:
-        """For each group, 0 where a row has an earlier token and the lowest number elsewhere, (rows, earlier)."""
+        """For each group, 0 where a row has an earlier token and the lowest number elsewhere, (rows or 1, earlier)."""
 
     def of(self, layer: int, group: int) -> tuple[Tensor, Tensor]:
-        """Return keys (heads, rows, head width, earlier) and values (heads, rows, earlier, head width)."""
+        """Return keys (heads, rows, head width, earlier) and values (heads, rows, earlier, head width).
+
+        Where all rows of the group have the same earlier tokens, once for all of them: `rows` is 1 then.
+        """
 
 
 @dataclass(frozen=True, eq=False)

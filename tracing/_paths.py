@@ -1,106 +1,189 @@
-"""Gradients along the straight paths of many layers' tensors, in one walk up the layers and one way back.
+"""Gradients along straight paths of many tensors, in a few walks up the layers, each with one way back.
 
-The rows of a layer's path, one for each node of the quadrature, join the walk after that layer, so each layer runs once
-for all paths that begin below it; and one backward pass gives the gradients of all.
+A *path* scales what stands at one layer, at one token or at all of them. Its rows, one for each node of the quadrature,
+join the walk after that layer with the positions from the first scaled token on, so each layer runs once for all paths
+that begin below it. Rows of all lengths lie in one line, after keys and values of the clean run.
 """
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lm.attention import RaggedRows
 from lm.hooks import hooked
 from lm.loading import LM
+from lm.ragged import Group, Ragged
 from lm.stack import logits, run_blocks
 from tracing._base import Base, Module, instead, probability, site_of
-from tracing._sweep import last_position_only
 
 LOGIT_ROWS = {"cpu": 128}
 """Positions whose logits are held at once; 2048 on an accelerator."""
 GRAPH_BYTES = 2**30
-"""What the activations of one walk may take; deeper models are walked several times."""
+"""What the activations of one walk may take; more paths than that are walked in several."""
 FLOATS_A_POSITION = 16
 """Activations that a block keeps for its way back, in units of the model's width: a rough count."""
 
 
-class Slopes(NamedTuple):
-    """What is found along the path of one layer."""
+class Path(NamedTuple):
+    """What is scaled: a layer's tensor, at one token or at all."""
 
+    layer: int
+    token: int | None = None
+
+    @property
+    def first(self) -> int:
+        """The first scaled token; those before it never change, and are not walked."""
+        return self.token or 0
+
+
+class Slopes(NamedTuple):
+    """What is found along a path."""
+
+    path: Path
+    value: Tensor
+    """The clean run's tensor that is scaled, (scaled tokens, width)."""
     gradients: Tensor
-    """Of the answer's probability at each node, (nodes, tokens, width)."""
+    """Of the answer's probability at each node, (nodes, scaled tokens, width)."""
     probabilities: Tensor
     """(nodes,)."""
 
 
-def slopes(lm: LM, base: Base, module: Module | None, alphas: Tensor) -> Iterator[Slopes]:
-    """Return gradients along alpha times the clean run's tensor of each layer, from the first layer on.
+def slopes(lm: LM, base: Base, module: Module | None, alphas: Tensor, *, single: bool) -> Iterator[Slopes]:
+    """Yield gradients along alpha times the clean run's tensor of each layer, from the first layer on.
 
     Args:
         lm: the model.
         base: its first row is the clean run.
         module: whose output is scaled; None for the state after each block.
         alphas: the nodes.
+        single: scale each token alone, one after the other; else all of a layer together.
     """
-    start = 0
-    for stop in _shares(lm, len(base.prompt.ids) * len(alphas)):
-        yield from _walk(lm, base, module, alphas, range(start, stop))
-        start = stop
+    length = len(base.prompt.ids)
+    tokens: Sequence[int | None] = range(length) if single else [None]
+    paths = [Path(layer, token) for layer in range(lm.n_layers) for token in tokens]
+    for share in _shares(lm, paths, length, len(alphas)):
+        yield from _Walk(lm, base, module, alphas, share).run()
 
 
-def _shares(lm: LM, positions: int) -> Iterator[int]:
-    """Yield where to cut the layers, so that the activations of each share fit."""
+def _shares(lm: LM, paths: Sequence[Path], length: int, nodes: int) -> Iterator[list[Path]]:
+    """Cut the paths so that the activations of each share fit; a path that is too large alone is tried alone."""
     size = 4 if lm.dtype != torch.float64 else 8
-    room = GRAPH_BYTES / (size * FLOATS_A_POSITION * lm.width * positions)
+    room = GRAPH_BYTES / (size * FLOATS_A_POSITION * lm.width * nodes)
+    share: list[Path] = []
     used = 0
-    for layer in range(lm.n_layers):
-        above = lm.n_layers - layer
-        if used and used + above > room:
-            yield layer
-            used = 0
-        used += above
-    yield lm.n_layers
+    for path in paths:
+        needed = (lm.n_layers - path.layer) * (length - path.first)
+        if share and used + needed > room:
+            yield share
+            share, used = [], 0
+        share.append(path)
+        used += needed
+    yield share
 
 
-def _walk(lm: LM, base: Base, module: Module | None, alphas: Tensor, layers: range) -> list[Slopes]:
-    leaves = []
-    with torch.enable_grad():
-        hidden: Tensor | None = None
-        for layer in range(layers.start, lm.n_layers):
-            if hidden is not None:
-                hidden = _run(lm, hidden, layer)
-            if layer in layers:
-                leaf, joined = _begin(lm, base, module, alphas, layer)
-                leaves.append(leaf)
-                hidden = joined if hidden is None else torch.cat([hidden, joined])
-        if hidden is None:
-            return []
-        last = hidden[:, -1]
-        found, slope = _at_the_end(lm, last.detach(), base.answer)
-        gradients = torch.autograd.grad(last, leaves, slope)
-    return [Slopes(*both) for both in zip(gradients, torch.split(found, len(alphas)), strict=True)]
+@dataclass(frozen=True, eq=False)
+class _Prefix:
+    """The clean run's keys and values before rows that begin at some tokens: the same for all rows of a group."""
+
+    base: Base
+    firsts: Sequence[int]
+    """For each group, the tokens before it."""
+
+    @cached_property
+    def masks(self) -> list[Tensor]:
+        """All are seen."""
+        return [self.base.embedded.new_zeros(1, first) for first in self.firsts]
+
+    def of(self, layer: int, group: int) -> tuple[Tensor, Tensor]:
+        """Keys and values, once for all rows; see `Earlier`."""
+        first = self.firsts[group]
+        keys, values = (tables[layer][0, :, None, :first] for tables in (self.base.keys, self.base.values))
+        return keys.transpose(2, 3), values
 
 
-def _run(lm: LM, hidden: Tensor, layer: int) -> Tensor:
-    last = layer == lm.n_layers - 1
-    with hooked(lm.model, *(last_position_only(lm, layer, hidden.shape[1]) if last else ())):
-        return run_blocks(lm, hidden, layer, layer + 1)
+class _Walk:
+    """The states of all paths that have joined, by the token that they begin with: (rows, positions, width)."""
 
+    def __init__(self, lm: LM, base: Base, module: Module | None, alphas: Tensor, paths: Sequence[Path]) -> None:
+        self.lm = lm
+        self.base = base
+        self.module = module
+        self.alphas = alphas
+        self.paths = paths
+        # Short rows first, as rows of unequal length lie in one line.
+        self.live: dict[int, Tensor] = {}
+        self.joined: dict[int, list[Path]] = {first: [] for first in sorted({path.first for path in paths})[::-1]}
+        self.leaves: dict[Path, Tensor] = {}
 
-def _begin(lm: LM, base: Base, module: Module | None, alphas: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-    """Return the scaled tensor, a leaf, and the block's output with it in place, both (nodes, tokens, width)."""
-    value = base.states[layer, 0] if module is None else base.outputs[module][layer, 0]
-    leaf = (alphas[:, None, None] * value).requires_grad_()
-    if module is None:
-        return leaf, leaf
-    if module == "mlp":
-        return leaf, leaf + (base.states[layer, 0] - value)
-    # What follows the attention within its block is the model's own to know. One row goes in, which the attention's
-    # output turns into one for each node.
-    before = base.embedded[:1] if layer == 0 else base.states[layer - 1, :1]
-    with hooked(lm.model, (site_of(lm, "attn", layer), partial(instead, leaf))):
-        return leaf, run_blocks(lm, before, layer, layer + 1)
+    def run(self) -> Iterator[Slopes]:
+        """Walk up, read what comes out, go back; yield what is found in the order of the paths."""
+        lm, top = self.lm, self.lm.n_layers - 1
+        with torch.enable_grad():
+            for layer in range(self.paths[0].layer, lm.n_layers):
+                if self.live:
+                    self._step(layer)
+                self._join([path for path in self.paths if path.layer == layer], last_only=layer == top)
+            last = torch.cat([states[:, -1] for states in self.live.values()])
+            found, slope = _at_the_end(lm, last.detach(), self.base.answer)
+            gradients = torch.autograd.grad(last, [self.leaves[path] for path in self.paths], slope)
+        order = [path for joined in self.joined.values() for path in joined]
+        chances = dict(zip(order, torch.split(found, len(self.alphas)), strict=True))
+        for path, gradient in zip(self.paths, gradients, strict=True):
+            yield Slopes(path, self._value(path), gradient, chances[path])
+
+    def _step(self, layer: int) -> None:
+        """Run one layer; of the last one, only what the last position needs."""
+        lm, device = self.lm, self.lm.device
+        firsts, groups, positions, start = [], [], [], 0
+        for first, states in self.live.items():
+            rows, length = states.shape[:2]
+            firsts.append(first)
+            groups.append(Group(start, rows, length))
+            positions.append(torch.arange(first, first + length, device=device).expand(rows, -1).flatten())
+            start = groups[-1].tokens.stop
+        layout = Ragged(tuple(range(sum(group.rows for group in groups))), tuple(groups))
+        earlier = _Prefix(self.base, firsts) if any(firsts) else None
+        ragged = RaggedRows(layout, device, earlier, tail=1 if layer == lm.n_layers - 1 else None)
+        hidden = torch.cat([states.flatten(0, 1) for states in self.live.values()])[None]
+        hidden = run_blocks(lm, hidden, layer, layer + 1, positions=torch.cat(positions)[None], ragged=ragged)
+        for first, group in zip(firsts, ragged.layout_of(hidden).groups, strict=True):
+            self.live[first] = group.of(hidden)
+
+    def _join(self, paths: Sequence[Path], *, last_only: bool) -> None:
+        begun: dict[int, list[Tensor]] = {first: [] for first in self.joined}
+        for path in paths:
+            self.leaves[path], states = self._begin(path)
+            begun[path.first].append(states[:, -1:] if last_only else states)
+            self.joined[path.first].append(path)
+        parts = {
+            first: [*([self.live[first]] if first in self.live else ()), *states] for first, states in begun.items()
+        }
+        self.live = {first: torch.cat(states) for first, states in parts.items() if states}
+
+    def _value(self, path: Path) -> Tensor:
+        table = self.base.states if self.module is None else self.base.outputs[self.module]
+        return table[path.layer, 0, slice(None) if path.token is None else slice(path.token, path.token + 1)]
+
+    def _begin(self, path: Path) -> tuple[Tensor, Tensor]:
+        """Return the scaled tensor, a leaf, and the block's output from the first scaled token on with it in place."""
+        base, layer = self.base, path.layer
+        leaf = (self.alphas[:, None, None] * self._value(path)).requires_grad_()
+        table = base.states if self.module is None else base.outputs[self.module]
+        clean = table[layer, :1, path.first :]
+        output = torch.cat([leaf, clean[:, leaf.shape[1] :].expand(len(leaf), -1, -1)], 1)
+        if self.module is None:
+            return leaf, output
+        if self.module == "mlp":
+            return leaf, output + (base.states[layer, :1, path.first :] - clean)
+        # What follows the attention within its block is the model's own to know. One row goes in, which the attention's
+        # output turns into one for each node.
+        before = (base.embedded if layer == 0 else base.states[layer - 1])[:1, path.first :]
+        with hooked(self.lm.model, (site_of(self.lm, "attn", layer), partial(instead, output))):
+            return leaf, run_blocks(self.lm, before, layer, layer + 1)
 
 
 def _at_the_end(lm: LM, last: Tensor, answer: int) -> tuple[Tensor, Tensor]:

@@ -192,15 +192,3 @@ def _output_projection(lm: LM, layer: int) -> str:
     attention = lm.layout.attention(layer)
     children = find_module(lm.model, attention).named_children()
     return f"{attention}.{[name for name, child in children if isinstance(child, nn.Linear | Conv1D)][-1]}"
-
-
-def last_position_only(lm: LM, layer: int, suffix: int) -> list[tuple[Site, Patch]]:
-    """Let the last layer's projections after its attention see only the last position: nothing else is read there."""
-    return [
-        pair
-        for module in (_output_projection(lm, layer), lm.layout.mlp(layer))
-        for pair in (
-            (Site(module, "in"), lambda states: states[:, -1:]),
-            (Site(module), lambda output: output.expand(-1, suffix, -1)),
-        )
-    ]

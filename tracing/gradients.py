@@ -5,24 +5,19 @@ over tokens and layers: figure 16 of Meng, Bau, Andonian, Belinkov. Locating and
 NeurIPS 2022. https://arxiv.org/abs/2202.05262
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from core.errors import BadInput
-from lm.hooks import Patch, Site, hooked
 from lm.loading import LM
 from lm.products import packed_products
-from lm.stack import ConstantPrefix, causal_mask, logits, run_blocks
-from tracing._base import Base, instead, probability, run_base, site_of
+from tracing._base import Base, run_base
 from tracing._paths import slopes
-from tracing._sweep import last_position_only
 from tracing.facts import BadFact, Fact, Prompt, encode
 
 Part = Literal["state", "mlp", "attn"]
@@ -131,109 +126,14 @@ def _integrate(lm: LM, base: Base, part: Part, nodes: int, single: bool) -> Grad
     length = len(base.prompt.ids)
     norm, contribution = np.zeros((length, lm.n_layers)), np.zeros((length, lm.n_layers))
     gaps = np.zeros((length if single else 1, lm.n_layers))
-    for layer, token, attributions, zero in (_one_at_a_time if single else _layers)(lm, base, part, nodes):
-        scaled = slice(token, token + 1) if single else slice(0, length)
-        norm[scaled, layer] = attributions.norm(dim=-1).cpu().numpy()
-        contribution[scaled, layer] = attributions.sum(-1).cpu().numpy()
-        gaps[token, layer] = float(attributions.sum()) - (base.high - zero)
-    return Gradients(norm, contribution, gaps if single else gaps[0])
-
-
-Found = Iterator[tuple[int, int, Tensor, float]]
-"""Layer, first scaled token, integrated gradients (scaled tokens, width) in float64, probability at zero."""
-
-
-def _layers(lm: LM, base: Base, part: Part, nodes: int) -> Found:
     at, weights = quadrature(nodes)
+    # One more node, at zero: what the sum is held against.
     alphas = torch.tensor([*at, 0.0]).to(base.states)
-    for layer, found in enumerate(slopes(lm, base, None if part == "state" else part, alphas)):
-        value = base.states[layer, 0] if part == "state" else base.outputs[part][layer, 0]
-        yield layer, 0, _weighed(value, weights, found.gradients), float(found.probabilities[-1])
-
-
-def _one_at_a_time(lm: LM, base: Base, part: Part, nodes: int) -> Found:
-    for layer in range(lm.n_layers):
-        # A token's state acts on the positions from it on.
-        for token in range(len(base.prompt.ids)):
-            yield layer, token, *_Path(lm, base, part, layer, token).integrate(nodes)
-
-
-def _weighed(value: Tensor, weights: Numbers, gradients: Tensor) -> Tensor:
-    """Return value times the weighted sum of the gradients, the one at zero aside: (tokens, width), float64."""
-    return value.double() * torch.einsum(
-        "i,itd->td", torch.from_numpy(weights).to(value.device), gradients[:-1].double()
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class _Path:
-    """The straight path from zero to one token's tensor, with all that stays as it is."""
-
-    lm: LM
-    base: Base
-    part: Part
-    layer: int
-    begin: int
-    """The token that moves along the path; those before it never change, and are not run."""
-
-    @property
-    def scaled(self) -> slice:
-        """The token, as a range of one."""
-        return slice(self.begin, self.begin + 1)
-
-    def integrate(self, nodes: int) -> tuple[Tensor, float]:
-        """Return the integrated gradients (scaled tokens, width), float64, and the probability at zero."""
-        table = self.base.states if self.part == "state" else self.base.outputs[self.part]
-        value = table[self.layer, 0, self.scaled]
-        at, weights = quadrature(nodes)
-        alphas = torch.tensor([*at, 0.0]).to(value)
-        leaf = (alphas[:, None, None] * value).requires_grad_()
-        with torch.enable_grad():
-            found = self._probability(leaf)
-            (slope,) = torch.autograd.grad(found.sum(), leaf)
-        return _weighed(value, weights, slope), float(found[-1].detach())
-
-    def _probability(self, leaf: Tensor) -> Tensor:
-        hidden = self._after_layer(leaf)
-        above = self.layer + 1
-        if above < self.lm.n_layers:
-            hidden = self._run(hidden, above, self.lm.n_layers)
-        answers = torch.full((len(leaf),), self.base.answer, device=leaf.device)
-        return probability(logits(self.lm, hidden[:, -1]), answers)
-
-    def _after_layer(self, leaf: Tensor) -> Tensor:
-        """Return the block's output, (nodes, positions, width), with the part's tensor in place."""
-        base, layer = self.base, self.layer
-        if self.part == "state":
-            return self._put(leaf, base.states[layer, 0])
-        if self.part == "mlp":
-            rest = base.states[layer, 0] - base.outputs["mlp"][layer, 0]
-            return self._put(leaf, base.outputs["mlp"][layer, 0]) + rest[self.begin :]
-        # What follows the attention within its block is the model's own to know: the block runs, its output replaced.
-        before = base.embedded[0] if layer == 0 else base.states[layer - 1, 0]
-        rows = before[self.begin :].expand(len(leaf), -1, -1)
-        value = self._put(leaf, base.outputs["attn"][layer, 0])
-        return self._run(rows, layer, layer + 1, (site_of(self.lm, "attn", layer), partial(instead, value)))
-
-    def _put(self, leaf: Tensor, clean: Tensor) -> Tensor:
-        parts = [clean[self.begin : self.scaled.start], clean[self.scaled.stop :]]
-        before, after = (part.expand(len(leaf), -1, -1) for part in parts)
-        return torch.cat([before, leaf, after], dim=1)
-
-    def _run(self, hidden: Tensor, start: int, stop: int, *pairs: tuple[Site, Patch]) -> Tensor:
-        lm, rows, positions = self.lm, len(hidden), hidden.shape[1]
-        cache = _prefix(self.base, self.begin, rows) if self.begin else None
-        mask = causal_mask(lm, positions, self.begin)
-        at = torch.arange(self.begin, self.begin + positions, device=hidden.device)
-        last = last_position_only(lm, lm.n_layers - 1, positions) if stop == lm.n_layers else []
-        with hooked(lm.model, *last, *pairs):
-            return run_blocks(lm, hidden, start, stop, positions=at, mask=mask, cache=cache)
-
-
-def _prefix(base: Base, begin: int, rows: int) -> ConstantPrefix:
-    """Return the clean keys and values before a position: row 0 of a base without noise is every row."""
-    keys, values = (
-        {layer: table[:1, :, :begin].expand(rows, -1, -1, -1) for layer, table in enumerate(tables)}
-        for tables in (base.keys, base.values)
-    )
-    return ConstantPrefix(keys, values)
+    for path, value, gradients, chances in slopes(lm, base, None if part == "state" else part, alphas, single=single):
+        weighed = torch.einsum("i,itd->td", torch.from_numpy(weights).to(value.device), gradients[:-1].double())
+        attributions = value.double() * weighed
+        scaled = slice(path.first, path.first + len(value))
+        norm[scaled, path.layer] = attributions.norm(dim=-1).cpu().numpy()
+        contribution[scaled, path.layer] = attributions.sum(-1).cpu().numpy()
+        gaps[path.first, path.layer] = float(attributions.sum()) - (base.high - float(chances[-1]))
+    return Gradients(norm, contribution, gaps if single else gaps[0])
