@@ -14,6 +14,7 @@ from torch import Tensor
 from core.texts import TextSource
 from lm._moment_files import State, find_unfinished, write_state
 from lm._moment_sums import SAMPLE, Batch, Row, Sums, add_batch
+from lm.fused import fused_activations
 from lm.loading import LM
 from lm.products import packed_products
 
@@ -94,7 +95,7 @@ class Pass:
         """
         while True:
             try:
-                with packed_products(self.lm):
+                with packed_products(self.lm), fused_activations(self.lm):
                     self._go(budget, progress, checkpoint_every)
                 return budget
             except (torch.OutOfMemoryError, MemoryError):

@@ -91,8 +91,11 @@ def attend(rows: RaggedRows, module: Any, query: Tensor, key: Tensor, value: Ten
     if rows.tail == 0:
         return query.new_zeros(query.transpose(1, 2).shape)
     parts = []
-    for number, (group, mask) in enumerate(zip(rows.layout.groups, rows.masks, strict=True)):
-        q, k, v = (_split(states[0, :, group.tokens], 1, group.rows) for states in (query, key, value))
+    # Split, not sliced: the gradient of a slice is a tensor of zeros as large as the whole.
+    sizes = [group.rows * group.length for group in rows.layout.groups]
+    split = zip(*(torch.split(states[0], sizes, 1) for states in (query, key, value)), strict=True)
+    for number, (group, mask, own) in enumerate(zip(rows.layout.groups, rows.masks, split, strict=True)):
+        q, k, v = (_split(states, 1, group.rows) for states in own)
         if mask is None:
             found = _within_rows(q, k, v, scaling)
         else:
@@ -129,9 +132,10 @@ def _with_earlier(
         scores = torch.cat([_by_rows(shared, earlier[0]), scores], -1)
     weights = _split(scores, 2, scores.shape[2] // asked).to(torch.promote_types(scores.dtype, torch.float32))
     weights = torch.add(mask.to(weights), weights, alpha=scaling).softmax(-1).to(value.dtype).flatten(2, 3)
-    found = torch.matmul(weights[..., width:], value)
+    past, new = torch.split(weights, [width, weights.shape[-1] - width], -1)
+    found = torch.matmul(new, value)
     if earlier is not None:
-        found = found + _by_rows(weights[..., :width], earlier[1])
+        found = found + _by_rows(past, earlier[1])
     # To (rows, asked, heads, head width).
     return found.view(heads, rows, -1, asked, size).permute(1, 3, 0, 2, 4).flatten(2, 3)
 

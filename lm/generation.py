@@ -9,11 +9,16 @@ import torch
 from torch import Tensor
 
 from lm.deltas import Edit, EditStack
+from lm.fused import fused_activations
+from lm.growing import GrowingCache, newest_token_attention
 from lm.loading import LM
 from lm.plan import Plan, default_plan, in_halves
 from lm.products import packed_products
 from lm.scoring import Unscored
-from lm.stack import GrowingCache, embed, logits, run_blocks, single_token_attention
+from lm.stack import embed, logits, run_blocks
+
+RUN = 64
+"""Neighbours in the vocabulary of which only the largest logit is looked at first."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,11 @@ def generate(
         elif len(row.ids) >= length:
             results[row.number] = row.ids
     waiting = sorted((row for row in rows if row.number not in results), key=lambda row: len(row.ids))
-    cache = GrowingCache(min(plan.generation_rows, len(waiting)), length)
-    with torch.inference_mode(), packed_products(lm):
+    # Batches of one size: a small last one would read all weights for few rows.
+    batches = -(-len(waiting) // plan.generation_rows)
+    size = -(-len(waiting) // max(batches, 1))
+    cache = GrowingCache(size, length)
+    with torch.inference_mode(), packed_products(lm), fused_activations(lm):
         stack = EditStack(lm, edits) if edits else None
 
         def run(batch: Sequence[_Row]) -> None:
@@ -90,8 +98,8 @@ def generate(
             with context:
                 results.update(_sample(lm, batch, cache, length, top_k))
 
-        for start in range(0, len(waiting), plan.generation_rows):
-            for row in in_halves("generate", waiting[start : start + plan.generation_rows], run, plan):
+        for start in range(0, len(waiting), max(size, 1)):
+            for row in in_halves("generate", waiting[start : start + size], run, plan):
                 results[row.number] = Unscored("out of memory with one row")
     return [_finish(lm, results[i]) for i in range(len(rows))]
 
@@ -138,7 +146,7 @@ def _sample(
         table[:, column] = torch.where(given[:, column], table[:, column], token) if column < longest else token
 
     fill(0, shortest)
-    with single_token_attention(lm):
+    with newest_token_attention(lm, cache):
         for column in range(shortest + 1, length):
             fill(column - 1, column)
     return {
@@ -160,10 +168,27 @@ def _pick(scores: Tensor, top_k: int, draw: Tensor | None) -> tuple[Tensor, Tens
     if draw is None:
         best, token = scores.max(-1)
         return token, best.isfinite()
-    best, tokens = scores.topk(min(top_k, scores.shape[-1]))
+    best, tokens = _top(scores, min(top_k, scores.shape[-1]))
     bounds = best.double().softmax(-1).cumsum(-1)[:, :-1]
     choice = (draw[:, None] >= bounds).sum(-1, keepdim=True)
     return tokens.gather(1, choice)[:, 0], best[:, 0].isfinite()
+
+
+def _top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the `count` largest of each row and where they are: `topk`, but faster over a vocabulary.
+
+    A row's largest are among the runs whose own largest number is among the `count` largest of all runs.
+    """
+    rows, columns = scores.shape
+    runs = columns // RUN
+    if runs <= count:
+        return scores.topk(count)
+    firsts = scores[:, : runs * RUN].view(rows, runs, RUN).amax(-1).topk(count).indices * RUN
+    inside = torch.arange(RUN, device=scores.device)
+    rest = torch.arange(runs * RUN, columns, device=scores.device).expand(rows, -1)
+    candidates = torch.cat([(firsts[:, :, None] + inside).flatten(1), rest], 1)
+    best, places = scores.gather(1, candidates).topk(count)
+    return best, candidates.gather(1, places)
 
 
 def _finish(lm: LM, result: list[int] | Unscored) -> Generation | Unscored:

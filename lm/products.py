@@ -66,6 +66,11 @@ def _packing_of(module: Any) -> _Packed:
     return found
 
 
+def packed_weight(module: nn.Module) -> Tensor:
+    """Return a projection's weight as oneDNN wants it, made when it is first asked for."""
+    return _packing_of(module).forward
+
+
 def _by_output(module: Any) -> Tensor:
     """The weight as (d_out, d_in)."""
     weight: Tensor = module.weight.detach()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lm.attention import RaggedRows
 from lm.deltas import Edit, EditStack
+from lm.fused import fused_activations
 from lm.loading import LM
 from lm.plan import Plan, default_plan, in_halves
 from lm.products import packed_products
@@ -107,7 +108,7 @@ def score(
         raise ValueError(f"expected one owner for each of {len(queries)} queries, got {len(owners)}")
     rows, slots, failed = _lay_out(lm, queries, owners)
     kept: list[tuple[list[int], Tensor, Tensor]] = []
-    with torch.inference_mode(), packed_products(lm):
+    with torch.inference_mode(), packed_products(lm), fused_activations(lm):
         stack = EditStack(lm, edits) if edits else None
 
         def run(batch: Sequence[_Row]) -> None:

@@ -1,11 +1,10 @@
 """Run part of a model: from tokens to states, from one layer to another, from states to logits.
 
 The parts are the model's own modules, so hooks act here as in a whole forward pass. Keys and values of earlier
-tokens are kept by objects of ours, in three ways: constant, growing, or only recorded.
+tokens are kept by objects of ours: constant, only recorded, or growing (`lm.growing`).
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -45,51 +44,6 @@ class ConstantPrefix:
     def length(self, layer: int) -> int:
         """Return the prefix's width."""
         return self.keys[layer].shape[2] if layer in self.keys else 0
-
-
-class GrowingCache:
-    """Room for `length` tokens of `rows` rows, allocated once and filled from the left: for generation.
-
-    `begin(rows)` empties it for the next batch, which uses the same memory if it has as many rows.
-    """
-
-    def __init__(self, rows: int, length: int) -> None:
-        self.rows = rows
-        self.room = length
-        self._keys: dict[int, Tensor] = {}
-        self._values: dict[int, Tensor] = {}
-        self._filled: dict[int, int] = {}
-
-    def begin(self, rows: int) -> "GrowingCache":
-        """Forget all tokens; the next batch has `rows` rows."""
-        if rows != self.rows:
-            # Half a batch that was out of memory must not find the memory taken by what was made for the whole.
-            self._keys, self._values = {}, {}
-        self.rows = rows
-        self._filled = {}
-        return self
-
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Write the new tokens behind the earlier ones; return views of all of them."""
-        start = self.length(layer_idx)
-        stop = start + key.shape[2]
-        if stop > self.room or key.shape[0] != self.rows:
-            raise ValueError(
-                f"expected {self.rows} rows and at most {self.room} tokens, got {key.shape[0]} rows and {stop} tokens"
-            )
-        if layer_idx not in self._keys:
-            _, heads, _, width = key.shape
-            self._keys[layer_idx] = key.new_empty(self.rows, heads, self.room, width)
-            self._values[layer_idx] = value.new_empty(self.rows, heads, self.room, value.shape[3])
-        keys, values = self._keys[layer_idx], self._values[layer_idx]
-        keys[:, :, start:stop] = key
-        values[:, :, start:stop] = value
-        self._filled[layer_idx] = stop
-        return keys[:, :, :stop], values[:, :, :stop]
-
-    def length(self, layer: int) -> int:
-        """Return how many tokens the layer holds."""
-        return self._filled.get(layer, 0)
 
 
 class Recorder:
@@ -246,20 +200,3 @@ def causal_mask(lm: LM, tokens: int, past: int = 0, past_valid: Tensor | None = 
         seen = seen & torch.cat([past_valid, rest], dim=1)[:, None, None]
     # The lowest number and not -inf: a padding token that may see nothing must not become NaN.
     return torch.zeros(seen.shape, dtype=lm.dtype, device=device).masked_fill(~seen, torch.finfo(lm.dtype).min)
-
-
-@contextmanager
-def single_token_attention(lm: LM) -> Iterator[None]:
-    """Use the attention that is fastest for one new token per row within the block; longer passes need a mask there.
-
-    On a processor the plain products are up to twice as fast as the library's kernel, which is made for long rows.
-    """
-    # In float64 the plain products would not do: some families take their softmax in float32 there.
-    if lm.device.type != "cpu" or lm.layout.attention_kernel == "eager" or lm.dtype == torch.float64:
-        yield
-        return
-    lm.model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        lm.model.set_attn_implementation(lm.layout.attention_kernel)

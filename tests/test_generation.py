@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lm.deltas import Edit, LowRank, merged
-from lm.generation import Generation, clean_text, generate
+from lm.generation import Generation, _top, clean_text, generate
 from lm.hooks import Site, hooked
 from lm.loading import LM, load_lm
 from lm.plan import Plan, Split
@@ -181,3 +181,15 @@ def test_generation_of_the_reference(real_data: Path) -> None:
     assert [list(ids) for ids in ids_of(found)] == [ids for batch in batches for ids in batch["token_ids"]]
     texts = [result.text for result in found if isinstance(result, Generation)]
     assert texts == [text for batch in batches for text in batch["texts"]]
+
+
+@pytest.mark.parametrize("columns", [5, 300, 4096, 50257])
+def test_the_largest_of_runs_are_the_largest(columns: int) -> None:
+    scores = torch.randn(7, columns, generator=torch.Generator().manual_seed(2))
+    scores[2] = -torch.inf
+    scores[2, -1] = 1.0
+    scores[3, columns // 2] = torch.nan
+    found, places = _top(scores, 5)
+    torch.testing.assert_close(found, scores.topk(5).values, equal_nan=True)
+    torch.testing.assert_close(scores.gather(1, places), found, equal_nan=True)
+    assert all(len(set(row)) == 5 for row in places.tolist())

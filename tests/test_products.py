@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from lm.fused import fused_activations
+from lm.hooks import Site, hooked
 from lm.loading import LM
 from lm.products import packed_products, packs_products
 from lm.sites import weight_view
@@ -81,3 +83,19 @@ def test_double_precision_is_left_alone() -> None:
     assert not packs_products(lm)
     with packed_products(lm):
         assert not any("forward" in vars(module) for module in lm.model.modules())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("hooked_at", ["nothing", "the projection", "the activation"])
+def test_a_fused_activation_is_the_activation_also_beside_a_hooked_layer(family: str, hooked_at: str) -> None:
+    lm = tiny_lm(family, "float32")
+    mlp = lm.model.get_submodule(lm.layout.mlp(1))
+    activation = next(name for name, child in mlp.named_children() if "act" in name.lower())
+    name = {"the projection": lm.layout.up(1), "the activation": f"{lm.layout.mlp(1)}.{activation}"}.get(hooked_at)
+    pairs = [(Site(name), lambda output: output * 1.5)] if name else []
+    ids = torch.arange(12).view(2, 6)
+    with torch.no_grad(), hooked(lm.model, *pairs):
+        expected = lm.model(ids).logits
+        with packed_products(lm), fused_activations(lm):
+            torch.testing.assert_close(lm.model(ids).logits, expected, rtol=0, atol=2e-5)
+    assert not any("forward" in vars(module) for module in lm.model.modules())

@@ -8,13 +8,11 @@ from lm.loading import LM
 from lm.stack import (
     Cache,
     ConstantPrefix,
-    GrowingCache,
     Recorder,
     causal_mask,
     embed,
     logits,
     run_blocks,
-    single_token_attention,
 )
 from tests.models import FAMILIES, tiny_lm
 
@@ -58,19 +56,6 @@ def test_the_explicit_mask_is_the_default(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_growing_cache_changes_nothing(family: str) -> None:
-    lm = tiny_lm(family)
-    cache = GrowingCache(ROWS, TOKENS)
-    for _ in range(2):
-        parts = [run(lm, ids(lm)[:, :5], 0, cache), run(lm, ids(lm)[:, 5:8], 5, cache)]
-        with single_token_attention(lm):
-            parts += [run(lm, ids(lm)[:, t : t + 1], t, cache) for t in range(8, TOKENS)]
-        torch.testing.assert_close(logits(lm, torch.cat(parts, 1)), whole(lm, ids(lm)), **close(lm))
-        assert cache.length(0) == TOKENS
-        cache.begin(ROWS)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
 def test_a_recorded_prefix_stands_for_its_tokens(family: str) -> None:
     lm = tiny_lm(family)
     recorder = Recorder()
@@ -111,20 +96,3 @@ def test_gradients_flow_through_part_of_the_stack_with_a_prefix() -> None:
     (gradient,) = torch.autograd.grad(logits(lm, out)[:, -1].logsumexp(-1).sum(), hidden)
     assert gradient.isfinite().all()
     assert gradient[:, 0].abs().sum() > 0
-
-
-def test_a_growing_cache_refuses_what_it_has_no_room_for() -> None:
-    cache = GrowingCache(2, 4)
-    block = torch.zeros(2, 1, 3, 5)
-    cache.update(block, block, 0)
-    with pytest.raises(ValueError, match="at most 4 tokens, got 2 rows and 6 tokens"):
-        cache.update(block, block, 0)
-    with pytest.raises(ValueError, match="expected 3 rows"):
-        cache.begin(3).update(block, block, 0)
-
-
-def test_attention_is_as_before_after_single_tokens_and_a_fault() -> None:
-    lm = tiny_lm("qwen2")
-    with pytest.raises(ZeroDivisionError), single_token_attention(lm):
-        _ = 1 / 0
-    assert torch.equal(whole(lm, ids(lm)), logits(lm, run(lm, ids(lm))))

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from core.errors import BadInput
 from lm.attending import KERNEL
+from lm.fused import fused_activations
 from lm.hooks import Site, hooked
 from lm.loading import LM, load_lm, wrap_lm
 from lm.plan import Plan
 from lm.products import packed_products, packs_products
 from tests import oracle_tracing as oracle
 from tests.models import FAMILIES, tiny_lm
-from tracing._fused import fused_activations
 from tracing.causal import KINDS, SEVERED, Kind, Scan, Traced, trace, window_of
 from tracing.corruption import Corruption, make_corruption
 from tracing.facts import BadFact, Fact, encode, read_facts

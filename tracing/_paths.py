@@ -19,6 +19,7 @@ from lm.loading import LM
 from lm.ragged import Group, Ragged
 from lm.stack import logits, run_blocks
 from tracing._base import Base, Module, instead, probability, site_of
+from tracing._spots import together
 
 LOGIT_ROWS = {"cpu": 128}
 """Positions whose logits are held at once; 2048 on an accelerator."""
@@ -148,10 +149,14 @@ class _Walk:
         layout = Ragged(tuple(range(sum(group.rows for group in groups))), tuple(groups))
         earlier = _Prefix(self.base, firsts) if any(firsts) else None
         ragged = RaggedRows(layout, device, earlier, tail=1 if layer == lm.n_layers - 1 else None)
-        hidden = torch.cat([states.flatten(0, 1) for states in self.live.values()])[None]
+        hidden = together([states.flatten(0, 1) for states in self.live.values()])[None]
         hidden = run_blocks(lm, hidden, layer, layer + 1, positions=torch.cat(positions)[None], ragged=ragged)
-        for first, group in zip(firsts, ragged.layout_of(hidden).groups, strict=True):
-            self.live[first] = group.of(hidden)
+        kept = ragged.layout_of(hidden).groups
+        parts = torch.split(hidden[0], [group.rows * group.length for group in kept])
+        self.live = {
+            first: part.view(group.rows, group.length, -1)
+            for first, group, part in zip(firsts, kept, parts, strict=True)
+        }
 
     def _join(self, paths: Sequence[Path], *, last_only: bool) -> None:
         begun: dict[int, list[Tensor]] = {first: [] for first in self.joined}
@@ -162,7 +167,7 @@ class _Walk:
         parts = {
             first: [*([self.live[first]] if first in self.live else ()), *states] for first, states in begun.items()
         }
-        self.live = {first: torch.cat(states) for first, states in parts.items() if states}
+        self.live = {first: together(states) for first, states in parts.items() if states}
 
     def _value(self, path: Path) -> Tensor:
         table = self.base.states if self.module is None else self.base.outputs[self.module]

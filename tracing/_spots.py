@@ -130,15 +130,15 @@ class Group:
 
     def before(self, tables: str, layer: int) -> Tensor:
         """Return `keys` or `values` of a layer before the first position, (rows, heads, first, head width)."""
-        return _together([spot.before(getattr(spot.base, tables)[layer]) for spot in self.spots])
+        return together([spot.before(getattr(spot.base, tables)[layer]) for spot in self.spots])
 
     def begin(self, layer: int) -> Tensor:
         """Return the states of a cell that begins after a layer, (rows, suffix, width)."""
-        return _together([spot.begin(layer) for spot in self.spots])
+        return together([spot.begin(layer) for spot in self.spots])
 
     def held(self, layer: int) -> Tensor:
         """Return what the module's output is held at, (rows, width)."""
-        return _together([spot.at(spot.restoration.holds[layer]) for spot in self.spots])
+        return together([spot.at(spot.restoration.holds[layer]) for spot in self.spots])
 
 
 def groups_of(spots: Sequence[Spot]) -> list[Group]:
@@ -169,6 +169,6 @@ def _pieces(spot: Spot, cells: int, plan: Plan) -> Iterator[Spot]:
         yield replace(spot, samples=slice(start, min(start + rows, spot.samples.stop)))
 
 
-def _together(parts: Sequence[Tensor]) -> Tensor:
+def together(parts: Sequence[Tensor]) -> Tensor:
     """Return the parts one after the other; one alone as it is, without a copy."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.errors import BadInput
+from lm.fused import fused_activations
 from lm.hooks import hooked
 from lm.loading import LM
 from lm.memory import needs, say
@@ -23,7 +24,6 @@ from lm.plan import FEWEST, Plan, Shape, default_plan, in_halves, is_out_of_memo
 from lm.products import packed_products
 from lm.stack import run_blocks
 from tracing._base import Base, Module, instead, run_base, site_of
-from tracing._fused import fused_activations
 from tracing._spots import Restoration, Span, Spot, batches
 from tracing._sweep import sweep
 from tracing.corruption import Corruption

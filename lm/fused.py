@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lm.hooks import find_module
 from lm.loading import LM
-from lm.products import _packing_of, packs_products
+from lm.products import packed_weight, packs_products
 
 ALGORITHMS: dict[type[nn.Module], str] = {GELUActivation: "none", GELUTanh: "tanh", NewGELUActivation: "tanh"}
 """What oneDNN calls each of them."""
@@ -21,9 +22,10 @@ ALGORITHMS: dict[type[nn.Module], str] = {GELUActivation: "none", GELUTanh: "tan
 def fused_activations(lm: LM) -> Iterator[None]:
     """Within `packed_products`, fuse the GELU of each MLP that is one projection, a GELU, and another projection.
 
-    For passes without gradients and without hooks inside an MLP; does nothing where `packs_products` says no, or for
-    other activations.
+    For passes without gradients; does nothing where `packs_products` says no, or for other activations. An MLP in which
+    something is hooked between product and GELU, as an edit of the first projection is, runs as it always does.
     """
+    fusion = _Fusion()
     with ExitStack() as stack:
         for layer in range(lm.n_layers) if packs_products(lm) else ():
             up, mlp = (find_module(lm.model, name(layer)) for name in (lm.layout.up, lm.layout.mlp))
@@ -31,11 +33,37 @@ def fused_activations(lm: LM) -> Iterator[None]:
             activations = [child for child in children if type(child) in ALGORITHMS]
             projections = [child for child in children if isinstance(child, nn.Linear | Conv1D)]
             if len(activations) == 1 and len(projections) == 2 and projections[0] is up:
-                _hide(stack, up, _product(up, ALGORITHMS[type(activations[0])]))
-                # All layers may share one activation: it is hidden, and shown again, once.
-                if "forward" not in vars(activations[0]):
-                    _hide(stack, activations[0], lambda states: states)
+                fusion.hide(stack, up, activations[0])
         yield
+
+
+class _Fusion:
+    """Products that apply the GELU that follows, and GELUs that let pass what has had it."""
+
+    def __init__(self) -> None:
+        self.done = False
+        """Whether the last product applied it."""
+        self.hidden: set[nn.Module] = set()
+
+    def hide(self, stack: ExitStack, up: nn.Module, gelu: nn.Module) -> None:
+        """Put both in the place of a projection's and a GELU's methods."""
+        _hide(stack, up, partial(self.product, up, gelu, up.forward))
+        # All layers may share one GELU.
+        if gelu not in self.hidden:
+            _hide(stack, gelu, partial(self.activation, gelu.forward))
+            self.hidden.add(gelu)
+
+    def product(self, up: Any, gelu: nn.Module, plain: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
+        self.done = not any((up._forward_hooks, gelu._forward_pre_hooks, gelu._forward_hooks))
+        if not self.done:
+            return plain(states)
+        bias, algorithm = None if up.bias is None else up.bias.detach(), ALGORITHMS[type(gelu)]
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(states, packed_weight(up), bias, "gelu", [], algorithm)
+        return result
+
+    def activation(self, plain: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
+        done, self.done = self.done, False
+        return states if done else plain(states)
 
 
 def _hide(stack: ExitStack, module: nn.Module, forward: Callable[[Tensor], Tensor]) -> None:
@@ -46,13 +74,3 @@ def _hide(stack: ExitStack, module: nn.Module, forward: Callable[[Tensor], Tenso
         stack.callback(vars(module).pop, "forward")
     else:
         stack.callback(vars(module).__setitem__, "forward", before)
-
-
-def _product(module: Any, algorithm: str) -> Callable[[Tensor], Tensor]:
-    def forward(states: Tensor) -> Tensor:
-        bias = None if module.bias is None else module.bias.detach()
-        packed = _packing_of(module).forward
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(states, packed, bias, "gelu", [], algorithm)
-        return result
-
-    return forward
