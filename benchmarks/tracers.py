@@ -8,7 +8,7 @@ import contextlib
 import io
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any, ClassVar
@@ -143,7 +143,6 @@ class Pyvene(Tracer):
         super().__init__(lm, prompt, noise, window)
         import pyvene  # noqa: PLC0415
 
-        logging.getLogger().setLevel(logging.ERROR)
         self.pyvene: Any = pyvene
         clean = find_module(lm.model, lm.layout.embed)(self.ids[1:])
         corrupted = clean.clone()
@@ -156,11 +155,23 @@ class Pyvene(Tracer):
             {"layer": at, "component": self.PLACES[kind], "intervention_type": self.pyvene.VanillaIntervention}
             for at in self.layers(kind, layer)
         ]
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), _errors_only():
             model = self.pyvene.IntervenableModel(self.pyvene.IntervenableConfig(chosen), self.lm.model)
         places = {"sources->base": (token, token)}
         _, output = model(self.corrupted, [self.clean] * len(chosen), places)
         return float(output.logits[:, -1].softmax(-1)[:, self.answer].mean())
+
+
+@contextlib.contextmanager
+def _errors_only() -> Iterator[None]:
+    """Within the block the root logger, which pyvene warns through at each call, passes errors only."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
 
 
 def captum_gradients(lm: LM, prompt: Prompt, answer: int, nodes: int, layer: int) -> Tensor:
@@ -179,3 +190,28 @@ def captum_gradients(lm: LM, prompt: Prompt, answer: int, nodes: int, layer: int
         found = attribute()
     result: Tensor = (found[0] if isinstance(found, tuple) else found).detach()
     return result[0] if result.dim() == 3 else result
+
+
+def captum_single(lm: LM, prompt: Prompt, answer: int, nodes: int, layer: int, token: int) -> Tensor:
+    """Attribute one token's state after a layer by captum, (width,): our definition, its baseline is zero."""
+    from captum.attr import IntegratedGradients  # noqa: PLC0415
+
+    block, ids = Site(lm.layout.block(layer)), torch.tensor([prompt.ids], device=lm.device)
+    kept: list[Tensor] = []
+    with torch.no_grad(), hooked(lm.model, (block, kept.append)):
+        lm.model(ids, use_cache=False)
+
+    def forward(states: Tensor) -> Tensor:
+        def put(output: Tensor) -> Tensor:
+            return torch.cat([output[:, :token], states[:, None], output[:, token + 1 :]], 1)
+
+        with hooked(lm.model, (block, put)):
+            rows = lm.model(ids.expand(len(states), -1), use_cache=False)
+        probabilities: Tensor = rows.logits[:, -1].softmax(-1)[:, answer]
+        return probabilities
+
+    method = IntegratedGradients(forward)
+    with torch.enable_grad():
+        found = method.attribute(kept[0][:, token], n_steps=nodes, method="gausslegendre")
+    result: Tensor = found.detach()[0]
+    return result

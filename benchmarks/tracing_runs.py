@@ -6,21 +6,24 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import product
 from statistics import mean, median
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import synchronize
-from benchmarks.tracers import PlainLoop, Pyvene, Tracer, TransformerLens, captum_gradients
+from benchmarks.tracers import PlainLoop, Pyvene, Tracer, TransformerLens, captum_gradients, captum_single
 from lm.loading import LM
 from lm.products import packed_products, packs_products
 from tracing.causal import KINDS, SEVERED, Kind, Scan, Traced, trace
 from tracing.corruption import Corruption, make_corruption
-from tracing.facts import Fact, encode
-from tracing.gradients import PARTS, attribute, quadrature
+from tracing.facts import Fact, Prompt, encode
+from tracing.gradients import PARTS, Attributed, attribute
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-9, torch.bfloat16: 0.2}
 """How far a probability may lie from the loops'."""
@@ -196,21 +199,45 @@ def measure_others(job: Job) -> list[dict[str, Any]]:
     return rows
 
 
-def measure_gradients(job: Job) -> dict[str, Any]:
-    """Measure integrated gradients of all layers' states against captum's, which starts from another baseline."""
+def measure_gradients(job: Job) -> list[dict[str, Any]]:
+    """Measure integrated gradients of all layers' states against captum's: by layer, and of each single token.
+
+    By layer captum starts from another baseline, so that only single tokens are compared.
+    """
     lm, fact = job.lm, job.facts[0]
-    attribute(lm, [fact], PARTS[:1], nodes=2)  # packs what the way back needs, once for a model
-    ours = job.repeated(lambda: attribute(lm, [fact], PARTS[:1], nodes=job.nodes))
-    result: dict[str, Any] = {"nodes": len(quadrature(job.nodes)[0]), "ours": ours, "captum": None, "ratio": None}
-    if importlib.util.find_spec("captum"):
-        prompt, answer = encode(lm, fact), job.loops["plain"].answer
-        # A pass from a layer costs the same each time; every third layer is run on deep models, and scaled.
-        step = 1 if lm.n_layers <= 6 else 3
-        layers = range(0, lm.n_layers, step)
-        spent = [job.seconds(partial(captum_gradients, lm, prompt, answer, job.nodes, layer)) for layer in layers]
-        theirs = mean(spent) * lm.n_layers
-        result |= {"captum": theirs, "ratio": theirs / ours, "captum_layers_run": list(layers)}
-    return result
+    prompt, answer = encode(lm, fact), job.loops["plain"].answer
+    rows = []
+    for single in (False, True):
+        attribute(lm, [fact], PARTS[:1], nodes=2, single=single)  # packs what the way back needs, once for a model
+        run = partial(attribute, lm, [fact], PARTS[:1], nodes=job.nodes, single=single)
+        own, [found] = job.repeated(run), run()
+        assert isinstance(found, Attributed), found
+        row: dict[str, Any] = {"what": "single tokens" if single else "layers", "nodes": job.nodes, "seconds": own}
+        if importlib.util.find_spec("captum"):
+            # A pass from a layer costs the same each time; every third layer is run on deep models, and scaled.
+            layers = range(0, lm.n_layers, 1 if lm.n_layers <= 6 else 3)
+            tokens = (0, len(prompt.ids) // 2, len(prompt.ids) - 1) if single else (None,)
+            spent, worst = [], 0.0
+            for layer, token in product(layers, tokens):
+                seconds, difference = _captum(job, prompt, answer, layer, token, found.parts["state"].norm)
+                spent.append(seconds)
+                worst = max(worst, difference)
+            assert worst <= TOLERANCE[lm.dtype], f"captum's norms differ by {worst}"
+            theirs = mean(spent) * lm.n_layers * (len(prompt.ids) if single else 1)
+            row |= {"captum": theirs, "ratio": theirs / own, "passes_run": len(spent), "worst_difference": worst}
+        rows.append(row)
+    return rows
+
+
+def _captum(
+    job: Job, prompt: Prompt, answer: int, layer: int, token: int | None, norms: NDArray[np.float64]
+) -> tuple[float, float]:
+    """Return captum's seconds for a layer or one of its tokens, and how far its norm is from ours."""
+    if token is None:
+        return job.seconds(partial(captum_gradients, job.lm, prompt, answer, job.nodes, layer)), 0.0
+    found: list[Tensor] = []
+    seconds = job.seconds(lambda: found.append(captum_single(job.lm, prompt, answer, job.nodes, layer, token)))
+    return seconds, abs(float(found[0].double().norm()) - norms[token, layer])
 
 
 def growth(make: Callable[[int], LM]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import sys
+from collections.abc import MutableMapping
 
 import typer
 
@@ -46,16 +47,27 @@ for room in (
 app.command()(demo)
 app.command()(doctor)
 
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+"""How threads wait for each other: by sleeping, with GNU's OpenMP after some microseconds.
+
+Threads that spin for long take the cores from other programs, measured 13 to 50 times slower then; threads that sleep
+at once make a small model up to 1.5 times slower on an idle machine (docs/speed.md).
+"""
+
+
+def wait_briefly(environment: MutableMapping[str, str]) -> None:
+    """Set it unless the user has set any of it; it is read when torch is first imported, as no module above does."""
+    if not WAITING.keys() & environment.keys():
+        environment.update(WAITING)
+
+
 INTERRUPTED = 130
 """128 + SIGINT, what a shell expects of a program that was interrupted."""
 
 
 def main() -> None:
     """Run the command line: exit 0 done, 1 failed, 2 wrong arguments, 130 interrupted."""
-    # Threads that wait by spinning take the cores from each other on a shared machine: measured 13 to 50 times slower
-    # there. On an idle one they are up to 1.8 times faster with a small model; OMP_WAIT_POLICY=ACTIVE asks for them.
-    # Read when torch is first imported, which no module above does.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_briefly(os.environ)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; a failure is said once, by us
     try:

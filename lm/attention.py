@@ -1,10 +1,6 @@
 """Attention over rows of unequal length that stand one after the other, each perhaps after earlier tokens of its own.
 
-The earlier tokens' keys and values are constants: they are never copied beside the new ones, and no gradient is
-computed for them. So attention is two products on each side of one softmax,
-
-$$A = \\mathrm{softmax}\\left([\\,q K_{\\text{earlier}}^\\top \\mid q K^\\top\\,] / \\sqrt{d} + M\\right), \\qquad
-  y = A_{\\text{earlier}} V_{\\text{earlier}} + A_{\\text{new}} V.$$
+Rows of one length are computed together (`lm.ragged`); with earlier tokens, `lm._attention_by_rows` does it.
 """
 
 from contextlib import AbstractContextManager
@@ -16,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from lm._attention_by_rows import AttentionByRows
 from lm.attending import attend_by
 from lm.earlier import Earlier
 from lm.loading import LM
@@ -33,8 +30,8 @@ class RaggedRows:
     """Only the last so many tokens of each row are asked for; the others get zeros."""
 
     @cached_property
-    def masks(self) -> list[Tensor | None]:
-        """What is added to the scores of each group, (rows or 1, 1, asked, earlier + length); `None`: just causal."""
+    def masks(self) -> list[Tensor]:
+        """What is added to the scores of each group, (rows or 1, 1, 1, asked, earlier + length)."""
         return [self._mask(number, group) for number, group in enumerate(self.layout.groups)]
 
     @cached_property
@@ -60,14 +57,79 @@ class RaggedRows:
         """How many tokens of each row of a group are asked for."""
         return group.length if self.tail is None else min(self.tail, group.length)
 
-    def _mask(self, number: int, group: Group) -> Tensor | None:
-        asked, earlier = self.asked(group), None if self.earlier is None else self.earlier.masks[number]
-        if earlier is None:
-            if asked == group.length:
-                return None
-            return _causal(asked, group.length, torch.zeros((), device=self.device))[None, None]
-        new = _causal(asked, group.length, earlier).expand(len(earlier), 1, -1, -1)
-        return torch.cat([earlier[:, None, None].expand(-1, 1, asked, -1), new], -1)
+    def _mask(self, number: int, group: Group) -> Tensor:
+        asked = self.asked(group)
+        if self.earlier is None:
+            return _causal(asked, group.length, torch.zeros((), device=self.device))[None, None, None]
+        earlier = self.earlier.masks[number]
+        new = _causal(asked, group.length, earlier).expand(len(earlier), 1, 1, -1, -1)
+        return torch.cat([earlier[:, None, None, None].expand(-1, 1, 1, asked, -1), new], -1)
+
+    def order(self, heads: int, *, asked: bool) -> "Order":
+        """Return the order in which the rows of each group and head stand together.
+
+        Args:
+            heads: of the tensor.
+            asked: only the tokens that are asked for.
+        """
+        key = heads, asked
+        if key not in self._orders:
+            self._orders[key] = Order.of(self, heads, asked=asked)
+        return self._orders[key]
+
+    @cached_property
+    def _orders(self) -> dict[tuple[int, bool], "Order"]:
+        return {}
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """Where the vectors of (tokens x heads, head width) stand in (groups x rows x heads x tokens of a row)."""
+
+    index: Tensor
+    """The vector at each place."""
+    inverse: Tensor | None
+    """The place of each vector; `None` where some have none."""
+    count: int
+    """Vectors."""
+    shapes: tuple[tuple[int, int, int], ...]
+    """Of each group's part: rows, heads, tokens of a row."""
+
+    @classmethod
+    def of(cls, rows: RaggedRows, heads: int, *, asked: bool) -> "Order":
+        parts, shapes = [], []
+        for group in rows.layout.groups:
+            length = rows.asked(group) if asked else group.length
+            tokens = torch.arange(group.start, group.tokens.stop).view(group.rows, 1, group.length)
+            parts.append((tokens[:, :, group.length - length :] * heads + torch.arange(heads)[:, None]).flatten())
+            shapes.append((group.rows, heads, length))
+        index, count = torch.cat(parts).to(rows.device), rows.layout.tokens * heads
+        return cls(index, index.argsort() if len(index) == count else None, count, tuple(shapes))
+
+    def take(self, states: Tensor) -> Tensor:
+        """Bring (tokens, heads, head width) into this order, (places, head width)."""
+        return states.reshape(self.count, -1).index_select(0, self.index)
+
+    def put(self, packed: Tensor) -> Tensor:
+        """Bring them back, (1, tokens, heads, head width); zeros where there are none."""
+        if self.inverse is None:
+            flat = packed.new_zeros(self.count, packed.shape[1]).index_copy_(0, self.index, packed)
+        else:
+            flat = packed.index_select(0, self.inverse)
+        return flat.view(1, -1, self.shapes[0][1], packed.shape[1])
+
+    def split(self, packed: Tensor, heads: int) -> list[Tensor]:
+        """Return each group's part, (rows x heads, tokens, head width), as views.
+
+        Args:
+            packed: (places, head width).
+            heads: so many parts of each row; of queries, those that share one of these follow one another.
+        """
+        sizes = [rows * own * tokens for rows, own, tokens in self.shapes]
+        parts = torch.split(packed, sizes)
+        return [
+            part.view(rows * heads, -1, packed.shape[1]) for part, (rows, _, _) in zip(parts, self.shapes, strict=True)
+        ]
 
 
 def ragged_attention(lm: LM, rows: RaggedRows) -> AbstractContextManager[None]:
@@ -90,67 +152,29 @@ def attend(rows: RaggedRows, module: Any, query: Tensor, key: Tensor, value: Ten
     """
     if rows.tail == 0:
         return query.new_zeros(query.transpose(1, 2).shape)
-    parts = []
+    if rows.earlier is None and rows.tail is None:
+        return _within_rows(rows, query, key, value, scaling)
+    attention: Any = AttentionByRows.apply
+    found: Tensor = attention(query, key, value, rows, module.layer_idx, scaling)
+    return found
+
+
+def _within_rows(rows: RaggedRows, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    grouped = query.shape[1] != key.shape[1]
     # Split, not sliced: the gradient of a slice is a tensor of zeros as large as the whole.
     sizes = [group.rows * group.length for group in rows.layout.groups]
-    split = zip(*(torch.split(states[0], sizes, 1) for states in (query, key, value)), strict=True)
-    for number, (group, mask, own) in enumerate(zip(rows.layout.groups, rows.masks, split, strict=True)):
-        q, k, v = (_split(states, 1, group.rows) for states in own)
-        if mask is None:
-            found = _within_rows(q, k, v, scaling)
+    parts = []
+    for group, *own in zip(
+        rows.layout.groups, *(torch.split(states[0], sizes, 1) for states in (query, key, value)), strict=True
+    ):
+        # (rows, heads, length, head width).
+        q, k, v = (states.view(len(states), group.rows, group.length, -1).transpose(0, 1) for states in own)
+        if group.length == 1:
+            found = v.repeat_interleave(q.shape[1] // v.shape[1], 1)
         else:
-            before = group.length - rows.asked(group)
-            constant = None if (earlier := rows.earlier) is None else earlier.of(module.layer_idx, number)
-            found = _with_earlier(q[:, :, before:], k, v, scaling, mask, constant)
-            found = torch.nn.functional.pad(found, (0, 0, 0, 0, before, 0)) if before else found
-        parts.append(found.flatten(0, 1))
+            found = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped)
+        parts.append(found.transpose(1, 2).flatten(0, 1))
     return torch.cat(parts)[None].to(value.dtype)
-
-
-def _within_rows(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    """(heads, rows, length, head width) each; returns (rows, length, heads, head width)."""
-    if query.shape[2] == 1:
-        shares = query.shape[0] // key.shape[0]
-        return value.repeat_interleave(shares, 0).permute(1, 2, 0, 3)
-    q, k, v = (states.transpose(0, 1) for states in (query, key, value))
-    grouped = query.shape[0] != key.shape[0]
-    return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped).transpose(1, 2)
-
-
-def _with_earlier(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Tensor, earlier: tuple[Tensor, Tensor] | None
-) -> Tensor:
-    """(heads, rows, asked or length, head width) each; returns (rows, asked, heads, head width)."""
-    heads, rows, _, size = key.shape
-    asked = query.shape[2]
-    # Queries that share a key's head stand side by side: (key heads, rows, shares x asked, head width).
-    shared = _split(query, 0, heads).transpose(1, 2).flatten(2, 3)
-    scores = torch.matmul(shared, key.transpose(2, 3))
-    width = 0
-    if earlier is not None:
-        width = earlier[0].shape[3]
-        scores = torch.cat([_by_rows(shared, earlier[0]), scores], -1)
-    weights = _split(scores, 2, scores.shape[2] // asked).to(torch.promote_types(scores.dtype, torch.float32))
-    weights = torch.add(mask.to(weights), weights, alpha=scaling).softmax(-1).to(value.dtype).flatten(2, 3)
-    past, new = torch.split(weights, [width, weights.shape[-1] - width], -1)
-    found = torch.matmul(new, value)
-    if earlier is not None:
-        found = found + _by_rows(past, earlier[1])
-    # To (rows, asked, heads, head width).
-    return found.view(heads, rows, -1, asked, size).permute(1, 3, 0, 2, 4).flatten(2, 3)
-
-
-def _by_rows(states: Tensor, constant: Tensor) -> Tensor:
-    """Multiply (heads, rows, a, b) by (heads, rows, b, c), or by what is the same for all rows, (heads, 1, b, c)."""
-    if constant.shape[1] == states.shape[1]:
-        return torch.matmul(states, constant)
-    rows: Tensor = torch.matmul(states.flatten(1, 2), constant[:, 0]).unflatten(1, states.shape[1:3])  # type: ignore[no-untyped-call]
-    return rows
-
-
-def _split(states: Tensor, dim: int, parts: int) -> Tensor:
-    """View one dimension as two, the first of `parts`."""
-    return states.view(*states.shape[:dim], parts, -1, *states.shape[dim + 1 :])
 
 
 def _causal(asked: int, length: int, like: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ class Earlier(Protocol):
         """For each group, 0 where a row has an earlier token and the lowest number elsewhere, (rows or 1, earlier)."""
 
     def of(self, layer: int, group: int) -> tuple[Tensor, Tensor]:
-        """Return keys (heads, rows, head width, earlier) and values (heads, rows, earlier, head width).
+        """Return keys (rows, heads, head width, earlier) and values (rows, heads, earlier, head width).
 
         Where all rows of the group have the same earlier tokens, once for all of them: `rows` is 1 then.
         """
@@ -74,14 +74,14 @@ class Picked:
     def of(self, layer: int, group: int) -> tuple[Tensor, Tensor]:
         """Keys and values; see `Earlier`."""
         at = self.index[group]
-        return self.keys[layer][:, at].transpose(2, 3), self.values[layer][:, at]
+        return self.keys[layer][:, at].permute(1, 0, 3, 2), self.values[layer][:, at].transpose(0, 1)
 
     def held(self, layers: Iterable[int]) -> "Held":
         """Return the same, put beside the rows once for all passes through `layers`."""
         made = {layer: [self.of(layer, group) for group in range(len(self.index))] for layer in layers}
         return Held(
             {layer: [keys.contiguous() for keys, _ in parts] for layer, parts in made.items()},
-            {layer: [values for _, values in parts] for layer, parts in made.items()},
+            {layer: [values.contiguous() for _, values in parts] for layer, parts in made.items()},
             self.masks,
         )
 
@@ -91,9 +91,9 @@ class Held:
     """Earlier tokens beside their rows: for a search, which passes by them many times."""
 
     keys: Mapping[int, Sequence[Tensor]]
-    """By layer, for each group (heads, rows, head width, earlier)."""
+    """By layer, for each group (rows, heads, head width, earlier)."""
     values: Mapping[int, Sequence[Tensor]]
-    """By layer, for each group (heads, rows, earlier, head width)."""
+    """By layer, for each group (rows, heads, earlier, head width)."""
     masks: Sequence[Tensor]
 
     def of(self, layer: int, group: int) -> tuple[Tensor, Tensor]:
@@ -104,7 +104,7 @@ class Held:
         """Go on with some rows: `places` of each group of `groups`."""
 
         def of_layer(parts: Sequence[Tensor]) -> list[Tensor]:
-            return [parts[g].index_select(1, rows.to(parts[g].device)) for g, rows in zip(groups, places, strict=True)]
+            return [parts[g].index_select(0, rows.to(parts[g].device)) for g, rows in zip(groups, places, strict=True)]
 
         return Held(
             {layer: of_layer(parts) for layer, parts in self.keys.items()},

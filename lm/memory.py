@@ -20,6 +20,8 @@ UPPER = 2 / 3
 """The share of layers above the edited one, which lies at a third of the depth where nothing is known better."""
 TRAINED = 6
 """Tensors that a matrix in training needs: change, gradient, two moments, a temporary, the result."""
+SPARE = {"cpu": 0.5}
+"""Layers' keys and values that a growing cache has room for besides: one table to move the others into."""
 SEARCH_LOGITS = {"cpu": 2**23, "cuda": 2**28}
 """Logits that a search holds at once, by kind of device."""
 
@@ -93,7 +95,9 @@ def needs(shape: Shape, plan: Plan, length: int = TEXT) -> Needs:
         search=_search(shape, plan, upper),
         train=min(plan.chunk, max(1, plan.weight_memory // (TRAINED * shape.dense))) * TRAINED * shape.dense,
         score=plan.tokens_per_batch * one * _passing(shape) + _logits(shape, plan.logit_rows),
-        generate=plan.generation_rows * one * (length * shape.token * shape.layers + BEGINNING * _passing(shape))
+        generate=plan.generation_rows
+        * one
+        * (length * shape.token * (shape.layers + SPARE.get(shape.device, 0)) + BEGINNING * _passing(shape))
         + _logits(shape, plan.generation_rows),
     )
 

@@ -102,7 +102,7 @@ class _Prefix:
     def of(self, layer: int, group: int) -> tuple[Tensor, Tensor]:
         """Keys and values, once for all rows; see `Earlier`."""
         first = self.firsts[group]
-        keys, values = (tables[layer][0, :, None, :first] for tables in (self.base.keys, self.base.values))
+        keys, values = (tables[layer][:1, :, :first] for tables in (self.base.keys, self.base.values))
         return keys.transpose(2, 3), values
 
 
