@@ -12,6 +12,7 @@ second moment are no part either. If the sides come to different numbers, no rat
 
 import argparse
 import json
+import os
 import re
 import shlex
 import sys
@@ -26,6 +27,7 @@ from benchmarks.report import show
 from benchmarks.setting import Setting, Wanted, prepare
 from benchmarks.shapes import SHAPES
 from core.files import write_json
+from core.process import keep_freed_memory
 from lm.loading import DTYPES
 from lm.plan import default_plan
 
@@ -101,6 +103,7 @@ def main(given: Sequence[str] | None = None) -> int:
     """Measure, print, write; return the exit status."""
     given = sys.argv[1:] if given is None else given
     arguments = parser().parse_args(given)
+    keep_freed_memory(os.environ)  # as the command line does
     setting = prepare(
         Wanted(
             model=arguments.model,

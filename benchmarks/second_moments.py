@@ -9,6 +9,7 @@ texts, in random orders, and compares the direction of edits with that of all of
 
 import argparse
 import json
+import os
 import re
 import tempfile
 import time
@@ -27,6 +28,7 @@ from transformers.pytorch_utils import Conv1D
 from benchmarks.machine import describe, device_name, measure_ceiling, synchronize
 from core.files import write_json
 from core.places import data_folder
+from core.process import keep_freed_memory
 from core.texts import TextSource, load_texts
 from lm._moment_sums import key_width
 from lm.hooks import Site, hooked
@@ -209,6 +211,7 @@ def main() -> None:
     parser.add_argument("--error", action="store_true", help="also hold the stated sampling error against the true one")
     parser.add_argument("--out", type=Path, help="the file to write; by default in benchmarks/results")
     given = parser.parse_args()
+    keep_freed_memory(os.environ)  # as the command line does
     lm = open_model(given.model, given.device)
     layer = lm.n_layers // 3 if given.layer is None else given.layer
     source = part_of(load_texts(given.texts), given.count)

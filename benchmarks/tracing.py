@@ -13,6 +13,7 @@ TransformerLens and pyvene are measured where they are installed (`pip install -
 
 import argparse
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from benchmarks.machine import describe, device_name, measure_ceiling, packed_ce
 from benchmarks.setting import open_model
 from benchmarks.tracing_runs import Job, growth, measure_gradients, measure_kinds, measure_others
 from core.files import write_json
+from core.process import keep_freed_memory
 from lm.loading import DTYPES, LM, wrap_lm
 from lm.products import packs_products
 from tracing.corruption import make_corruption
@@ -151,6 +153,7 @@ def main() -> None:
     parser.add_argument("--device", help="cpu, cuda ...; by default an accelerator if there is one")
     parser.add_argument("--out", type=Path, help="the file to write; by default in benchmarks/results")
     arguments = parser.parse_args()
+    keep_freed_memory(os.environ)  # as the command line does
     if arguments.growth:
         result: dict[str, Any] = growth(
             lambda depth: random_model("tiny", "cpu", "float32", n_layer=depth, vocab_size=4096)

@@ -4,7 +4,6 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import MutableMapping
 
 import typer
 
@@ -29,6 +28,7 @@ from cli import (
 from cli.demo import demo
 from cli.doctor import doctor
 from core.errors import BadInput, Failed
+from core.process import keep_few_products, keep_freed_memory, wait_briefly
 
 app = typer.Typer(
     help=__doc__,
@@ -47,20 +47,6 @@ for room in (
 app.command()(demo)
 app.command()(doctor)
 
-WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
-"""How threads wait for each other: by sleeping, with GNU's OpenMP after some microseconds.
-
-Threads that spin for long take the cores from other programs, measured 13 to 50 times slower then; threads that sleep
-at once make a small model up to 1.5 times slower on an idle machine (docs/speed.md).
-"""
-
-
-def wait_briefly(environment: MutableMapping[str, str]) -> None:
-    """Set it unless the user has set any of it; it is read when torch is first imported, as no module above does."""
-    if not WAITING.keys() & environment.keys():
-        environment.update(WAITING)
-
-
 INTERRUPTED = 130
 """128 + SIGINT, what a shell expects of a program that was interrupted."""
 
@@ -68,6 +54,8 @@ INTERRUPTED = 130
 def main() -> None:
     """Run the command line: exit 0 done, 1 failed, 2 wrong arguments, 130 interrupted."""
     wait_briefly(os.environ)
+    keep_few_products(os.environ)
+    keep_freed_memory(os.environ)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; a failure is said once, by us
     try:

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from editors._rows import Row
 from editors._upper import Upper
-from lm.attention import RaggedRows
 from lm.earlier import Recorded
 from lm.hooks import Site, Tape, hooked
 from lm.loading import LM
 from lm.ragged import Ragged
+from lm.rows import RaggedRows
 from lm.stack import Recorder, embed, run_blocks
 
 

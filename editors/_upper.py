@@ -12,10 +12,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lm.attention import RaggedRows
 from lm.earlier import Held
 from lm.loading import LM
 from lm.ragged import Ragged
+from lm.rows import RaggedRows
 from lm.stack import run_blocks
 
 

@@ -1,135 +1,30 @@
-"""Attention over rows of unequal length that stand one after the other, each perhaps after earlier tokens of its own.
+r"""Attention over rows of unequal length that stand one after the other, each perhaps after earlier tokens of its own.
 
-Rows of one length are computed together (`lm.ragged`); with earlier tokens, `lm._attention_by_rows` does it.
+Rows of one length are computed together (`lm.ragged`). The earlier tokens' keys and values are constants: they are
+never copied beside the new ones, and no gradient is computed for them. So attention is two products on each side of
+one softmax,
+
+$$A = \mathrm{softmax}\left([\,q K_{\text{earlier}}^\top \mid q K^\top\,] / \sqrt{d} + M\right), \qquad
+  y = A_{\text{earlier}} V_{\text{earlier}} + A_{\text{new}} V.$$
+
+A search passes here thousands of times with small groups, where what stands between the products decides. So forward
+and back are written out: queries, keys and values are brought into the order of the groups at once, products are
+written where they belong, and the way back is the six products that it needs.
 """
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
-from lm._attention_by_rows import AttentionByRows
 from lm.attending import attend_by
-from lm.earlier import Earlier
 from lm.loading import LM
-from lm.ragged import Group, Ragged
-
-
-@dataclass(frozen=True, eq=False)
-class RaggedRows:
-    """What attention is told about a batch."""
-
-    layout: Ragged
-    device: torch.device
-    earlier: Earlier | None = None
-    tail: int | None = None
-    """Only the last so many tokens of each row are asked for; the others get zeros."""
-
-    @cached_property
-    def masks(self) -> list[Tensor]:
-        """What is added to the scores of each group, (rows or 1, 1, 1, asked, earlier + length)."""
-        return [self._mask(number, group) for number, group in enumerate(self.layout.groups)]
-
-    @cached_property
-    def whole(self) -> "RaggedRows":
-        """The same with every token asked for."""
-        return self if self.tail is None else replace(self, tail=None)
-
-    @cached_property
-    def asked_for(self) -> Tensor:
-        """The tokens that are asked for, in the order in which they stand."""
-        tokens = range(self.layout.tokens) if self.tail is None else self.layout.tails(self.tail)
-        return torch.tensor(tokens, dtype=torch.long, device=self.device)
-
-    @cached_property
-    def _cut(self) -> Ragged:
-        return self.layout if self.tail is None else self.layout.cut(self.tail)
-
-    def layout_of(self, states: Tensor) -> Ragged:
-        """Return the layout of states (1, tokens, ...): of all tokens, or of those that are asked for."""
-        return self.layout if states.shape[1] == self.layout.tokens else self._cut
-
-    def asked(self, group: Group) -> int:
-        """How many tokens of each row of a group are asked for."""
-        return group.length if self.tail is None else min(self.tail, group.length)
-
-    def _mask(self, number: int, group: Group) -> Tensor:
-        asked = self.asked(group)
-        if self.earlier is None:
-            return _causal(asked, group.length, torch.zeros((), device=self.device))[None, None, None]
-        earlier = self.earlier.masks[number]
-        new = _causal(asked, group.length, earlier).expand(len(earlier), 1, 1, -1, -1)
-        return torch.cat([earlier[:, None, None, None].expand(-1, 1, 1, asked, -1), new], -1)
-
-    def order(self, heads: int, *, asked: bool) -> "Order":
-        """Return the order in which the rows of each group and head stand together.
-
-        Args:
-            heads: of the tensor.
-            asked: only the tokens that are asked for.
-        """
-        key = heads, asked
-        if key not in self._orders:
-            self._orders[key] = Order.of(self, heads, asked=asked)
-        return self._orders[key]
-
-    @cached_property
-    def _orders(self) -> dict[tuple[int, bool], "Order"]:
-        return {}
-
-
-@dataclass(frozen=True, eq=False)
-class Order:
-    """Where the vectors of (tokens x heads, head width) stand in (groups x rows x heads x tokens of a row)."""
-
-    index: Tensor
-    """The vector at each place."""
-    inverse: Tensor | None
-    """The place of each vector; `None` where some have none."""
-    count: int
-    """Vectors."""
-    shapes: tuple[tuple[int, int, int], ...]
-    """Of each group's part: rows, heads, tokens of a row."""
-
-    @classmethod
-    def of(cls, rows: RaggedRows, heads: int, *, asked: bool) -> "Order":
-        parts, shapes = [], []
-        for group in rows.layout.groups:
-            length = rows.asked(group) if asked else group.length
-            tokens = torch.arange(group.start, group.tokens.stop).view(group.rows, 1, group.length)
-            parts.append((tokens[:, :, group.length - length :] * heads + torch.arange(heads)[:, None]).flatten())
-            shapes.append((group.rows, heads, length))
-        index, count = torch.cat(parts).to(rows.device), rows.layout.tokens * heads
-        return cls(index, index.argsort() if len(index) == count else None, count, tuple(shapes))
-
-    def take(self, states: Tensor) -> Tensor:
-        """Bring (tokens, heads, head width) into this order, (places, head width)."""
-        return states.reshape(self.count, -1).index_select(0, self.index)
-
-    def put(self, packed: Tensor) -> Tensor:
-        """Bring them back, (1, tokens, heads, head width); zeros where there are none."""
-        if self.inverse is None:
-            flat = packed.new_zeros(self.count, packed.shape[1]).index_copy_(0, self.index, packed)
-        else:
-            flat = packed.index_select(0, self.inverse)
-        return flat.view(1, -1, self.shapes[0][1], packed.shape[1])
-
-    def split(self, packed: Tensor, heads: int) -> list[Tensor]:
-        """Return each group's part, (rows x heads, tokens, head width), as views.
-
-        Args:
-            packed: (places, head width).
-            heads: so many parts of each row; of queries, those that share one of these follow one another.
-        """
-        sizes = [rows * own * tokens for rows, own, tokens in self.shapes]
-        parts = torch.split(packed, sizes)
-        return [
-            part.view(rows * heads, -1, packed.shape[1]) for part, (rows, _, _) in zip(parts, self.shapes, strict=True)
-        ]
+from lm.rows import Order, RaggedRows
 
 
 def ragged_attention(lm: LM, rows: RaggedRows) -> AbstractContextManager[None]:
@@ -154,7 +49,7 @@ def attend(rows: RaggedRows, module: Any, query: Tensor, key: Tensor, value: Ten
         return query.new_zeros(query.transpose(1, 2).shape)
     if rows.earlier is None and rows.tail is None:
         return _within_rows(rows, query, key, value, scaling)
-    attention: Any = AttentionByRows.apply
+    attention: Any = _AttentionByRows.apply
     found: Tensor = attention(query, key, value, rows, module.layer_idx, scaling)
     return found
 
@@ -177,7 +72,110 @@ def _within_rows(rows: RaggedRows, query: Tensor, key: Tensor, value: Tensor, sc
     return torch.cat(parts)[None].to(value.dtype)
 
 
-def _causal(asked: int, length: int, like: Tensor) -> Tensor:
-    """For the last `asked` of `length` tokens, 0 where one may look, the lowest number of `like`'s dtype elsewhere."""
-    lowest = torch.finfo(like.dtype).min
-    return torch.full((asked, length), lowest, dtype=like.dtype, device=like.device).triu(length - asked + 1)
+class _Past(NamedTuple):
+    """Keys and values of a group's earlier tokens, for each row and head, or for each head where rows share them."""
+
+    keys: Tensor
+    """(rows x heads or heads, head width, earlier)."""
+    values: Tensor
+    """(rows x heads or heads, earlier, head width)."""
+
+    @classmethod
+    def of(cls, rows: RaggedRows, layer: int, group: int) -> "_Past | None":
+        if rows.earlier is None:
+            return None
+        past = cls(*(states.flatten(0, 1) for states in rows.earlier.of(layer, group)))
+        return past if past.width else None
+
+    @property
+    def width(self) -> int:
+        """How many tokens."""
+        return self.keys.shape[2]
+
+
+class _AttentionByRows(torch.autograd.Function):
+    """Queries (1, heads, tokens, head width), keys, values (1, key heads, ...) -> (1, tokens, heads, head width)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: RaggedRows, layer: int, scaling: float
+    ) -> Tensor:
+        """Attend from the tokens that are asked for; `rows` and `layer` say to what."""
+        heads = key.shape[1]
+        asked, whole = rows.order(query.shape[1], asked=True), rows.order(heads, asked=False)
+        states = asked.take(query[0].transpose(0, 1)), *(whole.take(it[0].transpose(0, 1)) for it in (key, value))
+        result = value.new_empty(states[0].shape)
+        weights = []
+        for number, (found, q, k, v) in enumerate(_groups(asked, whole, heads, (result, states[0]), states[1:])):
+            past = _Past.of(rows, layer, number)
+            scores = torch.bmm(q, k.transpose(1, 2))
+            if past is not None:
+                scores = torch.cat([_times(q, past.keys), scores], -1)
+            weights.append(_softmax(scores, rows.masks[number], heads, scaling))
+            w = weights[-1].to(v.dtype)
+            if past is None:
+                torch.bmm(w, v, out=found)
+            else:
+                torch.bmm(w[..., past.width :], v, out=found)
+                _add_times(found, w[..., : past.width], past.values)
+        if any(ctx.needs_input_grad):
+            ctx.kept = (states, weights, asked, whole, heads, rows, layer, scaling)
+        return asked.put(result)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of queries, keys and values."""
+        states, weights, asked, whole, heads, rows, layer, scaling = ctx.kept
+        slope = asked.take(gradient[0])
+        moved = [torch.empty_like(it) for it in states]
+        groups = _groups(asked, whole, heads, (slope, states[0], moved[0]), (*states[1:], *moved[1:]))
+        for number, (g, q, dq, k, v, dk, dv) in enumerate(groups):
+            past, weight = _Past.of(rows, layer, number), weights[number]
+            change = torch.bmm(g, v.transpose(1, 2))
+            if past is not None:
+                change = torch.cat([_times(g, past.values.transpose(1, 2)), change], -1)
+            width, w = past.width if past is not None else 0, weight.to(v.dtype)
+            change = torch._softmax_backward_data(change.to(weight.dtype), weight, -1, weight.dtype)
+            change = change.mul_(scaling).to(q.dtype)
+            torch.bmm(change[..., width:], k, out=dq)
+            if past is not None:
+                _add_times(dq, change[..., :width], past.keys.transpose(1, 2))
+            torch.bmm(change[..., width:].transpose(1, 2), q, out=dk)
+            torch.bmm(w[..., width:].transpose(1, 2), g, out=dv)
+        back = (order.put(it) for order, it in zip((asked, whole, whole), moved, strict=True))
+        return *(it.transpose(1, 2) for it in back), None, None, None
+
+
+def _groups(
+    asked: Order, whole: Order, heads: int, of_queries: tuple[Tensor, ...], of_keys: tuple[Tensor, ...]
+) -> Iterator[tuple[Tensor, ...]]:
+    """Iterate over the groups, all tensors cut into (rows x key heads, tokens, head width)."""
+    parts = [asked.split(it, heads) for it in of_queries] + [whole.split(it, heads) for it in of_keys]
+    return zip(*parts, strict=True)
+
+
+def _softmax(scores: Tensor, mask: Tensor, heads: int, scaling: float) -> Tensor:
+    """Weights (rows x key heads, queries, keys) of scores of that shape, in float32 or wider."""
+    wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    # (rows, key heads, queries that share a key, tokens asked for, keys).
+    by_row = wide.view(-1, heads, scores.shape[1] // mask.shape[3], mask.shape[3], scores.shape[2])
+    return torch.add(mask.to(wide), by_row, alpha=scaling).softmax(-1).view(scores.shape)
+
+
+def _times(states: Tensor, constant: Tensor) -> Tensor:
+    """Multiply (rows x heads, a, b) by (rows x heads, b, c), or by what all rows share, (heads, b, c)."""
+    if len(constant) == len(states):
+        return torch.bmm(states, constant)
+    heads, (_, tokens, width) = len(constant), states.shape
+    together = states.view(-1, heads, tokens, width).transpose(0, 1).flatten(1, 2)
+    found = torch.bmm(together, constant)
+    return found.view(heads, -1, tokens, constant.shape[2]).transpose(0, 1).flatten(0, 1)
+
+
+def _add_times(found: Tensor, states: Tensor, constant: Tensor) -> None:
+    """Add that product to `found`."""
+    if len(constant) == len(states):
+        found.baddbmm_(states, constant)
+    else:
+        found += _times(states, constant)

@@ -7,10 +7,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lm.attention import RaggedRows
 from lm.edits import Delta, Dense, Edit, LowRank, check_edits, load_edits, read_meta, save_edits
 from lm.hooks import Patch, Site, Tape, hooked
 from lm.loading import LM
+from lm.rows import RaggedRows
 from lm.sites import weight_shape, weight_view
 
 __all__ = [

@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lm.attention import RaggedRows
 from lm.deltas import Edit, EditStack
 from lm.fused import fused_activations
 from lm.loading import LM
 from lm.plan import Plan, default_plan, in_halves
 from lm.products import packed_products
 from lm.ragged import Ragged
+from lm.rows import RaggedRows
 from lm.stack import embed, logits, run_blocks
 
 

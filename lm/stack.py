@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lm.attention import RaggedRows, ragged_attention
+from lm.attention import ragged_attention
 from lm.hooks import Patch, Site, find_module, first, hooked
 from lm.loading import LM
+from lm.rows import RaggedRows
 
 
 class Cache(Protocol):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from cli.main import WAITING, wait_briefly
 from core.files import write_json, write_jsonl
 from tests.evaluating import counterfact, counterfact_record
 from tests.models import tiny_folder
@@ -278,13 +277,3 @@ def test_a_command_killed_at_random_moments_gives_the_same_bytes(
     assert command(*evaluate(dataset, tmp_path / "wild"))[0] == 0
     assert killed
     assert results_of(tmp_path / "wild") == results_of(tmp_path / "calm")
-
-
-def test_threads_wait_briefly_unless_the_user_says_otherwise() -> None:
-    nothing: dict[str, str] = {}
-    wait_briefly(nothing)
-    assert nothing == WAITING
-    for said in ({"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}):
-        environment = dict(said)
-        wait_briefly(environment)
-        assert environment == said

@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lm.attention import RaggedRows
 from lm.deltas import EditStack
 from lm.earlier import Earlier, Recorded
 from lm.loading import LM
 from lm.ragged import Ragged
+from lm.rows import RaggedRows
 from lm.stack import Recorder, embed, logits, run_blocks
 from tests.models import FAMILIES, tiny_lm
 from tests.test_deltas import one_by_one, some_edits

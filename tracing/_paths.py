@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lm.attention import RaggedRows
 from lm.hooks import hooked
 from lm.loading import LM
 from lm.ragged import Group, Ragged
+from lm.rows import RaggedRows
 from lm.stack import logits, run_blocks
 from tracing._base import Base, Module, instead, probability, site_of
 from tracing._spots import together
