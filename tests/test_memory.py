@@ -169,18 +169,18 @@ def nats(block: dict[str, Any]) -> list[float]:
 
 @pytest.mark.parametrize(("name", "seed"), [("rome", 1), ("rome", 2), ("ft", 3)])
 def test_an_out_of_memory_at_random_loses_no_record(name: str, seed: int, tmp_path: Path) -> None:
-    check_cramped(name, seed, tmp_path)
+    assert check_cramped(name, seed, tmp_path)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("name", ["rome", "ft"])
 def test_many_out_of_memories_lose_no_record(name: str, tmp_path: Path) -> None:
-    for seed in range(40):
-        check_cramped(name, seed, tmp_path / str(seed))
+    raised = [check_cramped(name, seed, tmp_path / str(seed)) for seed in range(40)]
+    assert sum(count > 0 for count in raised) > 30  # a rare fault may not come up in a run
 
 
-def check_cramped(name: str, seed: int, tmp_path: Path) -> None:
-    """Evaluate in a memory that is as small and as moody as `seed` says."""
+def check_cramped(name: str, seed: int, tmp_path: Path) -> int:
+    """Evaluate in a memory that is as small and as moody as `seed` says; return how often it gave out."""
     data = counterfact(tmp_path / "data")
     wanted = run_editor(name, data, tmp_path / "roomy", tmp_path / "cache-roomy")
     random = Random(seed)
@@ -188,13 +188,13 @@ def check_cramped(name: str, seed: int, tmp_path: Path) -> None:
     often = often or 0.002
     with cramped(tiny_lm("gpt2", "float32"), seed, often, most) as raised:
         found = run_editor(name, data, tmp_path / "cramped", tmp_path / "cache")
-    assert raised
     check_equal(found, wanted)
     splits = found.data["environment"]["plan"]["splits"]
     before = json.loads((found.unedited_folder / "pre.json").read_text())["environment"]["plan"]["splits"]
     assert len(splits) + len(before) >= len(raised)
     assert wanted.data["environment"]["plan"]["splits"] == []
     assert {stage for stage, _ in splits} <= {"edit", "score", "generate"}
+    return len(raised)
 
 
 def test_an_editor_notes_its_halvings_in_the_run(tmp_path: Path) -> None:
