@@ -1,6 +1,7 @@
 """From runs and submissions to entries of a board: read once, by all cores, then kept by content."""
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -26,6 +27,7 @@ from metrics import COMPOSITES, METRICS
 from metrics.intervals import Estimate, Rows, bootstrap, column_means, mean_interval
 from metrics.summary import blocks_of
 
+log = logging.getLogger(__name__)
 FORM = 1
 """Of what is kept: another number reads everything again."""
 TEXTS = 100
@@ -36,6 +38,7 @@ FEW = 40
 """So many runs are read sooner than other processes begin."""
 EQUAL = 1e-6
 """How far a stored score may lie from the one computed here."""
+UNEXPECTED = "could not be read, by a fault of this program"
 Read = tuple[Kept | None, str]
 Tell = Callable[[str, int, int | None], None]
 
@@ -223,6 +226,9 @@ def _read(one: tuple[str, Path]) -> Read:
         return keep(key, finished.data, finished.cases), ""
     except BadInput as error:
         return None, str(error)
+    except Exception as error:  # a fault of ours must not take the other runs with it
+        log.exception("%s: reading it failed", folder)
+        return None, f"{UNEXPECTED}: {type(error).__name__}: {error}"
 
 
 def _key(folder: Path) -> str:
@@ -258,7 +264,7 @@ def _values(lines: list[Mapping[str, Any]], ids: list[int], kind: Kind) -> dict[
 def _record(line: Mapping[str, Any]) -> list[Any]:
     """Return `[case id, relation, prompt, new object, true object]`."""
     rewrite = line["requested_rewrite"]
-    true = rewrite.get("target_true", {}).get("str")
+    true = (rewrite.get("target_true") or {}).get("str")
     prompt = str(rewrite["prompt"]).replace("{}", str(rewrite["subject"]))
     return [line["case_id"], rewrite.get("relation_id"), prompt, rewrite["target_new"]["str"], true]
 

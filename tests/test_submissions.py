@@ -8,7 +8,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from evaluation import store
 from evaluation.store import Run, load_run
 from leaderboard.board import board_of
 from leaderboard.check import check
-from leaderboard.entries import load_entries
+from leaderboard.entries import UNEXPECTED, load_entries
 from leaderboard.reading import LINE_BYTES, LINES, RUN_BYTES, UNPACKED_BYTES, Refused, parse
 from leaderboard.references import References, load_references, references_of, write_references
 from leaderboard.submission import RECORDS, find_candidates, write_submission
@@ -333,10 +332,30 @@ def fuzz(folder: Path, known: References, seconds: float) -> Counter[str]:
             (folder / RECORDS).write_bytes(raw)
         verdict = check(folder, known)
         found[verdict.reasons[0].code if verdict.reasons else "taken"] += 1
-        with suppress(BadInput):
-            entries, _ = load_entries(folder.parent)
+        try:
+            entries, left_out = load_entries(folder.parent)
             board_of(entries)
+        except BadInput as error:
+            left_out = {"": str(error)}
+        assert not any(UNEXPECTED in reason for reason in left_out.values()), left_out
     return found
+
+
+def test_a_record_may_say_that_there_is_no_true_object(honest: Path) -> None:
+    state = read(honest)
+    state[1][0]["requested_rewrite"]["target_true"] = None
+    write(honest, state)
+    entries, left_out = load_entries(honest.parent)
+    assert len(entries) == 1 and not left_out
+
+
+def test_a_fault_of_ours_costs_one_run(honest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("of ours")
+
+    monkeypatch.setattr("leaderboard.entries.keep", fail)
+    with pytest.raises(BadInput, match=f"{UNEXPECTED}: ZeroDivisionError: of ours"):
+        load_entries(honest.parent)
 
 
 def test_fuzzing(honest: Path, known: References) -> None:
