@@ -207,36 +207,30 @@ def measure_gradients(job: Job) -> list[dict[str, Any]]:
 
     By layer captum starts from another baseline, so that only single tokens are compared.
     """
+    return [_gradients(job, single=single) for single in (False, True)]
+
+
+def _gradients(job: Job, *, single: bool) -> dict[str, Any]:
     lm, fact = job.lm, job.facts[0]
     prompt, answer = encode(lm, fact), job.loops["plain"].answer
-    rows = []
-    for single in (False, True):
-        attribute(lm, [fact], PARTS[:1], nodes=2, single=single)  # packs what the way back needs, once for a model
-        kept: list[Attributed | BadFact] = []
-        run = partial(attribute, lm, [fact], PARTS[:1], nodes=job.nodes, single=single)
-
-        def keep(run: Callable[[], list[Attributed | BadFact]] = run, kept: list[Attributed | BadFact] = kept) -> None:
-            kept.extend(run())
-
-        own = job.repeated(keep)
-        found = kept[-1]
-        assert isinstance(found, Attributed), found
-        row: dict[str, Any] = {"what": "single tokens" if single else "layers", "nodes": job.nodes, "seconds": own}
-        if importlib.util.find_spec("captum"):
-            # A pass from a layer costs the same each time; every third layer is run on deep models, and scaled.
-            layers = range(0, lm.n_layers, 1 if lm.n_layers <= 6 else 3)
-            tokens = (0, len(prompt.ids) // 2, len(prompt.ids) - 1) if single else (None,)
-            spent, worst = [], 0.0
-            for layer, token in product(layers, tokens):
-                seconds, difference = _captum(job, prompt, answer, layer, token, found.parts["state"].norm)
-                spent.append(seconds)
-                worst = max(worst, difference)
-            # A gradient near zero is large, and as inexact on their side as on ours.
-            assert worst <= 100 * TOLERANCE[lm.dtype], f"captum's norms differ by {worst:.1e} of ours"
-            theirs = mean(spent) * lm.n_layers * (len(prompt.ids) if single else 1)
-            row |= {"captum": theirs, "ratio": theirs / own, "passes_run": len(spent), "worst_difference": worst}
-        rows.append(row)
-    return rows
+    attribute(lm, [fact], PARTS[:1], nodes=2, single=single)  # packs what the way back needs, once for a model
+    kept: list[Attributed | BadFact] = []
+    own = job.repeated(lambda: kept.extend(attribute(lm, [fact], PARTS[:1], nodes=job.nodes, single=single)))
+    found = kept[-1]
+    assert isinstance(found, Attributed), found
+    row: dict[str, Any] = {"what": "single tokens" if single else "layers", "nodes": job.nodes, "seconds": own}
+    if not importlib.util.find_spec("captum"):
+        return row
+    # A pass from a layer costs the same each time; every third layer is run on deep models, and scaled.
+    layers = range(0, lm.n_layers, 1 if lm.n_layers <= 6 else 3)
+    tokens = (0, len(prompt.ids) // 2, len(prompt.ids) - 1) if single else (None,)
+    norms = found.parts["state"].norm
+    passes = [_captum(job, prompt, answer, layer, token, norms) for layer, token in product(layers, tokens)]
+    worst = max(difference for _, difference in passes)
+    # A gradient near zero is large, and as inexact on their side as on ours.
+    assert worst <= 100 * TOLERANCE[lm.dtype], f"captum's norms differ by {worst:.1e} of ours"
+    theirs = mean(seconds for seconds, _ in passes) * lm.n_layers * (len(prompt.ids) if single else 1)
+    return row | {"captum": theirs, "ratio": theirs / own, "passes_run": len(passes), "worst_difference": worst}
 
 
 def _captum(

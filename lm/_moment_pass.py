@@ -16,7 +16,6 @@ from lm._moment_files import State, find_unfinished, write_state
 from lm._moment_sums import SAMPLE, Batch, Row, Sums, add_batch
 from lm.fused import fused_activations
 from lm.loading import LM
-from lm.products import packed_products
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +94,7 @@ class Pass:
         """
         while True:
             try:
-                with packed_products(self.lm), fused_activations(self.lm):
+                with fused_activations(self.lm):
                     self._go(budget, progress, checkpoint_every)
                 return budget
             except (torch.OutOfMemoryError, MemoryError):

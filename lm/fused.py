@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lm.hooks import find_module
 from lm.loading import LM
-from lm.products import packed_weight, packs_products
+from lm.products import packed_products, packed_weight, packs_products
 
 ALGORITHMS: dict[type[nn.Module], str] = {GELUActivation: "none", GELUTanh: "tanh", NewGELUActivation: "tanh"}
 """What oneDNN calls each of them."""
@@ -20,13 +20,13 @@ ALGORITHMS: dict[type[nn.Module], str] = {GELUActivation: "none", GELUTanh: "tan
 
 @contextmanager
 def fused_activations(lm: LM) -> Iterator[None]:
-    """Within `packed_products`, fuse the GELU of each MLP that is one projection, a GELU, and another projection.
+    """Within `packed_products`, which it enters, fuse the GELU of each MLP that is a projection, a GELU, a projection.
 
-    For passes without gradients; does nothing where `packs_products` says no, or for other activations. An MLP in which
-    something is hooked between product and GELU, as an edit of the first projection is, runs as it always does.
+    For passes without gradients; fuses nothing where `packs_products` says no, or for other activations. An MLP in
+    which something is hooked between product and GELU, as an edit of the first projection is, runs as it always does.
     """
     fusion = _Fusion()
-    with ExitStack() as stack:
+    with packed_products(lm), ExitStack() as stack:
         for layer in range(lm.n_layers) if packs_products(lm) else ():
             up, mlp = (find_module(lm.model, name(layer)) for name in (lm.layout.up, lm.layout.mlp))
             children = list(mlp.children())

@@ -13,7 +13,6 @@ from lm.fused import fused_activations
 from lm.growing import GrowingCache, newest_token_attention
 from lm.loading import LM
 from lm.plan import Plan, default_plan, in_halves
-from lm.products import packed_products
 from lm.scoring import Unscored
 from lm.stack import embed, logits, run_blocks
 
@@ -90,7 +89,7 @@ def generate(
     batches = -(-len(waiting) // plan.generation_rows)
     size = -(-len(waiting) // max(batches, 1))
     cache = GrowingCache(size, length)
-    with torch.inference_mode(), packed_products(lm), fused_activations(lm):
+    with torch.inference_mode(), fused_activations(lm):
         stack = EditStack(lm, edits) if edits else None
 
         def run(batch: Sequence[_Row]) -> None:

@@ -12,7 +12,6 @@ from lm.deltas import Edit, EditStack
 from lm.fused import fused_activations
 from lm.loading import LM
 from lm.plan import Plan, default_plan, in_halves
-from lm.products import packed_products
 from lm.ragged import Ragged
 from lm.rows import RaggedRows
 from lm.stack import embed, logits, run_blocks
@@ -108,7 +107,7 @@ def score(
         raise ValueError(f"expected one owner for each of {len(queries)} queries, got {len(owners)}")
     rows, slots, failed = _lay_out(lm, queries, owners)
     kept: list[tuple[list[int], Tensor, Tensor]] = []
-    with torch.inference_mode(), packed_products(lm), fused_activations(lm):
+    with torch.inference_mode(), fused_activations(lm):
         stack = EditStack(lm, edits) if edits else None
 
         def run(batch: Sequence[_Row]) -> None:

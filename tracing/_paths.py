@@ -169,16 +169,19 @@ class _Walk:
         }
         self.live = {first: together(states) for first, states in parts.items() if states}
 
+    @property
+    def _table(self) -> Tensor:
+        """What is scaled, of all layers."""
+        return self.base.states if self.module is None else self.base.outputs[self.module]
+
     def _value(self, path: Path) -> Tensor:
-        table = self.base.states if self.module is None else self.base.outputs[self.module]
-        return table[path.layer, 0, slice(None) if path.token is None else slice(path.token, path.token + 1)]
+        return self._table[path.layer, 0, slice(None) if path.token is None else slice(path.token, path.token + 1)]
 
     def _begin(self, path: Path) -> tuple[Tensor, Tensor]:
         """Return the scaled tensor, a leaf, and the block's output from the first scaled token on with it in place."""
         base, layer = self.base, path.layer
         leaf = (self.alphas[:, None, None] * self._value(path)).requires_grad_()
-        table = base.states if self.module is None else base.outputs[self.module]
-        clean = table[layer, :1, path.first :]
+        clean = self._table[layer, :1, path.first :]
         output = torch.cat([leaf, clean[:, leaf.shape[1] :].expand(len(leaf), -1, -1)], 1)
         if self.module is None:
             return leaf, output

@@ -21,7 +21,6 @@ from lm.hooks import hooked
 from lm.loading import LM
 from lm.memory import needs, say
 from lm.plan import FEWEST, Plan, Shape, default_plan, in_halves, is_out_of_memory
-from lm.products import packed_products
 from lm.stack import run_blocks
 from tracing._base import Base, Module, instead, run_base, site_of
 from tracing._spots import Restoration, Span, Spot, batches
@@ -138,7 +137,7 @@ def trace(
     """
     scan, plan = scan or Scan(), plan or trace_plan(lm)
     _check(scan)
-    with packed_products(lm), fused_activations(lm):
+    with fused_activations(lm):
         bases, bad = _bases(lm, facts, corruption, scan, extra_token=extra_token)
         traces: dict[int, dict[Kind, Trace]] = {place: {} for place in bases}
         for kind in scan.kinds:
