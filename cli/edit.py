@@ -98,7 +98,7 @@ def _make(lm: "LM", request: Request, name: str, overrides: list[str], texts: st
 
     spec = EDITORS.get(name)
     resolved = spec.resolve(lm.name, lm.n_layers, overrides)
-    console.print(f"{name}: {resolved.source}", style="dim", no_wrap=True, overflow="ellipsis")
+    console.print(f"{name}: {resolved.source}", style="dim", soft_wrap=True)
     resources = Resources(second_moment_texts=load_texts(texts), seed=seed)
     prepared = spec.prepare(lm, resolved.settings, resources)
     with float32_products(lm.precision):

@@ -165,7 +165,7 @@ def run_editors(
         seed=options.seed,
     )
     for spec, resolved in chosen:
-        notes.print(f"{spec.name} on {data.label}: {resolved.source}", style="dim", no_wrap=True, overflow="ellipsis")
+        notes.print(f"{spec.name} on {data.label}: {resolved.source}", style="dim", soft_wrap=True)
         with progress_bar(spec.name) as advance:
             told = replace(options, progress=advance)
             runs.append(evaluate_one(lm, spec, resolved, data, out, resources=resources, options=told))
