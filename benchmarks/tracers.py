@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lm.hooks import Patch, Site, find_module, hooked
 from lm.loading import LM
-from tracing.causal import window_of
+from tracing.cells import window_of
 from tracing.facts import Prompt
 
 

@@ -20,7 +20,8 @@ from benchmarks.machine import synchronize
 from benchmarks.tracers import PlainLoop, Pyvene, Tracer, TransformerLens, captum_gradients, captum_single
 from lm.loading import LM
 from lm.products import packed_products, packs_products
-from tracing.causal import KINDS, SEVERED, Kind, Scan, Traced, trace
+from tracing.causal import Traced, trace
+from tracing.cells import KINDS, SEVERED, Kind, Scan
 from tracing.corruption import Corruption, make_corruption
 from tracing.facts import BadFact, Fact, Prompt, encode
 from tracing.gradients import PARTS, Attributed, attribute

@@ -131,7 +131,8 @@ def run_method(lm: "LM", name: str, settings: dict[str, Any], compute: "Compute"
 
 def _say(run: "TraceRun") -> None:
     from tracing.averages import average, best_sites, severed_effects  # noqa: PLC0415
-    from tracing.causal import CAVEAT, KINDS  # noqa: PLC0415
+    from tracing.causal import CAVEAT  # noqa: PLC0415
+    from tracing.cells import KINDS  # noqa: PLC0415
 
     right = [line for line in run.good if line["correct"]]
     bad = len(run.lines) - len(run.good)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from transformers import AttentionInterface
 
-from lm.hooks import find_module
+from lm.hooks import find_module, shadowed
 from lm.loading import LM
 
 Attend = Callable[[Any, Tensor, Tensor, Tensor, float], Tensor]
@@ -25,10 +25,8 @@ def attend_by(lm: LM, attend: Attend) -> Iterator[None]:
     with ExitStack() as stack:
         for layer in range(lm.n_layers):
             module = find_module(lm.model, lm.layout.attention(layer))
-            # An attribute of the instance, which is taken away again; it hides the class's method where there is one.
-            name = method or KERNEL
-            vars(module)[name] = attend if method is None else partial(_by_method, module, attend)
-            stack.callback(vars(module).pop, name)
+            own = attend if method is None else partial(_by_method, module, attend)
+            stack.enter_context(shadowed(module, method or KERNEL, own))
         if method is None:
             lm.model.set_attn_implementation(KERNEL)
             stack.callback(lm.model.set_attn_implementation, lm.layout.attention_kernel)

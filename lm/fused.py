@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.activations import GELUActivation, GELUTanh, NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
-from lm.hooks import find_module
+from lm.hooks import find_module, shadowed
 from lm.loading import LM
 from lm.products import packed_products, packed_weight, packs_products
 
@@ -47,10 +47,10 @@ class _Fusion:
 
     def hide(self, stack: ExitStack, up: nn.Module, gelu: nn.Module) -> None:
         """Put both in the place of a projection's and a GELU's methods."""
-        _hide(stack, up, partial(self.product, up, gelu, up.forward))
+        stack.enter_context(shadowed(up, "forward", partial(self.product, up, gelu, up.forward)))
         # All layers may share one GELU.
         if gelu not in self.hidden:
-            _hide(stack, gelu, partial(self.activation, gelu.forward))
+            stack.enter_context(shadowed(gelu, "forward", partial(self.activation, gelu.forward)))
             self.hidden.add(gelu)
 
     def product(self, up: Any, gelu: nn.Module, plain: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
@@ -64,13 +64,3 @@ class _Fusion:
     def activation(self, plain: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
         done, self.done = self.done, False
         return states if done else plain(states)
-
-
-def _hide(stack: ExitStack, module: nn.Module, forward: Callable[[Tensor], Tensor]) -> None:
-    """Put a function in the place of a module's method until the stack is unwound."""
-    before = vars(module).get("forward")
-    vars(module)["forward"] = forward
-    if before is None:
-        stack.callback(vars(module).pop, "forward")
-    else:
-        stack.callback(vars(module).__setitem__, "forward", before)

@@ -65,6 +65,29 @@ def hooked(model: nn.Module, *pairs: tuple[Site, Patch]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def shadowed(module: nn.Module, name: str, value: Any) -> Iterator[None]:
+    """Give a module an attribute of its own within the block, in front of its class's or of another of its own.
+
+    >>> module = nn.Identity()
+    >>> with shadowed(module, "forward", lambda states: -states):
+    ...     module(2)
+    -2
+    >>> "forward" in vars(module)
+    False
+    """
+    own = vars(module)
+    before = own.get(name, own)
+    own[name] = value
+    try:
+        yield
+    finally:
+        if before is own:
+            del own[name]
+        else:
+            own[name] = before
+
+
 def find_module(model: nn.Module, name: str) -> nn.Module:
     """Return the module of that dotted name, or raise `LookupError`."""
     try:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from lm.hooks import shadowed
 from lm.loading import LM
 
 
@@ -32,9 +33,7 @@ def packed_products(lm: LM) -> Iterator[None]:
     with ExitStack() as stack:
         for module in lm.model.modules():
             if isinstance(module, nn.Linear | Conv1D) and "forward" not in vars(module):
-                # An attribute of the instance hides the class's method, and is taken away again.
-                vars(module)["forward"] = MethodType(_forward, module)
-                stack.callback(vars(module).pop, "forward")
+                stack.enter_context(shadowed(module, "forward", MethodType(_forward, module)))
         yield
 
 

@@ -20,7 +20,8 @@ from lm.plan import Plan
 from lm.products import packed_products, packs_products
 from tests import oracle_tracing as oracle
 from tests.models import FAMILIES, tiny_lm
-from tracing.causal import KINDS, SEVERED, Kind, Scan, Traced, trace, window_of
+from tracing.causal import Traced, trace
+from tracing.cells import KINDS, SEVERED, Kind, Scan, window_of
 from tracing.corruption import Corruption, make_corruption
 from tracing.facts import BadFact, Fact, encode, read_facts
 
@@ -69,6 +70,16 @@ def test_every_cell_of_every_kind_is_the_plain_loops(family: str) -> None:
         drawn = noise_of(lm, one, noise)
         for kind in SCAN.kinds:
             np.testing.assert_allclose(one.traces[kind].scores, plain(lm, one, drawn, kind, 2), atol=1e-10)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gptj"])
+def test_each_kind_alone_is_the_same_as_beside_the_others(family: str) -> None:
+    lm = tiny_lm(family)
+    together = traced(lm)
+    for kind in SCAN.kinds:
+        for one, other in zip(together, traced(lm, scan=Scan((kind,), 2)), strict=True):
+            np.testing.assert_allclose(other.traces[kind].scores, one.traces[kind].scores, atol=1e-12)
+            np.testing.assert_allclose(other.traces[kind].spread, one.traces[kind].spread, atol=1e-12)
 
 
 @pytest.mark.parametrize("window", [1, 3, 10])

@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks.tracers import PlainLoop, Pyvene, Tracer, TransformerLens
 from tests.models import tiny_lm
-from tracing.causal import KINDS, Scan, Traced, trace
+from tracing.causal import Traced, trace
+from tracing.cells import KINDS, Scan
 from tracing.corruption import make_corruption
 from tracing.facts import Fact
 

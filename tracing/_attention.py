@@ -16,65 +16,57 @@ from lm.attending import attend_by
 from lm.loading import LM
 from tracing._spots import Group
 
-Own = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""Attention of (rows, heads, tokens, head width) to keys and values of (rows, heads, earlier + tokens, head width)."""
+Own = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Attention of (rows, heads, queries, head width) to keys and values of (rows, heads, earlier + tokens, head width)."""
 
 
 class PackedAttention:
-    """Attention of groups whose positions lie one after the other; `cells` says how many cells each row has now."""
+    """Attention of groups whose positions lie one after the other."""
 
     def __init__(self, lm: LM, groups: Sequence[Group]) -> None:
         self.lm = lm
         self.groups = groups
-        self.cells = 0
+        self.cells = [0] * len(groups)
+        """How many cells each row of a group has now."""
+        self.last_only = False
+        """Whether the last position of each row is all that is read; the others get zeros."""
 
     def in_place(self) -> AbstractContextManager[None]:
         """Use this attention in the model within the block that is returned."""
-        return attend_by(self.lm, self._attend if self.lm.layout.attention_method is None else self._attend_its_way)
+        return attend_by(self.lm, self._attend)
 
     def _attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """(1, heads, positions, head width) to (1, positions, heads, head width)."""
-        groups = getattr(module, "num_key_value_groups", 1)
-        parts = []
-        for group, (q, k, v) in self._blocks(query, key, value):
-            keys, values = self._before(group, module.layer_idx, groups)
-            k, v = _grouped(k, groups), _grouped(v, groups)
-            if q.device.type == "cpu":
-                found = _two_parts(q, k, v, keys, values, scaling, self.cells)
-            else:
+        method, shared = self.lm.layout.attention_method, getattr(module, "num_key_value_groups", 1)
 
-                def kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-                    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
-
-                found = _joined(q, k, v, keys, values, self.cells, kernel).transpose(1, 2)
-            parts.append(found.reshape(-1, *found.shape[2:]))
-        return torch.cat(parts)[None]
-
-    def _attend_its_way(self, module: Any, query: Tensor, key: Tensor, value: Tensor, _scaling: float) -> Tensor:
-        """The same for GPT-J, by its own products, which are in single precision."""
-        method = self.lm.layout.attention_method
-
-        def kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-            found: Tensor = getattr(type(module), str(method))(module, q, k, v, mask)[0]
+        def kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+            if method is None:
+                return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
+            # GPT-J's own products, which are in single precision.
+            found: Tensor = getattr(type(module), method)(module, q, k, v, mask)[0]
             return found
 
-        parts = []
-        for group, (q, k, v) in self._blocks(query, key, value):
-            found = _joined(q, k, v, *self._before(group, module.layer_idx, 1), self.cells, kernel)
-            parts.append(found.transpose(0, 1).flatten(1, 2))
-        return torch.cat(parts, dim=1).transpose(0, 1)[None]
+        result = query.new_zeros(*query.shape[2:0:-1], query.shape[3])
+        for group, cells, places in self._places():
+            q, k, v = (_rows(table[0, :, places], group.suffix) for table in (query, key, value))
+            q = q[:, :, -1:] if self.last_only else q
+            k, v = _grouped(k, shared), _grouped(v, shared)
+            keys, values = (_grouped(table, shared) for table in group.before(module.layer_idx))
+            if method is None and query.device.type == "cpu":
+                found = _two_parts(q, k, v, keys, values, scaling, cells)
+            else:
+                found = _joined(q, k, v, keys, values, cells, kernel).transpose(1, 2)
+            result[places].view(-1, group.suffix, *result.shape[1:])[:, -q.shape[2] :] = found
+        return result[None]
 
-    def _blocks(self, *tables: Tensor) -> Iterator[tuple[Group, list[Tensor]]]:
-        """Cut (1, heads, positions, head width) into (rows x cells, heads, suffix, head width) for each group."""
+    def _places(self) -> Iterator[tuple[Group, int, slice]]:
+        """Yield each group that has cells, how many a row has, and where its positions lie."""
         start = 0
-        for group in self.groups:
-            stop = start + group.positions * self.cells
-            parts = [_rows(table[0, :, start:stop], group.suffix) for table in tables]
-            yield group, parts
+        for group, cells in zip(self.groups, self.cells, strict=True):
+            stop = start + group.rows * cells * group.suffix
+            if cells:
+                yield group, cells, slice(start, stop)
             start = stop
-
-    def _before(self, group: Group, layer: int, groups: int) -> tuple[Tensor, Tensor]:
-        return _grouped(group.before("keys", layer), groups), _grouped(group.before("values", layer), groups)
 
 
 def _rows(table: Tensor, suffix: int) -> Tensor:
@@ -96,35 +88,37 @@ def _two_parts(
     With $Z_1, Z_2$ the sums of exponentials of both parts, the whole is $(Z_1 o_1 + Z_2 o_2) / (Z_1 + Z_2)$.
 
     Args:
-        query, key, value: (samples x cells, heads, tokens, head width).
+        query: (samples x cells, heads, queries, head width), of all tokens or of the last one.
+        key, value: (samples x cells, heads, tokens, head width).
         keys, values: (samples, heads, earlier, head width).
         scale: of the scores.
         cells: rows that share a prefix.
 
     Returns:
-        (samples x cells, tokens, heads, head width).
+        (samples x cells, queries, heads, head width).
     """
     kernel: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    rows, heads, queries, width = query.shape
     own: Tensor
     own_sum: Tensor
-    own, own_sum = kernel(query, key, value, is_causal=True, scale=scale)
-    rows, heads, tokens, width = query.shape
+    own, own_sum = kernel(query, key, value, is_causal=queries == key.shape[2], scale=scale)
     if not keys.shape[2]:
         return own.transpose(1, 2)
     samples = rows // cells
-    together = query.view(samples, cells, heads, tokens, width).transpose(1, 2).flatten(2, 3)
+    together = query.view(samples, cells, heads, queries, width).transpose(1, 2).flatten(2, 3)
     past, past_sum = kernel(together, keys, values, scale=scale)
-    past = past.transpose(1, 2).reshape(rows, tokens, heads, width)
-    share = past_sum.transpose(1, 2).reshape(rows, tokens, heads) - own_sum.transpose(1, 2)
+    past = past.transpose(1, 2).reshape(rows, queries, heads, width)
+    share = past_sum.transpose(1, 2).reshape(rows, queries, heads) - own_sum.transpose(1, 2)
     return own.transpose(1, 2).lerp(past, share.sigmoid_().to(past.dtype)[..., None])
 
 
 def _joined(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, cells: int, kernel: Own) -> Tensor:
     """Attend by any function, prefix and own positions side by side; shapes as in `_two_parts`, heads first."""
-    tokens, earlier = query.shape[2], keys.shape[2]
+    tokens, earlier = key.shape[2], keys.shape[2]
     whole = [
         torch.cat([table.repeat_interleave(cells, dim=0), own], dim=2) for table, own in ((keys, key), (values, value))
     ]
     seen = torch.ones(tokens, earlier + tokens, dtype=torch.bool, device=query.device).tril(earlier)
     mask = torch.zeros(seen.shape, dtype=query.dtype, device=query.device)
-    return kernel(query, whole[0], whole[1], mask.masked_fill(~seen, torch.finfo(query.dtype).min))
+    mask = mask.masked_fill(~seen, torch.finfo(query.dtype).min)
+    return kernel(query, whole[0], whole[1], mask[-query.shape[2] :])

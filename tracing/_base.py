@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lm.hooks import Site, Tape, hooked
+from lm.hooks import Site, Tape, find_module, hooked, shadowed
 from lm.loading import LM
 from lm.stack import Recorder, embed, logits, run_blocks
 from tracing.facts import Prompt
@@ -91,9 +91,16 @@ def run_base(lm: LM, prompt: Prompt, noise: Tensor, *, replace: bool) -> Base:
 def probability(scores: Tensor, answers: Tensor) -> Tensor:
     """Return the probability of each row's answer: logits (rows, vocabulary) to (rows,), in float32 or wider."""
     scores = scores if scores.dtype == torch.float64 else scores.float()
-    return (scores.gather(1, answers[:, None])[:, 0] - scores.logsumexp(1)).exp()
+    return scores.log_softmax(1).gather(1, answers[:, None])[:, 0].exp()
 
 
-def instead(value: Tensor, output: Tensor) -> Tensor:  # noqa: ARG001
-    """Put `value` in the place of an output: a patch, once `value` is bound."""
-    return value
+def run_beside(lm: LM, before: Tensor, layer: int, attended: Tensor) -> Tensor:
+    """Run a block as if its attention gave `attended`; the attention is not run.
+
+    Args:
+        before: the states before it, (rows or 1, tokens, width).
+        attended: (rows, tokens, width).
+    """
+    attention = find_module(lm.model, lm.layout.attention(layer))
+    with shadowed(attention, "forward", lambda *_, **__: (attended, None)):
+        return run_blocks(lm, before, layer, layer + 1)

@@ -7,18 +7,17 @@ that begin below it. Rows of all lengths lie in one line, after keys and values 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lm.hooks import hooked
 from lm.loading import LM
 from lm.ragged import Group, Ragged
 from lm.rows import RaggedRows
 from lm.stack import logits, run_blocks
-from tracing._base import Base, Module, instead, probability, site_of
+from tracing._base import Base, Module, probability, run_beside
 from tracing._spots import together
 
 LOGIT_ROWS = {"cpu": 128}
@@ -190,8 +189,7 @@ class _Walk:
         # What follows the attention within its block is the model's own to know. One row goes in, which the attention's
         # output turns into one for each node.
         before = (base.embedded if layer == 0 else base.states[layer - 1])[:1, path.first :]
-        with hooked(self.lm.model, (site_of(self.lm, "attn", layer), partial(instead, output))):
-            return leaf, run_blocks(self.lm, before, layer, layer + 1)
+        return leaf, run_beside(self.lm, before, layer, output)
 
 
 def _at_the_end(lm: LM, last: Tensor, answer: int) -> tuple[Tensor, Tensor]:

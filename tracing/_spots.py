@@ -1,37 +1,25 @@
-"""What is restored, and where: spans of layers, spots of tokens, and groups of spots that are walked side by side."""
+"""What is restored, and where: spots of tokens, and groups of spots that are walked side by side."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lm.plan import Plan
-from tracing._base import Base, Module
-
-
-class Span(NamedTuple):
-    """A cell: the state after layer `start` is given, and in the layers after it, before `stop`, an output is held.
-
-    A `start` of -1 gives the state before the first layer, the embedding.
-    """
-
-    start: int
-    stop: int
+from tracing._base import Base
+from tracing.cells import Cell, Kind
 
 
 @dataclass(frozen=True, eq=False)
 class Restoration:
-    """What is put at a token, whatever token it is."""
+    """What a kind of cell puts at a token, whatever token it is."""
 
     begun: Tensor
     """The state after each layer, (layers, samples, tokens, width): where a cell begins."""
-    module: Module | None = None
-    """Whose output is held at the token in the further layers of a span."""
     held: Tensor | None = None
-    """What it is held at, (layers, samples, tokens, width)."""
+    """What the module's output is held at, (layers, samples, tokens, width)."""
 
     @property
     def holds(self) -> Tensor:
@@ -43,10 +31,12 @@ class Restoration:
 
 @dataclass(frozen=True, eq=False)
 class Spot:
-    """One token of one prompt, in some of its corrupted runs."""
+    """Cells at one token of one prompt, in some of its corrupted runs."""
 
     base: Base
-    restoration: Restoration
+    restorations: Mapping[Kind, Restoration]
+    cells: tuple[Cell, ...]
+    """Each once."""
     token: int
     samples: slice
 
@@ -56,15 +46,18 @@ class Spot:
         return len(range(self.samples.start, self.samples.stop))
 
     @property
-    def first(self) -> int:
-        """The first position that is walked.
+    def stays_clean(self) -> bool:
+        """Whether the token's states are the clean run's in all layers above the restored one.
 
-        The first corrupted token has only clean ones before it: once its state is clean it stays so in all layers
-        above, and only the positions after it need to be walked.
+        So it is at the first corrupted token, which has only clean ones before it, where nothing else is held.
         """
         prompt = self.base.prompt
-        stays_clean = self.restoration.module is None and self.token == prompt.begin < len(prompt.ids) - 1
-        return self.token + stays_clean
+        return self.token == prompt.begin < len(prompt.ids) - 1 and all(cell.module is None for cell in self.cells)
+
+    @property
+    def first(self) -> int:
+        """The first position that is walked: the token, or the one after it where that stays clean."""
+        return self.token + self.stays_clean
 
     @property
     def suffix(self) -> int:
@@ -80,14 +73,18 @@ class Spot:
         """Return (rows, width) of a table (samples, tokens, width) at the token."""
         return table[self.samples, self.token]
 
-    def begin(self, layer: int) -> Tensor:
-        """Return the states after a layer, (rows, suffix, width), the token's restored; layer -1 is the embedding."""
-        base = self.base
-        states = (base.states[layer] if layer >= 0 else base.embedded)[1:][self.samples, self.first :]
-        if self.first > self.token:
-            return states
-        restored = self.at(self.restoration.begun[layer]) if layer >= 0 else base.embedded[0, self.token]
-        return torch.cat([restored.expand(self.rows, -1)[:, None], states[:, 1:]], dim=1)
+    def begin(self, kind: Kind, layer: int) -> Tensor:
+        """Return the first walked position's state where a cell begins after a layer, (rows, width)."""
+        if self.stays_clean:
+            return self.corrupted(layer)[:, 0]
+        if layer < 0:
+            return self.base.embedded[0, self.token].expand(self.rows, -1)
+        return self.at(self.restorations[kind].begun[layer])
+
+    def corrupted(self, layer: int) -> Tensor:
+        """Return the corrupted runs' states after a layer, (rows, suffix, width); after -1, the embeddings."""
+        states = self.base.states[layer] if layer >= 0 else self.base.embedded
+        return states[1:][self.samples, self.first :]
 
     def before(self, table: Tensor) -> Tensor:
         """Return keys or values before the first position, (rows, heads, first, head width).
@@ -104,9 +101,14 @@ class Spot:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Spots one after the other whose rows have equally many positions, and as many before them."""
+    """Spots one after the other with the same cells, as many positions in a row, and as many before them."""
 
     spots: tuple[Spot, ...]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Of each spot."""
+        return self.spots[0].cells
 
     @property
     def rows(self) -> int:
@@ -123,37 +125,51 @@ class Group:
         """Positions before them."""
         return self.spots[0].first
 
-    @property
-    def positions(self) -> int:
-        """Positions of all rows."""
-        return self.rows * self.suffix
+    def before(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return keys and values of a layer before the first position, (rows, heads, first, head width)."""
+        keys = [spot.before(spot.base.keys[layer]) for spot in self.spots]
+        return together(keys), together([spot.before(spot.base.values[layer]) for spot in self.spots])
 
-    def before(self, tables: str, layer: int) -> Tensor:
-        """Return `keys` or `values` of a layer before the first position, (rows, heads, first, head width)."""
-        return together([spot.before(getattr(spot.base, tables)[layer]) for spot in self.spots])
+    def begin(self, cells: Sequence[Cell], layer: int, states: Tensor) -> None:
+        """Write the states of cells that begin after a layer, (rows, cells, suffix, width)."""
+        states[:] = together([spot.corrupted(layer) for spot in self.spots])[:, None]
+        for place, cell in enumerate(cells):
+            states[:, place, 0] = together([spot.begin(cell.kind, layer) for spot in self.spots])
 
-    def begin(self, layer: int) -> Tensor:
-        """Return the states of a cell that begins after a layer, (rows, suffix, width)."""
-        return together([spot.begin(layer) for spot in self.spots])
+    def held(self, cells: Sequence[Cell], layer: int) -> Tensor:
+        """Return what the cells' module's output is held at, (rows, cells, width)."""
+        found = {
+            kind: together([spot.at(spot.restorations[kind].holds[layer]) for spot in self.spots])
+            for kind in {cell.kind for cell in cells}
+        }
+        return torch.stack([found[cell.kind] for cell in cells], 1)
 
-    def held(self, layer: int) -> Tensor:
-        """Return what the module's output is held at, (rows, width)."""
-        return together([spot.at(spot.restoration.holds[layer]) for spot in self.spots])
+
+def spots_of(
+    base: Base, restorations: Mapping[Kind, Restoration], cells: Sequence[Cell], tokens: Sequence[int]
+) -> Iterator[Spot]:
+    """Yield the spots at some tokens: one for all cells, or two where some cells' states stay clean."""
+    every = slice(0, len(base.low))
+    states = tuple(cell for cell in cells if cell.module is None)
+    others = tuple(cell for cell in cells if cell.module is not None)
+    for token in tokens:
+        apart = (states, others) if states and Spot(base, restorations, states, token, every).stays_clean else (cells,)
+        yield from (Spot(base, restorations, tuple(part), token, every) for part in apart if part)
 
 
 def groups_of(spots: Sequence[Spot]) -> list[Group]:
-    """Put neighbours together that have equally many positions before and from the first one on."""
-    return [Group(tuple(part)) for _, part in groupby(spots, lambda spot: (spot.first, spot.suffix))]
+    """Put neighbours together that have the same cells, and equally many positions before and from the first one on."""
+    return [Group(tuple(part)) for _, part in groupby(spots, lambda spot: (spot.first, spot.suffix, spot.cells))]
 
 
-def batches(spots: Sequence[Spot], cells: int, plan: Plan) -> Iterator[list[Spot]]:
+def batches(spots: Sequence[Spot], plan: Plan) -> Iterator[list[Spot]]:
     """Share spots out over batches with as many positions as the plan has room for; a large spot is cut first."""
-    pieces = [piece for spot in spots for piece in _pieces(spot, cells, plan)]
-    pieces.sort(key=lambda spot: (-spot.suffix, spot.first))
+    pieces = [piece for spot in spots for piece in _pieces(spot, plan)]
+    pieces.sort(key=lambda spot: (-spot.suffix, spot.first, spot.cells))
     batch: list[Spot] = []
     used = 0
     for piece in pieces:
-        size = piece.rows * piece.suffix * cells
+        size = piece.rows * piece.suffix * len(piece.cells)
         if batch and used + size > plan.tokens_per_batch:
             yield batch
             batch, used = [], 0
@@ -163,8 +179,8 @@ def batches(spots: Sequence[Spot], cells: int, plan: Plan) -> Iterator[list[Spot
         yield batch
 
 
-def _pieces(spot: Spot, cells: int, plan: Plan) -> Iterator[Spot]:
-    rows = max(1, plan.tokens_per_batch // (cells * spot.suffix))
+def _pieces(spot: Spot, plan: Plan) -> Iterator[Spot]:
+    rows = max(1, plan.tokens_per_batch // (len(spot.cells) * spot.suffix))
     for start in range(spot.samples.start, spot.samples.stop, rows):
         yield replace(spot, samples=slice(start, min(start + rows, spot.samples.stop)))
 

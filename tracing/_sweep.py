@@ -1,166 +1,194 @@
-"""Many restorations of one hidden state each, in one walk up the layers.
+"""Many restorations of one hidden state each, of all kinds, in one walk up the layers.
 
 Restoring a state at (token t, layer l) changes nothing before t and nothing below l. So a *cell* joins the walk after
 its first changed layer, with the positions from t on; keys before t are the corrupted run's. Each layer then runs once
 for all cells of all tokens that have joined: their positions lie in one line, without padding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch import Tensor
 
-from lm.hooks import Patch, Site, find_module, hooked
+from lm.hooks import Patch, Site, hooked
 from lm.loading import LM
 from lm.plan import Plan
 from lm.stack import logits, run_blocks
 from tracing._attention import PackedAttention
-from tracing._base import probability, site_of
-from tracing._spots import Group, Span, Spot, groups_of
+from tracing._base import MODULES, Module, probability, site_of
+from tracing._spots import Spot, groups_of
+from tracing.cells import Cell
 
 
 @torch.no_grad()
-def sweep(lm: LM, spots: Sequence[Spot], spans: Sequence[Span], plan: Plan) -> Tensor:
-    """Return the probability of each prompt's answer under each span, at each spot.
+def sweep(lm: LM, spots: Sequence[Spot], plan: Plan) -> list[Tensor]:
+    """Return the probability of each prompt's answer under each of its spot's cells.
 
     Args:
         lm: the model.
-        spots: all with the same module in their restorations.
-        spans: cells; equal ones are computed once.
+        spots: their cells walk up side by side.
         plan: how many logits are held at once.
 
     Returns:
-        (spots' rows, one after the other; spans).
+        For each spot, (rows, cells).
     """
-    walk = _Walk(lm, spots, spans)
+    walk = _Walk(lm, spots)
     with walk.attention.in_place():
         walk.join(-1)
         for layer in range(lm.n_layers):
             walk.run(layer)
             if layer < lm.n_layers - 1:
                 walk.join(layer)
-    found = walk.read(plan)
-    return torch.stack([found[span] for span in spans], dim=1)
+    return walk.read(plan)
+
+
+class _Course:
+    """Some cells, and which of them have joined.
+
+    Cells of a kind that begin together take one path until the first of them ends: the longest is walked, others fork
+    off.
+    """
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self.cells = cells
+        self.live: list[Cell] = []
+        self.longest: dict[tuple[str, int], Cell] = {}
+        for cell in sorted(cells):
+            self.longest[cell.kind, cell.start] = cell
+
+    def join(self, layer: int) -> tuple[list[Cell], list[int]]:
+        """Add the cells that begin after a layer, and those that leave the path they shared.
+
+        Returns:
+            The former, and the places of the paths that the latter leave: the last ones of `live` in this order.
+        """
+        begun, forks = [], []
+        for cell in self.cells:
+            walked = self.longest[cell.kind, cell.start]
+            if cell == walked and cell.start == layer:
+                begun.append(cell)
+            elif cell != walked and cell.stop - 1 == layer:
+                forks.append(cell)
+        # A fork that ends where it starts leaves a path that has only now begun.
+        self.live += [*begun, *forks]
+        return begun, [self.live.index(self.longest[cell.kind, cell.start]) for cell in forks]
 
 
 class _Walk:
     """The states of all cells that have joined: by group, sample and cell, (1, positions, width)."""
 
-    def __init__(self, lm: LM, spots: Sequence[Spot], spans: Sequence[Span]) -> None:
+    def __init__(self, lm: LM, spots: Sequence[Spot]) -> None:
         self.lm = lm
+        self.device = lm.device
+        self.spots = spots
         self.groups = groups_of(spots)
-        self.module = spots[0].restoration.module
-        # Spans that begin together take one path until the first of them ends: the widest is walked, others fork off.
-        self.widest = {start: max(span.stop for span in spans if span.start == start) for start, _ in spans}
-        self.spans = sorted(set(spans))
-        self.live: list[Span] = []
-        self.hidden = torch.empty(1, 0, lm.width, dtype=lm.dtype, device=lm.device)
+        self.courses = {group.cells: _Course(group.cells) for group in self.groups}
+        self.hidden = torch.empty(1, 0, lm.width, dtype=lm.dtype, device=self.device)
         self.attention = PackedAttention(lm, self.groups)
         self._lay_out()
 
     def _lay_out(self) -> None:
         """Note where the positions of each group's rows and cells lie, and which they are in their prompts."""
-        places, positions, bounds, start = [], [], [], 0
-        for group in self.groups:
-            shape = (group.rows, len(self.live), group.suffix)
-            stop = start + group.positions * len(self.live)
-            places.append(torch.arange(start, stop, device=self.lm.device).view(shape))
-            offsets = torch.arange(group.first, group.first + group.suffix, device=self.lm.device)
-            positions.append(offsets.expand(shape).flatten())
-            bounds.append(slice(start, stop))
-            start = stop
-        self.places, self.positions, self.bounds, self.total = places, torch.cat(positions)[None], bounds, start
-        self.attention.cells = len(self.live)
+        counts = [len(self.courses[group.cells].live) for group in self.groups]
+        shapes = [(group.rows, count, group.suffix) for group, count in zip(self.groups, counts, strict=True)]
+        sizes = [rows * count * suffix for rows, count, suffix in shapes]
+        positions = torch.arange(max(group.first + group.suffix for group in self.groups), device=self.device)
+        self.total = sum(sizes)
+        every = torch.arange(self.total, device=self.device)
+        self.places = [part.view(shape) for part, shape in zip(torch.split(every, sizes), shapes, strict=True)]
+        self.positions = torch.cat(
+            [
+                positions[group.first : group.first + group.suffix].repeat(size // group.suffix)
+                for group, size in zip(self.groups, sizes, strict=True)
+            ]
+        )[None]
+        self.attention.cells = counts
+
+    def _by_group(self, states: Tensor) -> list[Tensor]:
+        """Cut (1, positions, width) into (rows, cells, suffix, width) of each group."""
+        parts = torch.split(states[0], [place.numel() for place in self.places])
+        return [part.view(*place.shape, self.lm.width) for part, place in zip(parts, self.places, strict=True)]
 
     def run(self, layer: int) -> None:
         """Run one layer for all cells that have joined."""
-        if not self.live:
+        if not self.total:
             return
+        self.attention.last_only = layer == self.lm.n_layers - 1
         with hooked(self.lm.model, *self._patches(layer)):
             # Attention sees to what a position may look at; a mask is given so that none is made.
             mask = self.hidden.new_zeros(1, 1, 1, 1)
             self.hidden = run_blocks(self.lm, self.hidden, layer, layer + 1, positions=self.positions, mask=mask)
 
     def _patches(self, layer: int) -> list[tuple[Site, Patch]]:
-        """Hold the module's output where a span covers the layer; skip what is held, or never read."""
+        """Hold the modules' outputs where cells cover the layer; skip what is held, or never read."""
         last = layer == self.lm.n_layers - 1
-        cells = [] if self.module is None else [place for place, span in enumerate(self.live) if layer < span.stop]
-        # In the last layer only the last position is read.
-        groups = [group for group in self.groups if cells and (not last or group.spots[0].is_last)]
-        held = self._rows(groups, lambda places: places[:, cells, 0])
-        needed = torch.full((self.total,), not last, device=self.lm.device)
-        needed[self._rows(self.groups, lambda places: places[:, :, -1])] = True
-        patches = _only(_output_projection(self.lm, layer), needed) if last else []
-        if self.module == "mlp":
-            needed[held] = False
-        if last or (groups and self.module == "mlp"):
-            patches += _only(self.lm.layout.mlp(layer), needed)
-        if groups and self.module is not None:
-            value = torch.cat([group.held(layer).repeat_interleave(len(cells), 0) for group in groups])
-            patches.append((site_of(self.lm, self.module, layer), partial(_put, held, value)))
+        needed = torch.full((self.total,), not last, device=self.device)
+        if last:
+            needed[torch.cat([places[:, :, -1].flatten() for places in self.places])] = True
+        patches = _only(self.lm.layout.mix(layer), needed) if last else []
+        for module in MODULES:
+            rows, values = self._held(module, layer, last_only=last)
+            if module == "mlp":
+                needed[rows] = False
+                if last or len(rows):
+                    patches += _only(self.lm.layout.mlp(layer), needed)
+            if len(rows):
+                patches.append((site_of(self.lm, module, layer), partial(_put, rows, values)))
         return patches
 
-    def _rows(self, groups: Sequence[Group], choose: Any) -> Tensor:
-        chosen = [
-            choose(places).flatten() for group, places in zip(self.groups, self.places, strict=True) if group in groups
-        ]
-        return torch.cat(chosen) if chosen else torch.empty(0, dtype=torch.long, device=self.lm.device)
+    def _held(self, module: Module, layer: int, *, last_only: bool) -> tuple[Tensor, Tensor]:
+        """Return which positions a module's output is held at in a layer, and what it is there, (positions, width)."""
+        rows, values = [self.places[0].new_empty(0)], [self.hidden.new_empty(0, self.lm.width)]
+        for group, places in zip(self.groups, self.places, strict=True):
+            # In the last layer only the last position is read.
+            if last_only and not group.spots[0].is_last:
+                continue
+            live = enumerate(self.courses[group.cells].live)
+            held = [(place, cell) for place, cell in live if cell.module == module and layer < cell.stop]
+            if held:
+                rows.append(places[:, [place for place, _ in held], 0].flatten())
+                values.append(group.held([cell for _, cell in held], layer).flatten(0, 1))
+        return torch.cat(rows), torch.cat(values)
 
     def join(self, layer: int) -> None:
         """Add the cells that begin after a layer, and those that leave the path they shared."""
-        begin, fork = [], []
-        for span in self.spans:
-            is_widest = span.stop == self.widest[span.start]
-            if is_widest and span.start == layer:
-                begin.append(span)
-            elif not is_widest and span.stop - 1 == layer:
-                fork.append(span)
-        if not begin and not fork:
+        joined = {cells: course.join(layer) for cells, course in self.courses.items()}
+        if not any(begun or sources for begun, sources in joined.values()):
             return
-        before, bounds = self.hidden[0], self.bounds
-        # A fork that ends where it starts leaves a path that has only now begun.
-        self.live += [*begin, *fork]
-        sources = [self.live.index(Span(span.start, self.widest[span.start])) for span in fork]
-        old = len(self.live) - len(begin) - len(fork)
+        before = self._by_group(self.hidden)
         self._lay_out()
-        self.hidden = before.new_empty(1, self.total, self.lm.width)
-        for group, was, now in zip(self.groups, bounds, self.bounds, strict=True):
-            states = self.hidden[0, now].view(group.rows, len(self.live), group.suffix, -1)
-            if old:
-                states[:, :old] = before[was].view(group.rows, old, group.suffix, -1)
-            if begin:
-                states[:, old : old + len(begin)] = group.begin(layer)[:, None]
-            for place, source in enumerate(sources, old + len(begin)):
+        self.hidden = self.hidden.new_empty(1, self.total, self.lm.width)
+        for group, states, old in zip(self.groups, self._by_group(self.hidden), before, strict=True):
+            begun, sources = joined[group.cells]
+            walked = old.shape[1] + len(begun)
+            states[:, : old.shape[1]] = old
+            group.begin(begun, layer, states[:, old.shape[1] : walked])
+            for place, source in enumerate(sources, walked):
                 states[:, place] = states[:, source]
 
-    def read(self, plan: Plan) -> dict[Span, Tensor]:
-        """Return the answer's probability, (rows,), for each span; without restoration's where it changes nothing."""
-        lm, top = self.lm, self.lm.n_layers - 1
-        spots = [spot for group in self.groups for spot in group.spots]
-        low = torch.cat([spot.base.low[spot.samples] for spot in spots])
-        found = {span: low.clone() for span in self.spans}
-        cells = len(self.live)
-        answers = torch.tensor([spot.base.answer for spot in spots for _ in range(spot.rows)], device=lm.device)
-        states = [self.hidden[0, self._rows(self.groups, lambda places: places[:, :, -1])]] if cells else []
-        wanted = [answers.repeat_interleave(cells)]
-        # A state after the last layer is read at the prompt's last token only, and there at once.
-        ends = [span for span in self.spans if span.start == top and span not in self.live]
-        at_end = torch.tensor([spot.is_last for spot in spots for _ in range(spot.rows)], device=lm.device)
-        if ends and at_end.any():
-            states += [spot.begin(top)[:, -1] for spot in spots if spot.is_last]
-            wanted.append(answers[at_end])
-        if not states:
-            return found
-        chances = chances_of(lm, torch.cat(states), torch.cat(wanted), plan.logit_rows)
-        if cells:
-            table = chances[: len(answers) * cells].view(len(answers), cells)
-            found |= dict(zip(self.live, table.unbind(1), strict=True))
-        for span in ends:
-            found[span][at_end] = chances[len(answers) * cells :]
+    def read(self, plan: Plan) -> list[Tensor]:
+        """Return the answer's probability for each spot, (rows, cells); as corrupted where a cell changes nothing."""
+        read = list(self._last_states())
+        states = torch.cat([own.flatten(0, 1) for _, _, own in read])
+        answers = [spot.base.answer for spot, cells, _ in read for _ in range(spot.rows * len(cells))]
+        chances = chances_of(self.lm, states, torch.tensor(answers, device=self.device), plan.logit_rows)
+        parts = torch.split(chances, [spot.rows * len(cells) for spot, cells, _ in read])
+        found = []
+        for (spot, cells, _), part in zip(read, parts, strict=True):
+            found.append(spot.base.low[spot.samples, None].repeat(1, len(spot.cells)))
+            found[-1][:, [spot.cells.index(cell) for cell in cells]] = part.view(spot.rows, len(cells))
         return found
+
+    def _last_states(self) -> Iterator[tuple[Spot, list[Cell], Tensor]]:
+        """Yield for each spot the cells that change the prompt's last state, and that state, (rows, cells, width)."""
+        top = self.lm.n_layers - 1
+        for group, states in zip(self.groups, self._by_group(self.hidden), strict=True):
+            live, rows = self.courses[group.cells].live, [spot.rows for spot in group.spots]
+            for spot, own in zip(group.spots, torch.split(states[:, :, -1], rows), strict=True):
+                # A state after the last layer is read at the prompt's last token only, and there at once.
+                ends = [cell for cell in spot.cells if cell.start == top and spot.is_last]
+                yield spot, [*live, *ends], torch.cat([own, *(spot.begin(cell.kind, top)[:, None] for cell in ends)], 1)
 
 
 def chances_of(lm: LM, states: Tensor, answers: Tensor, at_once: int) -> Tensor:
@@ -169,7 +197,7 @@ def chances_of(lm: LM, states: Tensor, answers: Tensor, at_once: int) -> Tensor:
         probability(logits(lm, states[start : start + at_once]), answers[start : start + at_once])
         for start in range(0, len(states), at_once)
     ]
-    return torch.cat(parts)
+    return torch.cat(parts) if parts else states.new_empty(0)
 
 
 def _put(rows: Tensor, value: Tensor, output: Tensor) -> Tensor:
@@ -185,10 +213,3 @@ def _only(module: str, needed: Tensor) -> list[tuple[Site, Patch]]:
         return output.new_zeros(1, len(needed), output.shape[2]).index_copy_(1, rows, output)
 
     return [(Site(module, "in"), lambda states: states[:, rows]), (Site(module), spread)]
-
-
-def _output_projection(lm: LM, layer: int) -> str:
-    """Return the name of an attention's last projection, which works on each position alone."""
-    attention = lm.layout.attention(layer)
-    children = find_module(lm.model, attention).named_children()
-    return f"{attention}.{[name for name, child in children if isinstance(child, nn.Linear | Conv1D)][-1]}"

@@ -90,7 +90,7 @@ def average(facts: Iterable[Stored], kind: str, *, known_only: bool = True) -> A
 
     Args:
         facts: of one run.
-        kind: of trace, as `causal.Kind`.
+        kind: of trace, as `cells.Kind`.
         known_only: leave out facts whose likeliest next token is not the attribute's.
 
     Raises:

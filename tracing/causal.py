@@ -7,8 +7,6 @@ Hase, Bansal, Kim, Ghandeharioun. Does Localization Inform Editing? NeurIPS 2023
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,52 +15,17 @@ from torch import Tensor
 
 from core.errors import BadInput
 from lm.fused import fused_activations
-from lm.hooks import hooked
 from lm.loading import LM
 from lm.memory import needs, say
 from lm.plan import FEWEST, Plan, Shape, default_plan, in_halves, is_out_of_memory
-from lm.stack import run_blocks
-from tracing._base import Base, Module, instead, run_base, site_of
-from tracing._spots import Restoration, Span, Spot, batches
+from tracing._base import Base, run_base, run_beside
+from tracing._spots import Restoration, Spot, batches, spots_of
 from tracing._sweep import sweep
+from tracing.cells import HELD, KINDS, SEVERED, Kind, Scan
 from tracing.corruption import Corruption
 from tracing.facts import BadFact, Fact, Prompt, encode
 
-Kind = Literal["state", "mlp", "attn", "severed_mlp", "severed_attn"]
-KINDS: tuple[Kind, ...] = ("state", "mlp", "attn")
-"""What is restored: one state, or the MLP or attention outputs of a window of layers."""
-SEVERED: tuple[Kind, ...] = ("severed_mlp", "severed_attn")
-"""One state is restored while the MLPs, or attentions, of all layers at the same token stay as in the corrupted run."""
 CAVEAT = "A trace does not tell which layer is best to edit (Hase et al. 2023, https://arxiv.org/abs/2301.04213)."
-
-
-@dataclass(frozen=True)
-class Scan:
-    """Which cells are traced."""
-
-    kinds: tuple[Kind, ...] = KINDS
-    window: int = 10
-    """Layers in a window of MLPs or attentions."""
-    at: Literal["all", "subject", "last_subject"] | tuple[int, ...] = "all"
-    """At which tokens; positions count from 0."""
-    embedding: bool = False
-    """Whether single states, severed or not, are restored before the first layer too: one more column, the first."""
-
-    def tokens(self, prompt: Prompt) -> tuple[int, ...]:
-        """Return the positions whose states are restored."""
-        if isinstance(self.at, tuple):
-            return self.at
-        first = {"all": 0, "subject": prompt.begin, "last_subject": prompt.end - 1}[self.at]
-        return tuple(range(first, len(prompt.ids) if self.at == "all" else prompt.end))
-
-    def spans(self, kind: Kind, n_layers: int) -> list[Span]:
-        """Return what the cell of each layer is made of."""
-        first = -1 if self.embedding else 0
-        if kind == "state":
-            return [Span(layer, layer + 1) for layer in range(first, n_layers)]
-        if kind in SEVERED:
-            return [Span(layer, n_layers) for layer in range(first, n_layers)]
-        return [Span(*window_of(layer, self.window, n_layers)) for layer in range(n_layers)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,15 +57,6 @@ class Traced:
     low: float
     """Mean over the corrupted runs."""
     traces: dict[Kind, Trace]
-
-
-def window_of(layer: int, window: int, n_layers: int) -> tuple[int, int]:
-    """Return the layers [start, stop) of the window around a layer, as the reference lays it: one more before it.
-
-    >>> window_of(6, 10, 12), window_of(0, 10, 12), window_of(3, 1, 12)
-    ((1, 11), (0, 5), (3, 4))
-    """
-    return max(0, layer - window // 2), min(n_layers, layer - (-window // 2))
 
 
 @torch.no_grad()
@@ -139,13 +93,9 @@ def trace(
     _check(scan)
     with fused_activations(lm):
         bases, bad = _bases(lm, facts, corruption, scan, extra_token=extra_token)
-        traces: dict[int, dict[Kind, Trace]] = {place: {} for place in bases}
-        for kind in scan.kinds:
-            for place, found in _trace_kind(lm, bases, kind, scan, plan).items():
-                if found is None:
-                    bad[place] = BadFact(facts[place].known_id, "out of memory with one token's cells")
-                else:
-                    traces[place][kind] = found
+        traces = _trace_all(lm, bases, scan, plan)
+    for place in bases.keys() - traces.keys():
+        bad[place] = BadFact(facts[place].known_id, "out of memory with one token's cells")
     return [
         bad[place] if place in bad else finish(lm, fact, bases[place], traces[place])
         for place, fact in enumerate(facts)
@@ -179,7 +129,7 @@ def trace_plan(lm: LM, max_memory: float | None = None) -> Plan:
     """
     plan, shape = default_plan(lm), Shape.of(lm)
     if lm.device.type == "cpu":
-        plan = replace(plan, tokens_per_batch=2 * plan.tokens_per_batch, logit_rows=min(plan.logit_rows, 128))
+        plan = replace(plan, tokens_per_batch=4 * plan.tokens_per_batch, logit_rows=min(plan.logit_rows, 128))
     else:
         plan = replace(plan, tokens_per_batch=8 * plan.tokens_per_batch)
     while max_memory is not None and (need := needs(shape, plan)).scoring > max_memory:
@@ -228,34 +178,33 @@ def _check_tokens(scan: Scan, prompt: Prompt) -> None:
             raise ValueError(f"expected positions from 0 to {len(prompt.ids) - 1}, got {token}")
 
 
-def _trace_kind(lm: LM, bases: dict[int, Base], kind: Kind, scan: Scan, plan: Plan) -> dict[int, Trace | None]:
-    """Trace one kind for all facts; `None` where memory did not suffice."""
-    spans = scan.spans(kind, lm.n_layers)
-    scores = {
-        place: base.low[:, None, None].repeat(1, len(scan.tokens(base.prompt)), len(spans))
-        for place, base in bases.items()
-    }
+def _trace_all(lm: LM, bases: dict[int, Base], scan: Scan, plan: Plan) -> dict[int, dict[Kind, Trace]]:
+    """Trace all kinds of all facts, by place; without those for which memory did not suffice."""
+    cells = {kind: scan.cells(kind, lm.n_layers) for kind in scan.kinds}
+    every = sorted({cell for own in cells.values() for cell in own})
+    columns = {kind: [every.index(cell) for cell in own] for kind, own in cells.items()}
+    scores: dict[int, Tensor] = {}
     spots: list[Spot] = []
     owners = {id(base): place for place, base in bases.items()}
-    for base in bases.values():
-        restoration = _restoration(lm, base, kind)
+    for place, base in bases.items():
+        tokens = scan.tokens(base.prompt)
+        scores[place] = base.low[:, None, None].repeat(1, len(tokens), len(every))
+        restorations = {kind: _restoration(lm, base, kind) for kind in scan.kinds}
         # Before the subject nothing was corrupted: restoring changes nothing there.
-        for token in scan.tokens(base.prompt):
-            if token >= base.prompt.begin:
-                spots.append(Spot(base, restoration, token, slice(0, len(base.low))))
-    lost: set[int] = set()
+        spots += spots_of(base, restorations, every, [token for token in tokens if token >= base.prompt.begin])
 
     def run(batch: Sequence[Spot]) -> None:
-        found, start = sweep(lm, batch, spans, plan), 0
-        for spot in batch:
+        for spot, found in zip(batch, sweep(lm, batch, plan), strict=True):
             row = scan.tokens(spot.base.prompt).index(spot.token)
-            scores[owners[id(spot.base)]][spot.samples, row] = found[start : start + spot.rows]
-            start += spot.rows
+            scores[owners[id(spot.base)]][spot.samples, row, [every.index(cell) for cell in spot.cells]] = found
 
-    for batch in batches(spots, len(set(spans)), plan):
-        lost |= {owners[id(spot.base)] for spot in in_halves("trace", batch, run, plan)}
+    lost = [spot for batch in batches(spots, plan) for spot in in_halves("trace", batch, run, plan)]
+    for spot in lost:
+        scores.pop(owners[id(spot.base)], None)
     return {
-        place: None if place in lost else _summarise(kind, scan.tokens(bases[place].prompt), found)
+        place: {
+            kind: _summarise(kind, scan.tokens(bases[place].prompt), found[:, :, own]) for kind, own in columns.items()
+        }
         for place, found in scores.items()
     }
 
@@ -269,15 +218,12 @@ def _restoration(lm: LM, base: Base, kind: Kind) -> Restoration:
     samples = len(base.low)
     if kind == "state":
         return Restoration(_clean(base.states, samples))
-    module: Module = "mlp" if kind in {"mlp", "severed_mlp"} else "attn"
-    outputs = base.outputs[module]
+    outputs = base.outputs[HELD[kind]]
     if kind in SEVERED:
-        return Restoration(_clean(base.states, samples), module, outputs[:, 1:])
-    if module == "mlp":
-        begun = base.states[:, 1:] - outputs[:, 1:] + outputs[:, :1]
-    else:
-        begun = _after_clean_attention(lm, base)
-    return Restoration(begun, module, _clean(outputs, samples))
+        return Restoration(_clean(base.states, samples), outputs[:, 1:])
+    if kind == "attn":
+        return Restoration(_after_clean_attention(lm, base), _clean(outputs, samples))
+    return Restoration(base.states[:, 1:] - outputs[:, 1:] + outputs[:, :1], _clean(outputs, samples))
 
 
 def _clean(table: Tensor, samples: int) -> Tensor:
@@ -288,12 +234,11 @@ def _clean(table: Tensor, samples: int) -> Tensor:
 def _after_clean_attention(lm: LM, base: Base) -> Tensor:
     """Return each block's output in the corrupted runs when its attention's output is the clean one, at any token.
 
-    The block's MLP works on each position alone, so one run of all positions holds the answer for every token.
+    A block's MLP works on each position alone, so one run of all positions holds the answer for every token.
     """
     results = []
     for layer in range(lm.n_layers):
         before = base.embedded if layer == 0 else base.states[layer - 1]
         clean = base.outputs["attn"][layer, :1].expand_as(before[1:])
-        with hooked(lm.model, (site_of(lm, "attn", layer), partial(instead, clean))):
-            results.append(run_blocks(lm, before[1:], layer, layer + 1))
+        results.append(run_beside(lm, before[1:], layer, clean))
     return torch.stack(results)

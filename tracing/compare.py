@@ -12,7 +12,8 @@ import numpy as np
 
 from core.errors import BadInput
 from tracing.averages import Averages, average
-from tracing.causal import CAVEAT, KINDS
+from tracing.causal import CAVEAT
+from tracing.cells import KINDS
 from tracing.plots import LINES, NAMES, band, new_figure, plain_axes, save, shown
 from tracing.store import TraceRun
 

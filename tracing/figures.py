@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from tracing.averages import Numbers, at_last_subject_token, average, effects_of
-from tracing.causal import CAVEAT, KINDS, SEVERED
+from tracing.causal import CAVEAT
+from tracing.cells import KINDS, SEVERED
 from tracing.page import write_page
 from tracing.plots import NAMES, class_lines, class_map, heat_map, new_figure, save, severed_bars, shown, token_labels
 from tracing.store import Stored, TraceRun

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from lm.loading import LM
 from lm.plan import Plan
-from tracing.causal import KINDS, SEVERED, Kind, Scan, Traced, trace
+from tracing.causal import Traced, trace
+from tracing.cells import KINDS, SEVERED, Kind, Scan
 from tracing.corruption import Corruption
 from tracing.facts import BadFact, Fact, Prompt
 from tracing.gradients import Attributed, attribute
