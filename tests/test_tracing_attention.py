@@ -21,12 +21,19 @@ def test_two_parts_are_the_whole(earlier: int, tokens: int) -> None:
     query, key, value = (drawn(SAMPLES * CELLS, HEADS, tokens, WIDTH) * factor for factor in (1, 3, 2))
     keys, values = (drawn(SAMPLES, HEADS, earlier, WIDTH) * factor for factor in (2, 1))
 
-    def kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.3)
 
     whole = _joined(query, key, value, keys, values, CELLS, kernel)
-    parts = _two_parts(query, key, value, keys, values, 0.3, CELLS)
+    parts = torch.empty(SAMPLES * CELLS, tokens, HEADS, WIDTH, dtype=torch.float64)
+    _two_parts(query, key, value, keys, values, 0.3, CELLS, parts)
     torch.testing.assert_close(parts.transpose(1, 2), whole, atol=1e-12, rtol=0)
+    last = torch.empty(SAMPLES * CELLS, 1, HEADS, WIDTH, dtype=torch.float64)
+    _two_parts(query[:, :, -1:], key, value, keys, values, 0.3, CELLS, last)
+    torch.testing.assert_close(last, parts[:, -1:], atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        _joined(query[:, :, -1:], key, value, keys, values, CELLS, kernel), whole[:, :, -1:], atol=1e-12, rtol=0
+    )
 
 
 def test_a_head_of_keys_serves_neighbouring_heads_of_queries() -> None:

@@ -147,6 +147,20 @@ def test_bad_arguments_and_facts_are_told() -> None:
     assert isinstance(attribute(lm, [long])[0], BadFact)
 
 
+def test_a_fact_for_which_a_processors_memory_does_not_suffice_costs_itself() -> None:
+    lm = tiny_lm()
+    short = FACT.model_copy(update={"prompt": "Anna Ferrand was"})
+
+    def fail(output: Tensor) -> None:
+        if output.requires_grad and output.numel() > 500 * lm.width:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes")
+
+    with hooked(lm.model, (Site(lm.layout.block(2)), fail)):
+        found = attribute(lm, [FACT, short], ("state",), nodes=50)
+    assert [type(one) for one in found] == [BadFact, Attributed]
+    assert "can't allocate memory" in getattr(found[0], "reason", "")
+
+
 def test_no_hook_is_left_after_an_error() -> None:
     lm = tiny_lm()
 

@@ -46,17 +46,18 @@ class PackedAttention:
             found: Tensor = getattr(type(module), method)(module, q, k, v, mask)[0]
             return found
 
-        result = query.new_zeros(*query.shape[2:0:-1], query.shape[3])
+        shape = query.shape[2], query.shape[1], query.shape[3]
+        result = query.new_zeros(shape) if self.last_only else query.new_empty(shape)
         for group, cells, places in self._places():
             q, k, v = (_rows(table[0, :, places], group.suffix) for table in (query, key, value))
             q = q[:, :, -1:] if self.last_only else q
             k, v = _grouped(k, shared), _grouped(v, shared)
             keys, values = (_grouped(table, shared) for table in group.before(module.layer_idx))
+            found = result[places].view(-1, group.suffix, *shape[1:])[:, -q.shape[2] :]
             if method is None and query.device.type == "cpu":
-                found = _two_parts(q, k, v, keys, values, scaling, cells)
+                _two_parts(q, k, v, keys, values, scaling, cells, found)
             else:
-                found = _joined(q, k, v, keys, values, cells, kernel).transpose(1, 2)
-            result[places].view(-1, group.suffix, *result.shape[1:])[:, -q.shape[2] :] = found
+                found[:] = _joined(q, k, v, keys, values, cells, kernel).transpose(1, 2)
         return result[None]
 
     def _places(self) -> Iterator[tuple[Group, int, slice]]:
@@ -81,8 +82,8 @@ def _grouped(table: Tensor, groups: int) -> Tensor:
 
 
 def _two_parts(
-    query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, scale: float | None, cells: int
-) -> Tensor:
+    query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, scale: float, cells: int, found: Tensor
+) -> None:
     r"""Attend to a row's own positions, and to the prefix in one product for all cells of a sample; then mix the two.
 
     With $Z_1, Z_2$ the sums of exponentials of both parts, the whole is $(Z_1 o_1 + Z_2 o_2) / (Z_1 + Z_2)$.
@@ -93,23 +94,23 @@ def _two_parts(
         keys, values: (samples, heads, earlier, head width).
         scale: of the scores.
         cells: rows that share a prefix.
-
-    Returns:
-        (samples x cells, queries, heads, head width).
+        found: the result is written here, (samples x cells, queries, heads, head width).
     """
     kernel: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     rows, heads, queries, width = query.shape
     own: Tensor
     own_sum: Tensor
     own, own_sum = kernel(query, key, value, is_causal=queries == key.shape[2], scale=scale)
+    own = own.transpose(1, 2)
     if not keys.shape[2]:
-        return own.transpose(1, 2)
+        found[:] = own
+        return
     samples = rows // cells
     together = query.view(samples, cells, heads, queries, width).transpose(1, 2).flatten(2, 3)
     past, past_sum = kernel(together, keys, values, scale=scale)
     past = past.transpose(1, 2).reshape(rows, queries, heads, width)
     share = past_sum.transpose(1, 2).reshape(rows, queries, heads) - own_sum.transpose(1, 2)
-    return own.transpose(1, 2).lerp(past, share.sigmoid_().to(past.dtype)[..., None])
+    torch.lerp(own, past, share.sigmoid_().to(past.dtype)[..., None], out=found)
 
 
 def _joined(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, cells: int, kernel: Own) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lm.hooks import Site, Tape, find_module, hooked, shadowed
 from lm.loading import LM
+from lm.plan import is_out_of_memory
 from lm.stack import Recorder, embed, logits, run_blocks
 from tracing.facts import Prompt
 
@@ -86,6 +87,11 @@ def run_base(lm: LM, prompt: Prompt, noise: Tensor, *, replace: bool) -> Base:
         keys=tuple(recorder.keys[layer] for layer in range(lm.n_layers)),
         values=tuple(recorder.values[layer] for layer in range(lm.n_layers)),
     )
+
+
+def costs_a_fact(error: Exception) -> bool:
+    """Return whether an error is one fact's, and the others go on: it cannot be traced, or memory does not suffice."""
+    return isinstance(error, ValueError) or is_out_of_memory(error)
 
 
 def probability(scores: Tensor, answers: Tensor) -> Tensor:

@@ -55,6 +55,8 @@ class Slopes(NamedTuple):
 def slopes(lm: LM, base: Base, module: Module | None, alphas: Tensor, *, single: bool) -> Iterator[Slopes]:
     """Yield gradients along alpha times the clean run's tensor of each layer, from the first layer on.
 
+    Single tokens of the last layer but the prompt's last are left out: nothing reads them, their gradients are zero.
+
     Args:
         lm: the model.
         base: its first row is the clean run.
@@ -64,7 +66,10 @@ def slopes(lm: LM, base: Base, module: Module | None, alphas: Tensor, *, single:
     """
     length = len(base.prompt.ids)
     tokens: Sequence[int | None] = range(length) if single else [None]
-    paths = [Path(layer, token) for layer in range(lm.n_layers) for token in tokens]
+    top, last = lm.n_layers - 1, length - 1
+    paths = [
+        Path(layer, token) for layer in range(lm.n_layers) for token in tokens if layer < top or token in {None, last}
+    ]
     for share in _shares(lm, paths, length, len(alphas)):
         yield from _Walk(lm, base, module, alphas, share).run()
 

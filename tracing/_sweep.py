@@ -128,18 +128,19 @@ class _Walk:
             needed[torch.cat([places[:, :, -1].flatten() for places in self.places])] = True
         patches = _only(self.lm.layout.mix(layer), needed) if last else []
         for module in MODULES:
-            rows, values = self._held(module, layer, last_only=last)
-            if module == "mlp":
+            held = self._held(module, layer, last_only=last)
+            rows = torch.cat([rows for rows, _ in held]) if held else self.places[0].new_empty(0)
+            if module == "mlp" and (last or held):
                 needed[rows] = False
-                if last or len(rows):
-                    patches += _only(self.lm.layout.mlp(layer), needed)
-            if len(rows):
+                patches += _only(self.lm.layout.mlp(layer), needed)
+            if held:
+                values = torch.cat([value for _, value in held])
                 patches.append((site_of(self.lm, module, layer), partial(_put, rows, values)))
         return patches
 
-    def _held(self, module: Module, layer: int, *, last_only: bool) -> tuple[Tensor, Tensor]:
-        """Return which positions a module's output is held at in a layer, and what it is there, (positions, width)."""
-        rows, values = [self.places[0].new_empty(0)], [self.hidden.new_empty(0, self.lm.width)]
+    def _held(self, module: Module, layer: int, *, last_only: bool) -> list[tuple[Tensor, Tensor]]:
+        """Return where a module's output is held in each group, (positions,), and at what, (positions, width)."""
+        found = []
         for group, places in zip(self.groups, self.places, strict=True):
             # In the last layer only the last position is read.
             if last_only and not group.spots[0].is_last:
@@ -147,9 +148,9 @@ class _Walk:
             live = enumerate(self.courses[group.cells].live)
             held = [(place, cell) for place, cell in live if cell.module == module and layer < cell.stop]
             if held:
-                rows.append(places[:, [place for place, _ in held], 0].flatten())
-                values.append(group.held([cell for _, cell in held], layer).flatten(0, 1))
-        return torch.cat(rows), torch.cat(values)
+                values = group.held([cell for _, cell in held], layer).flatten(0, 1)
+                found.append((places[:, [place for place, _ in held], 0].flatten(), values))
+        return found
 
     def join(self, layer: int) -> None:
         """Add the cells that begin after a layer, and those that leave the path they shared."""
@@ -202,7 +203,7 @@ def chances_of(lm: LM, states: Tensor, answers: Tensor, at_once: int) -> Tensor:
 
 def _put(rows: Tensor, value: Tensor, output: Tensor) -> Tensor:
     """Put values (rows, width) in the place of some rows of an output."""
-    return output.index_copy(1, rows, value[None])
+    return output.index_copy_(1, rows, value[None])
 
 
 def _only(module: str, needed: Tensor) -> list[tuple[Site, Patch]]:
@@ -212,4 +213,4 @@ def _only(module: str, needed: Tensor) -> list[tuple[Site, Patch]]:
     def spread(output: Tensor) -> Tensor:
         return output.new_zeros(1, len(needed), output.shape[2]).index_copy_(1, rows, output)
 
-    return [(Site(module, "in"), lambda states: states[:, rows]), (Site(module), spread)]
+    return [(Site(module, "in"), lambda states: states.index_select(1, rows)), (Site(module), spread)]

@@ -17,8 +17,8 @@ from core.errors import BadInput
 from lm.fused import fused_activations
 from lm.loading import LM
 from lm.memory import needs, say
-from lm.plan import FEWEST, Plan, Shape, default_plan, in_halves, is_out_of_memory
-from tracing._base import Base, run_base, run_beside
+from lm.plan import FEWEST, Plan, Shape, in_halves, plan_for
+from tracing._base import Base, costs_a_fact, run_base, run_beside
 from tracing._spots import Restoration, Spot, batches, spots_of
 from tracing._sweep import sweep
 from tracing.cells import HELD, KINDS, SEVERED, Kind, Scan
@@ -26,6 +26,10 @@ from tracing.corruption import Corruption
 from tracing.facts import BadFact, Fact, Prompt, encode
 
 CAVEAT = "A trace does not tell which layer is best to edit (Hase et al. 2023, https://arxiv.org/abs/2301.04213)."
+
+
+STATES_AT_ONCE = 2**21
+"""On a processor, numbers in the states of one walk: of wide models, what stays near its caches (measured)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +117,7 @@ def _bases(
             base = base_of(lm, fact, corruption, extra_token=extra_token)
             _check_tokens(scan, base.prompt)
         except (ValueError, RuntimeError, MemoryError) as error:
-            if not (isinstance(error, ValueError) or is_out_of_memory(error)):
+            if not costs_a_fact(error):
                 raise
             bad[place] = BadFact(fact.known_id, str(error))
         else:
@@ -127,9 +131,11 @@ def trace_plan(lm: LM, max_memory: float | None = None) -> Plan:
     Raises:
         BadInput: `max_memory`, in bytes, is not enough for the smallest batch.
     """
-    plan, shape = default_plan(lm), Shape.of(lm)
-    if lm.device.type == "cpu":
-        plan = replace(plan, tokens_per_batch=4 * plan.tokens_per_batch, logit_rows=min(plan.logit_rows, 128))
+    shape = Shape.of(lm)
+    plan = plan_for(shape)
+    if shape.device == "cpu":
+        positions = min(4 * plan.tokens_per_batch, STATES_AT_ONCE // shape.width)
+        plan = replace(plan, tokens_per_batch=positions, logit_rows=min(plan.logit_rows, 128))
     else:
         plan = replace(plan, tokens_per_batch=8 * plan.tokens_per_batch)
     while max_memory is not None and (need := needs(shape, plan)).scoring > max_memory:

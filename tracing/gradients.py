@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from core.errors import BadInput
 from lm.loading import LM
 from lm.products import packed_products
-from tracing._base import Base, run_base
+from tracing._base import Base, costs_a_fact, run_base
 from tracing._paths import slopes
 from tracing.facts import BadFact, Fact, Prompt, encode
 
@@ -98,7 +98,9 @@ def attribute(
     for fact in facts:
         try:
             results.append(_attribute(lm, fact, parts, nodes, single))
-        except (ValueError, torch.OutOfMemoryError) as error:
+        except (ValueError, RuntimeError, MemoryError) as error:
+            if not costs_a_fact(error):
+                raise
             results.append(BadFact(fact.known_id, str(error)))
     return results
 
