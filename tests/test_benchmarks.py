@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import measure, plots
+from benchmarks import measure, plots, runners
 from benchmarks.growth import fit
 from benchmarks.jobs import STAGES, Times, many_at_once
 from benchmarks.main_job import main
@@ -148,3 +148,17 @@ def test_work_is_counted_without_weights_too(setting: Setting, dataset: Path) ->
     meta = describe_only(Wanted(shape=TINY, dataset=str(dataset), chunk=5, device="meta", overrides=overrides))
     passes = [3] * 5
     assert measure.work_of(meta, passes, LENGTH) == measure.work_of(setting, passes, LENGTH)
+
+
+def test_what_starting_costs_is_told_from_what_a_record_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(arguments: list[str], records: int, model: str, out: Path) -> float:
+        workers = 2 if "ray" in arguments else 1
+        out.mkdir()
+        (out / "cases.jsonl").write_text("same\n" if arguments[-1] == "1" else "other\n")
+        return 5.0 * workers + records / workers
+
+    monkeypatch.setattr(runners, "run", run)
+    one, threads, ray = runners.measure(2, [10, 100], "factlm")
+    assert (one["seconds_to_start"], one["seconds_a_record"], one["times_as_fast"]) == (5, 1, 1)
+    assert (ray["seconds_to_start"], ray["seconds_a_record"], ray["times_as_fast"]) == (10, 0.5, 105 / 60)
+    assert [row["same_bytes_as_one_thread"] for row in (one, threads, ray)] == [True, False, True]
