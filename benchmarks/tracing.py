@@ -169,7 +169,8 @@ def main() -> None:
     given = [f"--{key.replace('_', '-')} {value}" for key, value in vars(arguments).items() if value and key != "out"]
     result["made_by"] = "python -m benchmarks.tracing " + " ".join(given).replace(" True", "")
     slug = re.sub(r"\W+", "-", f"{name}-{device_name(torch.device(arguments.device or 'cpu'))}".lower()).strip("-")
-    path = arguments.out or RESULTS / f"tracing-{slug}.json"
+    threads = torch.get_num_threads()
+    path = arguments.out or RESULTS / f"tracing-{slug}{f'-{threads}-threads' if threads > 1 else ''}.json"
     write_json(path, json.loads(json.dumps(result)))
     print(f"\nwritten to {path}")
 

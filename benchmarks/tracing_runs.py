@@ -27,8 +27,12 @@ from tracing.corruption import Corruption, make_corruption
 from tracing.facts import BadFact, Fact, Prompt, encode
 from tracing.gradients import PARTS, Attributed, attribute
 
-TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-9, torch.bfloat16: 0.2}
-"""How far a probability may lie from the loops'."""
+TOLERANCE = {torch.float32: 5e-5, torch.float64: 1e-9, torch.bfloat16: 0.2}
+"""How far a probability may lie from the loops'.
+
+Held against float64 on GPT-2 small's shape, where random logits are large: TransformerLens lies up to 3e-5 from it (two
+threads), we 9e-6, the plain loop 3e-6.
+"""
 
 NORM = 1e-3
 """Norms of attributions below this are compared as if they were this large."""

@@ -1,7 +1,8 @@
 """Write the generated pages of `docs/` and the generated tables of the README; with `--check`, only compare.
 
 A page per room is made from the docstrings of its public names. Between the markers
-`<!-- generated: NAME -->` and `<!-- end -->`, a hand-written page holds a table made here.
+`<!-- generated: NAME -->` and `<!-- end -->`, a hand-written page holds a table made here: of what is registered, or of
+what the benchmarks wrote (`docs.measured`).
 """
 
 import ast
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from core.files import write_atomic
+from docs import measured
 from metrics import Composite, Metric
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,7 +89,17 @@ def editors_table() -> str:
     return "\n".join(["| editor | what it does | paper |", "|---|---|---|", *rows])
 
 
-TABLES: dict[str, Callable[[], str]] = {"metrics": metrics_table, "editors": editors_table}
+TABLES: dict[str, Callable[[], str]] = {
+    "metrics": metrics_table,
+    "editors": editors_table,
+    "tracing": measured.tracing,
+    "runners": measured.runners,
+    "job_small": measured.job_small,
+    "job_factlm": measured.job_factlm,
+    "growth": measured.growth,
+    "moment_errors": measured.moment_errors,
+    "moment_speed": measured.moment_speed,
+}
 
 
 def with_tables(text: str) -> str:
