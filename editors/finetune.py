@@ -203,11 +203,11 @@ class Finetune:
         return self.lm.layout.down(self.settings.layer)
 
     def _edit(self, request: Request, trained: Trained) -> Edit | Failure:
-        loss = trained.losses[-1]
-        if not math.isfinite(loss) or not bool(trained.change.isfinite().all()):
+        loss, size = trained.losses[-1], float(trained.change.norm())
+        if not math.isfinite(loss) or not math.isfinite(size):
             return Failure(request.id, f"the loss became {loss} at forward pass {len(trained.losses)}")
         diagnostics = {
-            "update_frobenius": float(trained.change.norm()),
+            "update_frobenius": size,
             "steps": float(len(trained.losses)),
             "loss": loss,
         }

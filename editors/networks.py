@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -237,6 +237,15 @@ def load_network(folder: Path, lm: LM, name: str, task: Task) -> Trained:
     return Trained(network.to(lm.device).requires_grad_(False).eval(), info)
 
 
+class _Change(NamedTuple):
+    """What a network asks for one request."""
+
+    loss: float
+    finite: bool
+    parts: list[tuple[Tensor, Tensor]]
+    """For each projection, (tokens that change anything, d_in) and (those tokens, d_out)."""
+
+
 @dataclass(frozen=True)
 class NetworkEditor:
     """A prepared editor."""
@@ -268,28 +277,30 @@ class NetworkEditor:
         )
 
     @torch.no_grad()
-    def _run(self, items: list[Encoded]) -> list[tuple[float, list[tuple[Tensor, Tensor]]]]:
+    def _run(self, items: list[Encoded]) -> list[_Change]:
         sequences = [(*item.rows[0].ids, item.target[-1]) for item in items]
         rows = LabelledRows.of(sequences, [len(item.target) for item in items], self.lm.device)
         network = self.trained.network
         below = run_below(self.lm, rows.ids, network.start)
         factors = gradient_factors(self.lm, below, network.start, rows, network.edited)
-        changes = network(factors, rows)
-        return [
-            (float(loss), [(left[row], self.scale * right[row]) for left, right in changes])
-            for row, loss in enumerate(factors.losses)
-        ]
+        changes = [(left, self.scale * right) for left, right in network(factors, rows)]
+        # Asked of all rows and projections at once: three waits for the device, however many there are.
+        used = torch.stack([(left != 0).any(2) & (right != 0).any(2) for left, right in changes], 1).tolist()
+        finite = torch.stack([part.isfinite().flatten(1).all(1) for pair in changes for part in pair]).all(0).tolist()
+        made = []
+        for row, (loss, is_finite) in enumerate(zip(factors.losses.tolist(), finite, strict=True)):
+            tokens = [[place for place, is_used in enumerate(those) if is_used] for those in used[row]]
+            parts = [
+                (left[row, those], right[row, those]) for (left, right), those in zip(changes, tokens, strict=True)
+            ]
+            made.append(_Change(loss, is_finite, parts))
+        return made
 
-    def _edit(self, request: Request, result: tuple[float, list[tuple[Tensor, Tensor]]]) -> Edit | Failure:
-        loss, changes = result
-        finite = all(bool(left.isfinite().all() and right.isfinite().all()) for left, right in changes)
-        if not math.isfinite(loss) or not finite:
-            return Failure(request.id, f"the loss is {loss}, or the change it asks for is not finite")
-        deltas = []
-        for name, (left, right) in zip(self.trained.network.edited, changes, strict=True):
-            used = (left != 0).any(1) & (right != 0).any(1)
-            deltas.append(LowRank(name, left[used], right[used]))
-        return Edit(tuple(deltas), (request.id,), {"loss": loss})
+    def _edit(self, request: Request, change: _Change) -> Edit | Failure:
+        if not math.isfinite(change.loss) or not change.finite:
+            return Failure(request.id, f"the loss is {change.loss}, or the change it asks for is not finite")
+        named = zip(self.trained.network.edited, change.parts, strict=True)
+        return Edit(tuple(LowRank(name, *parts) for name, parts in named), (request.id,), {"loss": change.loss})
 
 
 def _prepare(spec: NetworkSpec, task: Task, lm: LM, settings: NetworkEditorSettings, resources: Resources) -> Editor:
