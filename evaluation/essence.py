@@ -35,5 +35,5 @@ def _token_nlls(lm: LM, rows: Sequence[Sequence[int]]) -> list[list[float]]:
     ids = ids.to(lm.device)
     # Padding stands on the right, where a causal model never sees it from the left: no mask is needed.
     logits = lm.model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-    nlls = -logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-    return [nlls[index, : max(len(row) - 1, 0)].tolist() for index, row in enumerate(rows)]
+    nlls: list[list[float]] = (-logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]).tolist()
+    return [nlls[index][: max(len(row) - 1, 0)] for index, row in enumerate(rows)]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from tests import pretend_gpu
 
@@ -26,16 +27,20 @@ pretend_gpu.device()
 torch.inference_mode = _without_gradients  # type: ignore[assignment, misc]
 
 from editors import EDITORS  # noqa: E402
+from editors.networks import NETWORKS  # noqa: E402
+from evaluation.essence import text_perplexities  # noqa: E402
 from evaluation.harness import evaluate  # noqa: E402
+from evaluation.showcase import say  # noqa: E402
 from lm.loading import LM  # noqa: E402
 from lm.second_moment import second_moments  # noqa: E402
-from tests.editing import REQUESTS, TEXTS, edits_of, prepared, resources  # noqa: E402
-from tests.evaluating import counterfact, options, zsre  # noqa: E402
-from tests.models import tiny_lm  # noqa: E402
+from tests.editing import BRIEF, REQUESTS, SMALL, TEXTS, Sentences, edits_of, prepared, resources  # noqa: E402
+from tests.evaluating import counterfact, low_rank_edit, options, zsre  # noqa: E402
+from tests.models import SENTENCES, tiny_lm  # noqa: E402
 from tests.test_editor_contract import QUICK  # noqa: E402
 from tests.test_tracing_causal import FACTS, SCAN, corruption  # noqa: E402
 from tracing.causal import Traced, trace  # noqa: E402
 from tracing.gradients import Attributed, attribute  # noqa: E402
+from training.trainer import train  # noqa: E402
 
 Found = dict[str, Any]
 FAMILIES = ("gpt2", "gptj", "gpt_neox", "qwen3")
@@ -82,10 +87,27 @@ def moments(lm: LM) -> Found:
     return {str(layer): moment.matrix for layer, moment in found.items()}
 
 
+def trained(lm: LM) -> Found:
+    """The weights of a trained network."""
+    settings = NETWORKS.get("mend").resolve("tiny", lm.n_layers, ["blocks=2", *BRIEF, *SMALL["mend"]])
+    with tempfile.TemporaryDirectory() as folder:
+        train(lm, "mend", "text", settings, Sentences(lm), Path(folder))
+        return {name: tensor.double() for name, tensor in load_file(next(Path(folder).glob("*.safetensors"))).items()}
+
+
+def shown(lm: LM) -> Found:
+    """What a model says after a prompt, and how surprised it is by texts, edited."""
+    edit = low_rank_edit(lm, REQUESTS[0], 0)
+    saying = say(lm, "The capital of Norway is", [edit], length=20)
+    return {"text": saying.text, "texts": text_perplexities(lm, SENTENCES[:5], [0, -1, 0, -1, 0], [edit])}
+
+
 ONCE: dict[str, Callable[[LM], Found]] = {
     "second moments": moments,
     **{f"edits by {name}": partial(edits, name=name) for name in EDITORS},
     "a run on zsRE": partial(run, kind="zsre", name="ft"),
+    "a trained network": trained,
+    "a prompt and texts": shown,
 }
 EVERYWHERE: dict[str, Callable[[LM], Found]] = {
     "traces": traces,
