@@ -109,7 +109,7 @@ class _Enough(Exception):
     """The last key has been read: nothing above it is needed."""
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def add_batch(lm: LM, sums: dict[int, Sums], batch: Batch) -> None:
     """Run a batch up to the last layer's key, and add every layer's keys to its sums."""
     last = max(sums)

@@ -15,32 +15,22 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from editors import EDITORS
+from editors.networks import NETWORKS
+from evaluation.essence import text_perplexities
+from evaluation.harness import evaluate
+from evaluation.showcase import say
+from lm.loading import LM
+from lm.second_moment import second_moments
 from tests import pretend_gpu
-
-
-def _without_gradients(mode: Any = True) -> Any:
-    return torch.no_grad() if mode is True else torch.no_grad()(mode) if callable(mode) else torch.enable_grad()
-
-
-pretend_gpu.device()
-# Tensors of `inference_mode` cannot be wrapped. Nothing that is run here can tell it from `no_grad`.
-torch.inference_mode = _without_gradients  # type: ignore[assignment, misc]
-
-from editors import EDITORS  # noqa: E402
-from editors.networks import NETWORKS  # noqa: E402
-from evaluation.essence import text_perplexities  # noqa: E402
-from evaluation.harness import evaluate  # noqa: E402
-from evaluation.showcase import say  # noqa: E402
-from lm.loading import LM  # noqa: E402
-from lm.second_moment import second_moments  # noqa: E402
-from tests.editing import BRIEF, REQUESTS, SMALL, TEXTS, Sentences, edits_of, prepared, resources  # noqa: E402
-from tests.evaluating import counterfact, low_rank_edit, options, zsre  # noqa: E402
-from tests.models import SENTENCES, tiny_lm  # noqa: E402
-from tests.test_editor_contract import QUICK  # noqa: E402
-from tests.test_tracing_causal import FACTS, SCAN, corruption  # noqa: E402
-from tracing.causal import Traced, trace  # noqa: E402
-from tracing.gradients import Attributed, attribute  # noqa: E402
-from training.trainer import train  # noqa: E402
+from tests.editing import BRIEF, REQUESTS, SMALL, TEXTS, Sentences, edits_of, prepared, resources
+from tests.evaluating import counterfact, low_rank_edit, options, zsre
+from tests.models import SENTENCES, tiny_lm
+from tests.test_editor_contract import QUICK
+from tests.test_tracing_causal import FACTS, SCAN, corruption
+from tracing.causal import Traced, trace
+from tracing.gradients import Attributed, attribute
+from training.trainer import train
 
 Found = dict[str, Any]
 FAMILIES = ("gpt2", "gptj", "gpt_neox", "qwen3")
@@ -151,8 +141,15 @@ def checked(check: Callable[[LM], Found], lm: LM) -> dict[str, Any]:
             return {"failed": traceback.format_exc(limit=-5)}
 
 
+def _without_gradients(mode: Any = True) -> Any:
+    return torch.no_grad() if mode is True else torch.no_grad()(mode) if callable(mode) else torch.enable_grad()
+
+
 def main(path: str) -> None:
     """Check everything and write what was found."""
+    pretend_gpu.device()
+    # Tensors of `inference_mode` cannot be wrapped. Nothing that is run here can tell it from `no_grad`.
+    torch.inference_mode = _without_gradients  # type: ignore[assignment, misc]
     found = {name: checked(check, tiny_lm(family)) for name, (check, family) in checks().items()}
     Path(path).write_text(json.dumps(found, indent=1), encoding="utf-8")
 
