@@ -59,10 +59,10 @@ check: setup ## what CI runs: format, lint, types, generated docs, tests
 	$(bin)/ruff check .
 	$(bin)/mypy
 	$(bin)/python -m docs.generate --check
-	OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -n 2 --dist loadgroup -m "not soak and not network and not gpu" $(TESTS)
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -n 2 -m "not soak and not network and not gpu" $(TESTS)
 
 soak: setup ## the full counts of faults, kills and fuzzing
-	OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -n 2 --dist loadgroup -m soak $(TESTS)
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -n 2 -m soak $(TESTS)
 
 bench: setup ## measure speed against one record at a time, growth, and draw both (MODEL, ARGS of benchmarks.main_job)
 	$(bin)/python -m benchmarks.main_job --model $(MODEL) $(ARGS)

@@ -9,46 +9,39 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from editors import EDITORS
 
-pytestmark = pytest.mark.xdist_group("pretended")  # one worker, so that the program runs once
 ROOT = Path(__file__).parent.parent
 STEPS = 6
 """Of the search, in the editors' tests."""
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    path = tmp_path_factory.mktemp("pretended") / "found.json"
+def test_all_that_uses_a_model_is_the_same_there_and_the_host_seldom_waits(tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
     command = [sys.executable, "-W", "ignore", "-m", "tests.on_pretended_gpu", str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return result
-
-
-def test_all_that_uses_a_model_is_the_same_there(found: dict[str, Any]) -> None:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     assert {f"edits by {name}" for name in EDITORS} < found.keys()
-    failed = {name: one["failed"] for name, one in found.items() if "failed" in one}
-    assert not failed, "\n".join(f"{name}\n{reason}" for name, reason in failed.items())
+    failed = [f"{name}\n{one['failed']}" for name, one in found.items() if "failed" in one]
+    assert not failed, "\n".join(failed)
     # KE's own network is in single precision.
     bounds = {name: 1e-6 if name.startswith("edits by ke") else 1e-9 for name in found}
-    apart = {name: one["difference"] for name, one in found.items() if not one["difference"] <= bounds[name]}
-    assert not apart
+    assert not {name: one["difference"] for name, one in found.items() if not one["difference"] <= bounds[name]}
+    assert_the_search_waits_for_its_flags_alone(found)
+    assert_editors_wait_once_a_request_at_most(found)
 
 
-def test_the_search_waits_for_nothing_but_its_flags(found: dict[str, Any]) -> None:
+def assert_the_search_waits_for_its_flags_alone(found: dict[str, Any]) -> None:
     six, twelve = (found[f"edits by rome{more}"]["waits"] for more in ("", ", 12 steps"))
     # On CUDA these copies are looked at two steps late (`editors._late`); here, and with any other device, at once.
     assert {name: twelve[name] - six[name] for name in twelve} == {"copied to the host": 12 - STEPS}
     assert six.keys() == {"copied to the host"}
 
 
-def test_editors_wait_no_more_for_more_requests_than_they_must(found: dict[str, Any]) -> None:
+def assert_editors_wait_once_a_request_at_most(found: dict[str, Any]) -> None:
     waits = {name: sum(found[f"edits by {name}"]["waits"].values()) for name in ("rome", "ft", "ke", "mend")}
-    assert waits["rome"] <= 14
+    assert waits["rome"] <= 14  # ten requests, six steps
     assert waits["ft"] <= 5 + 10  # one a request, for its size
     assert waits["ke"] <= 10
     assert waits["mend"] <= 20
