@@ -81,7 +81,6 @@ class _Walk:
     def __init__(self, lm: LM, spots: Sequence[Spot]) -> None:
         self.lm = lm
         self.device = lm.device
-        self.spots = spots
         self.groups = groups_of(spots)
         self.courses = {group.cells: _Course(group.cells) for group in self.groups}
         self.hidden = torch.empty(1, 0, lm.width, dtype=lm.dtype, device=self.device)
