@@ -14,7 +14,6 @@ TransformerLens and pyvene are measured where they are installed (`pip install -
 import argparse
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.machine import describe, device_name, measure_ceiling, packed_ceiling, product_library
+from benchmarks.main_job import RESULTS, slug
 from benchmarks.setting import open_model
 from benchmarks.tracing_runs import Job, growth, measure_gradients, measure_kinds, measure_others
 from core.files import write_json
@@ -31,7 +31,6 @@ from lm.products import packs_products
 from tracing.corruption import make_corruption
 from tracing.facts import Fact, encode
 
-RESULTS = Path(__file__).parent / "results"
 SHAPES = {
     "tiny": (4, 64, 4),
     "gpt2-small": (12, 768, 12),
@@ -168,9 +167,10 @@ def main() -> None:
         show(result)
     given = [f"--{key.replace('_', '-')} {value}" for key, value in vars(arguments).items() if value and key != "out"]
     result["made_by"] = "python -m benchmarks.tracing " + " ".join(given).replace(" True", "")
-    slug = re.sub(r"\W+", "-", f"{name}-{device_name(torch.device(arguments.device or 'cpu'))}".lower()).strip("-")
-    threads = torch.get_num_threads()
-    path = arguments.out or RESULTS / f"tracing-{slug}{f'-{threads}-threads' if threads > 1 else ''}.json"
+    parts = [name, device_name(torch.device(arguments.device or "cpu"))]
+    if torch.get_num_threads() > 1:
+        parts.append(f"{torch.get_num_threads()} threads")
+    path = arguments.out or RESULTS / f"tracing-{slug(*parts)}.json"
     write_json(path, json.loads(json.dumps(result)))
     print(f"\nwritten to {path}")
 

@@ -62,7 +62,6 @@ def metrics_table() -> str:
     """Return the table of all metrics and composites."""
     from metrics import COMPOSITES, METRICS  # noqa: PLC0415
 
-    rows = ["| symbol | what | of | unit | better | definition |", "|---|---|---|---|---|---|"]
     found: list[tuple[str, str, Metric | Composite]] = []
     for name in METRICS:
         metric = METRICS.get(name)
@@ -70,10 +69,11 @@ def metrics_table() -> str:
     for name in COMPOSITES:
         composite = COMPOSITES.get(name)
         found.append((name, ", ".join(composite.parts), composite))
-    for name, kind, entry in found:
-        first = inspect.cleandoc(entry.doc).splitlines()[0]
-        rows.append(f"| {name} | {first} | {kind} | {entry.unit} | {entry.better} | {entry.definition} |")
-    return "\n".join(rows)
+    rows = [
+        [name, inspect.cleandoc(entry.doc).splitlines()[0], kind, entry.unit, entry.better, str(entry.definition)]
+        for name, kind, entry in found
+    ]
+    return measured.table(["symbol", "what", "of", "unit", "better", "definition"], rows)
 
 
 def editors_table() -> str:
@@ -85,8 +85,8 @@ def editors_table() -> str:
         spec = EDITORS.get(name)
         summary = spec.summary.partition("; trained on ")[0] if spec.trained_for else spec.summary
         names.setdefault((summary, spec.paper), []).append(f"`{name}`")
-    rows = [f"| {' '.join(mine)} | {summary} | {paper} |" for (summary, paper), mine in names.items()]
-    return "\n".join(["| editor | what it does | paper |", "|---|---|---|", *rows])
+    rows = [[" ".join(mine), summary, paper] for (summary, paper), mine in names.items()]
+    return measured.table(["editor", "what it does", "paper"], rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -96,15 +96,13 @@ def runners() -> str:
     """Return what each runner costs to start and by record."""
     rows = []
     for row in result(f"runners-factlm-{MACHINE}")["rows"]:
-        records, seconds = max(
-            ((int(count), taken) for count, taken in row["seconds"].items()), key=lambda pair: pair[0]
-        )
+        records = max(row["seconds"], key=int)
         rows.append(
             [
                 row["side"],
                 f"{row['seconds_to_start']:.1f} s",
                 f"{row['seconds_a_record']:.3f} s",
-                f"{seconds:.0f} s",
+                f"{row['seconds'][records]:.0f} s",
                 f"{row['times_as_fast']:.2f}x",
                 "yes" if row["same_bytes_as_one_thread"] else "no",
             ]

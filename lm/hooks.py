@@ -65,6 +65,25 @@ def hooked(model: nn.Module, *pairs: tuple[Site, Patch]) -> Iterator[None]:
         yield
 
 
+def only(module: str, tokens: Tensor) -> list[tuple[Site, Patch]]:
+    """Let a module that works on each token alone see some tokens of a line only; its output is zero at the others.
+
+    Args:
+        module: its name; input and output are (1, tokens of the line, ...).
+        tokens: places in the line.
+    """
+    lengths: list[int] = []
+
+    def select(states: Tensor) -> Tensor:
+        lengths.append(states.shape[1])
+        return states.index_select(1, tokens)
+
+    def put_back(output: Tensor) -> Tensor:
+        return output.new_zeros(1, lengths.pop(), output.shape[2]).index_copy_(1, tokens, output)
+
+    return [(Site(module, "in"), select), (Site(module), put_back)]
+
+
 @contextmanager
 def shadowed(module: nn.Module, name: str, value: Any) -> Iterator[None]:
     """Give a module an attribute of its own within the block, in front of its class's or of another of its own.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lm.attention import ragged_attention
-from lm.hooks import Patch, Site, find_module, first, hooked
+from lm.hooks import find_module, first, hooked, only
 from lm.loading import LM
 from lm.rows import RaggedRows
 
@@ -134,25 +134,11 @@ def _run_ragged(
         hidden = _call_blocks(lm, hidden, range(start, whole), positions, cache, None)
     if rows.tail is None:
         return hidden
-    with ragged_attention(lm, rows), hooked(lm.model, *_only(lm, whole, rows.asked_for)):
+    # What attention and MLP would write to other tokens is not computed.
+    patches = [patch for name in (lm.layout.mix, lm.layout.mlp) for patch in only(name(whole), rows.asked_for)]
+    with ragged_attention(lm, rows), hooked(lm.model, *patches):
         hidden = _call_blocks(lm, hidden, range(whole, stop), positions, cache, None)
     return hidden[:, rows.asked_for]
-
-
-def _only(lm: LM, layer: int, tokens: Tensor) -> list[tuple[Site, Patch]]:
-    """Let a block's attention and MLP write to some tokens only; what they would write to others is not computed."""
-    modules = (lm.layout.mix(layer), lm.layout.mlp(layer))
-    width: list[int] = []
-
-    def select(states: Tensor) -> Tensor:
-        width.append(states.shape[1])
-        return states[:, tokens]
-
-    def put_back(states: Tensor) -> Tensor:
-        whole = states.new_zeros(1, width.pop(), states.shape[2])
-        return whole.index_copy(1, tokens, states)
-
-    return [pair for name in modules for pair in ((Site(name, "in"), select), (Site(name), put_back))]
 
 
 def _call_blocks(

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lm.hooks import Patch, Site, hooked
+from lm.hooks import Patch, Site, hooked, only
 from lm.loading import LM
 from lm.plan import Plan
 from lm.stack import logits, run_blocks
@@ -125,13 +125,13 @@ class _Walk:
         needed = torch.full((self.total,), not last, device=self.device)
         if last:
             needed[torch.cat([places[:, :, -1].flatten() for places in self.places])] = True
-        patches = _only(self.lm.layout.mix(layer), needed) if last else []
+        patches = only(self.lm.layout.mix(layer), needed.nonzero()[:, 0]) if last else []
         for module in MODULES:
             held = self._held(module, layer, last_only=last)
             rows = torch.cat([rows for rows, _ in held]) if held else self.places[0].new_empty(0)
             if module == "mlp" and (last or held):
                 needed[rows] = False
-                patches += _only(self.lm.layout.mlp(layer), needed)
+                patches += only(self.lm.layout.mlp(layer), needed.nonzero()[:, 0])
             if held:
                 values = torch.cat([value for _, value in held])
                 patches.append((site_of(self.lm, module, layer), partial(_put, rows, values)))
@@ -203,13 +203,3 @@ def chances_of(lm: LM, states: Tensor, answers: Tensor, at_once: int) -> Tensor:
 def _put(rows: Tensor, value: Tensor, output: Tensor) -> Tensor:
     """Put values (rows, width) in the place of some rows of an output."""
     return output.index_copy_(1, rows, value[None])
-
-
-def _only(module: str, needed: Tensor) -> list[tuple[Site, Patch]]:
-    """Let a module see only the rows that are needed, (positions,); its output is zero at the others."""
-    rows = needed.nonzero()[:, 0]
-
-    def spread(output: Tensor) -> Tensor:
-        return output.new_zeros(1, len(needed), output.shape[2]).index_copy_(1, rows, output)
-
-    return [(Site(module, "in"), lambda states: states.index_select(1, rows)), (Site(module), spread)]
