@@ -112,9 +112,11 @@ def _print_results(runs: "list[Run]") -> None:
 
     for table in terminal_tables(runs):
         console.print(table)
+        console.print()
     first = next(run for run in runs if run.editor == "rome")
     others = [run for run in runs if run.dataset == first.dataset and run.editor != "rome"]
     console.print(to_rich(compare(others, first)))
+    console.print()
     for ranking in rank(run.data for run in runs):
         names = [f"{place}. {run['editor']['name']}" for place, run in enumerate(ranking.runs, 1)]
         console.print(f"Ranking on {ranking.dataset} by Score S: " + "  ".join(names), style="bold")

@@ -98,5 +98,6 @@ def print_tables(tables: "list[Table]", form: str) -> None:
     if form == "terminal":
         for table in tables:
             console.print(to_rich(table))
+            console.print()
     else:
         typer.echo(render(tables, form), nl=False)
