@@ -64,10 +64,10 @@ check: setup ## what CI runs: format, lint, types, generated docs, tests
 soak: setup ## the full counts of faults, kills and fuzzing
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -n 2 -m soak $(TESTS)
 
-bench: setup ## measure speed against one record at a time, growth, and draw both (MODEL, ARGS of benchmarks.main_job)
-	$(bin)/python -m benchmarks.main_job --model $(MODEL) $(ARGS)
-	$(bin)/python -m benchmarks.growth
-	$(bin)/python -m benchmarks.plots
+bench: setup ## measure speed against one record at a time, growth, and draw both (MODEL, ARGS of speed.main_job)
+	$(bin)/python -m speed.main_job --model $(MODEL) $(ARGS)
+	$(bin)/python -m speed.growth
+	$(bin)/python -m speed.plots
 
 golden: setup ## compute our own golden numbers again, and show what changed
 	$(bin)/python -m tests.golden.make

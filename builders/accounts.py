@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from builders.drafts import Draft, Dropped
-from builders.knowledge import Knowledge
-from builders.pararel import Relation
+from .drafts import Draft, Dropped
+from .knowledge import Knowledge
+from .pararel import Relation
 
 
 def relation_counts(

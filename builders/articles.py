@@ -11,12 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from builders import queries
-from builders.blocks import ask_in_blocks
-from builders.queries import entity_id
-from builders.wikidata import SparqlSource, hash_files
-from core.errors import BadInput
-from core.files import read_jsonl
+from counterfact.core.errors import BadInput
+from counterfact.core.files import read_jsonl
+
+from . import queries
+from .blocks import ask_in_blocks
+from .queries import entity_id
+from .wikidata import SparqlSource, hash_files
 
 EMBEDDED_SITE = "https://articles.counterfact.invalid/"
 """The namespace of the articles in this repository; nothing is served there."""

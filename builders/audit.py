@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from builders.seams import bad_seams, joined, normal
-from core.prompts import fill
-from core.records import CounterFactRecord
+from counterfact.core.prompts import fill
+from counterfact.core.records import CounterFactRecord
+
+from .seams import bad_seams, joined, normal
 
 
 class Kind(NamedTuple):

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from random import Random
 
-from builders.audit import KINDS, Audit
-from core.prompts import fill
-from core.records import CounterFactRecord
-from core.seeds import derive_seed
+from counterfact.core.prompts import fill
+from counterfact.core.records import CounterFactRecord
+from counterfact.core.seeds import derive_seed
+
+from .audit import KINDS, Audit
 
 _EXAMPLES = 5
 _STYLE = """

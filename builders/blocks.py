@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
-from builders.wikidata import Answer, SourceError, SparqlSource, TooMuch
+from .wikidata import Answer, SourceError, SparqlSource, TooMuch
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from threading import Lock
 from typing import NamedTuple, Self
 
-from core.errors import BadInput
-from core.files import hash_json
+from counterfact.core.errors import BadInput
+from counterfact.core.files import hash_json
 
 _SCHEMA = 1
 _MADE_BY = 0x43464143  # "CFAC", in the header of the file

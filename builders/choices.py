@@ -10,13 +10,14 @@ from dataclasses import replace
 from random import Random
 from typing import Literal
 
-from builders.contexts import Contexts
-from builders.drafts import Draft, Dropped, Object, Reason, RecordSettings
-from builders.knowledge import Holder, Knowledge
-from builders.pararel import FactTuple, Relation, relation_number
-from builders.sampling import Drawn, WeightedRace, collides, draw_prompts
-from core.prompts import fill
-from core.seeds import derive_seed
+from counterfact.core.prompts import fill
+from counterfact.core.seeds import derive_seed
+
+from .contexts import Contexts
+from .drafts import Draft, Dropped, Object, Reason, RecordSettings
+from .knowledge import Holder, Knowledge
+from .pararel import FactTuple, Relation, relation_number
+from .sampling import Drawn, WeightedRace, collides, draw_prompts
 
 
 def never_gives_a_record(relation: Relation, generation: Sequence[str], settings: RecordSettings) -> Reason | None:

@@ -15,12 +15,13 @@ from random import Random
 from threading import Lock
 from typing import Any, NoReturn, TypeVar
 
-from builders.cache import ResponseCache, Stored, moment, response_key
-from builders.exchange import Again, Missing, Question, Response, check_status, retry_after
-from builders.turns import Turn, Turns
-from builders.wikidata import SourceError, TooMuch
-from core.errors import BadInput
-from core.files import hash_json
+from counterfact.core.errors import BadInput
+from counterfact.core.files import hash_json
+
+from .cache import ResponseCache, Stored, moment, response_key
+from .exchange import Again, Missing, Question, Response, check_status, retry_after
+from .turns import Turn, Turns
+from .wikidata import SourceError, TooMuch
 
 T = TypeVar("T")
 Send = Callable[[Question, str, int], Response]

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from itertools import islice
 from random import Random
 
-from builders.articles import Sentence, split
-from core.texts import TextSource
+from counterfact.core.texts import TextSource
+
+from .articles import Sentence, split
 
 _TRIES = 1000
 _POOL = 200_000

@@ -14,25 +14,26 @@ from typing import Any
 
 from pydantic import Field
 
-from builders.accounts import relation_counts, totals
-from builders.articles import ArticleSource, LocalArticles, Sentence
-from builders.choices import Chooser
-from builders.contexts import Contexts, sentences_of
-from builders.drafts import Draft, Dropped, RecordSettings
-from builders.generation_prompts import generation_files, load_generation_prompts
-from builders.knowledge import Knowledge, gather
-from builders.output import content_hash, environment, finished_build, work_folder, write_build
-from builders.pararel import Relation, language_folder, pararel_files, relation_number
-from builders.popularity import sitelinks_of_all
-from builders.reference_texts import reference_entries, sample_subjects
-from builders.relations import load_relations, needed
-from builders.statistics import stats_json
-from builders.variants import in_order, without_conflicts
-from builders.wikidata import SparqlSource, StoreSource, hash_files
-from core.errors import BadInput
-from core.files import hash_file, hash_json, read_json
-from core.places import data_folder
-from core.texts import TextSource
+from counterfact.core.errors import BadInput
+from counterfact.core.files import hash_file, hash_json, read_json
+from counterfact.core.places import data_folder
+from counterfact.core.texts import TextSource
+
+from .accounts import relation_counts, totals
+from .articles import ArticleSource, LocalArticles, Sentence
+from .choices import Chooser
+from .contexts import Contexts, sentences_of
+from .drafts import Draft, Dropped, RecordSettings
+from .generation_prompts import generation_files, load_generation_prompts
+from .knowledge import Knowledge, gather
+from .output import content_hash, environment, finished_build, work_folder, write_build
+from .pararel import Relation, language_folder, pararel_files, relation_number
+from .popularity import sitelinks_of_all
+from .reference_texts import reference_entries, sample_subjects
+from .relations import load_relations, needed
+from .statistics import stats_json
+from .variants import in_order, without_conflicts
+from .wikidata import SparqlSource, StoreSource, hash_files
 
 Progress = Callable[[str, int, int], None]
 """Told the stage, and how much of it is done out of how much."""

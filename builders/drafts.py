@@ -5,11 +5,12 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from builders.pararel import FactTuple
-from builders.sampling import Drawn
-from core.prompts import fill
-from core.records import CounterFactRecord, Entity, RequestedRewrite
-from core.settings import Settings
+from counterfact.core.prompts import fill
+from counterfact.core.records import CounterFactRecord, Entity, RequestedRewrite
+from counterfact.core.settings import Settings
+
+from .pararel import FactTuple
+from .sampling import Drawn
 
 Reason = Literal[
     "too few templates",

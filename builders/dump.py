@@ -26,10 +26,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from builders.dump_lines import Cut, Wanted, blocks_of, cut_block, read_label
-from builders.pararel import Relation
-from builders.queries import ABOUT, DIRECT, ENTITY, LABEL
-from core.errors import BadInput
+from counterfact.core.errors import BadInput
+
+from .dump_lines import Cut, Wanted, blocks_of, cut_block, read_label
+from .pararel import Relation
+from .queries import ABOUT, DIRECT, ENTITY, LABEL
 
 BLOCK = 4 << 20
 MOST = 1000

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
-from builders.queries import ABOUT, DIRECT, ENTITY, LABEL, SITELINKS
+from .queries import ABOUT, DIRECT, ENTITY, LABEL, SITELINKS
 
 _ENTITY = ENTITY.encode()
 _ESCAPE = re.compile(r"\\(u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)")

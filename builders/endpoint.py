@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from builders.client import Client
-from builders.exchange import Question, Response, send_query
-from builders.wikidata import Answer, read_answer
+from .client import Client
+from .exchange import Question, Response, send_query
+from .wikidata import Answer, read_answer
 
 ENDPOINTS = {
     "wdqs": "https://query.wikidata.org/sparql",

@@ -11,7 +11,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
-from builders.wikidata import SourceError, TooMuch
+from .wikidata import SourceError, TooMuch
 
 NO_ANSWER = 0
 """The status of a response that did not come in time."""

@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from builders.queries import DIRECT, ENTITY, LABEL, literal
-from core.errors import BadInput
+from counterfact.core.errors import BadInput
+
+from .queries import DIRECT, ENTITY, LABEL, literal
 
 _COLUMNS = ["subject_id", "subject_label", "property_id", "object_id", "object_label"]
 _FACT = re.compile(r"Q[0-9]+\tP[0-9]+\tQ[0-9]+")

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from core.errors import BadInput
-from core.prompts import check_template
+from counterfact.core.errors import BadInput
+from counterfact.core.prompts import check_template
 
 
 def load_generation_prompts(folder: Path) -> dict[str, tuple[str, ...]]:

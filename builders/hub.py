@@ -18,11 +18,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from builders.hub_card import CARD, merge_card
-from builders.hub_errors import Trouble, understand
-from builders.hub_stage import CROISSANT, Staged, keep_date, read_croissant
-from core.errors import BadInput, Failed
-from core.files import indented_json
+from counterfact.core.errors import BadInput, Failed
+from counterfact.core.files import indented_json
+
+from .hub_card import CARD, merge_card
+from .hub_errors import Trouble, understand
+from .hub_stage import CROISSANT, Staged, keep_date, read_croissant
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from builders.hub_croissant import StagedFile
-from builders.hub_header import merge_header, split_card
-from builders.hub_words import Words
+from .hub_croissant import StagedFile
+from .hub_header import merge_header, split_card
+from .hub_words import Words
 
 CARD = "README.md"
 _BLOCK = re.compile(r"<!-- generated: (\w+)(?: ([0-9a-f]{8}))? -->\n(.*?)\n?<!-- end -->", re.S)

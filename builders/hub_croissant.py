@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from builders.hub_parts import Part
+from .hub_parts import Part
 
 if TYPE_CHECKING:
     from datasets import Features

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from core.errors import BadInput
+from counterfact.core.errors import BadInput
 
 _OURS = ("size_categories", "configs", "dataset_info")
 """Keys that follow from the data. All others are written once and then belong to whoever edits the card."""

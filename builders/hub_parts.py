@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builders.articles import LocalArticles
-from builders.output import BUILD_FILE
-from core.datasets import load_dataset
-from core.errors import BadInput
-from core.files import canonical_json, hash_file, hash_json, read_json, read_jsonl
-from core.places import data_folder
-from core.records import BadRecord, Kind
+from counterfact.core.datasets import load_dataset
+from counterfact.core.errors import BadInput
+from counterfact.core.files import canonical_json, hash_file, hash_json, read_json, read_jsonl
+from counterfact.core.places import data_folder
+from counterfact.core.records import BadRecord, Kind
+
+from .articles import LocalArticles
+from .output import BUILD_FILE
 
 TEXTS = "reference_texts"
 """The configuration of reference texts, apart from the facts: their licence is another."""

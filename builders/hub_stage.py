@@ -8,13 +8,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from builders.hub_card import CARD, build_path, card
-from builders.hub_croissant import StagedFile, croissant
-from builders.hub_parts import Part
-from builders.hub_tables import features_of, write_table
-from builders.hub_words import words_about
-from core.errors import BadInput
-from core.files import hash_file, hash_json, read_json, write_atomic, write_json
+from counterfact.core.errors import BadInput
+from counterfact.core.files import hash_file, hash_json, read_json, write_atomic, write_json
+
+from .hub_card import CARD, build_path, card
+from .hub_croissant import StagedFile, croissant
+from .hub_parts import Part
+from .hub_tables import features_of, write_table
+from .hub_words import words_about
 
 if TYPE_CHECKING:
     from datasets import Features

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.errors import BadInput
+from counterfact.core.errors import BadInput
 
 if TYPE_CHECKING:
     import pyarrow as pa

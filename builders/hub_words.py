@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from builders.hub_parts import Part
+from .hub_parts import Part
 
 PAPER = "https://arxiv.org/abs/2202.05262"
 BIBTEX = """@inproceedings{meng2022locating,

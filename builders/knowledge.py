@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from builders import queries
-from builders.blocks import ask_in_blocks, expect, select
-from builders.pararel import Relation, relation_number
-from builders.queries import Key, entity_id
-from builders.wikidata import SourceError, SparqlSource, TooMuch
+from . import queries
+from .blocks import ask_in_blocks, expect, select
+from .pararel import Relation, relation_number
+from .queries import Key, entity_id
+from .wikidata import SourceError, SparqlSource, TooMuch
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from core.errors import BadInput
-from core.files import hash_json, read_json, write_json, write_jsonl
+from counterfact.core.errors import BadInput
+from counterfact.core.files import hash_json, read_json, write_json, write_jsonl
 
 BUILD_FILE = "build.json"
 _PACKAGES = ("numpy", "pydantic", "pyoxigraph", "SPARQLWrapper")

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from core.files import read_jsonl
-from core.prompts import fill
-from core.records import CounterFactRecord
+from counterfact.core.files import read_jsonl
+from counterfact.core.prompts import fill
+from counterfact.core.records import CounterFactRecord
 
 Things = Callable[[CounterFactRecord], Iterable[object]]
 Triple = tuple[str | None, str, str]

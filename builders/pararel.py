@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from core.errors import BadInput
-from core.files import read_jsonl
+from counterfact.core.errors import BadInput
+from counterfact.core.files import read_jsonl
 
 _BE = frozenset({"is", "are", "was", "were"})
 _FINITE = _BE | {"has", "have", "had"}

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from builders.knowledge import ENTITIES_A_QUERY, PAIRS_A_QUERY, ROWS_A_PAGE
-from builders.pararel import Relation
-from builders.wikipedia import ARTICLES_A_REQUEST, ENTITIES_A_REQUEST
+from .knowledge import ENTITIES_A_QUERY, PAIRS_A_QUERY, ROWS_A_PAGE
+from .pararel import Relation
+from .wikipedia import ARTICLES_A_REQUEST, ENTITIES_A_REQUEST
 
 Basis = Literal["exact", "at most", "assumed"]
 

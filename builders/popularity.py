@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 
-from builders import queries
-from builders.blocks import ask_in_blocks
-from builders.knowledge import ENTITIES_A_QUERY, Knowledge
-from builders.pararel import relation_number
-from builders.queries import entity_id
-from builders.wikidata import SparqlSource
-from core.errors import BadInput
+from counterfact.core.errors import BadInput
+
+from . import queries
+from .blocks import ask_in_blocks
+from .knowledge import ENTITIES_A_QUERY, Knowledge
+from .pararel import relation_number
+from .queries import entity_id
+from .wikidata import SparqlSource
 
 
 def sitelinks_of_all(known: Mapping[str, Knowledge], source: SparqlSource) -> dict[str, int]:

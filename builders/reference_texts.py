@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from builders.articles import Article, ArticleSource
-from builders.blocks import blocks
-from builders.knowledge import Holder
-from builders.sampling import shuffled
-from builders.wikidata import SparqlSource
-from core.seeds import derive_seed
+from counterfact.core.seeds import derive_seed
+
+from .articles import Article, ArticleSource
+from .blocks import blocks
+from .knowledge import Holder
+from .sampling import shuffled
+from .wikidata import SparqlSource
 
 _OBJECTS_AT_ONCE = 50
 _SPARE = 4

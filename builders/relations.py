@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from builders.choices import never_gives_a_record
-from builders.drafts import RecordSettings
-from builders.pararel import Relation, load_pararel, top_up
-from core.errors import BadInput
+from counterfact.core.errors import BadInput
+
+from .choices import never_gives_a_record
+from .drafts import RecordSettings
+from .pararel import Relation, load_pararel, top_up
 
 
 def load_relations(

@@ -7,9 +7,10 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from builders.knowledge import Holder
-from core.prompts import fill
-from core.seeds import derive_seed
+from counterfact.core.prompts import fill
+from counterfact.core.seeds import derive_seed
+
+from .knowledge import Holder
 
 T = TypeVar("T")
 

@@ -4,8 +4,9 @@ import gzip
 from collections.abc import Iterable
 from pathlib import Path
 
-from builders.queries import ABOUT, DIRECT, ENTITY, LABEL, SITELINKS, literal
-from core.files import write_atomic
+from counterfact.core.files import write_atomic
+
+from .queries import ABOUT, DIRECT, ENTITY, LABEL, SITELINKS, literal
 
 _INTEGER = "http://www.w3.org/2001/XMLSchema#integer"
 

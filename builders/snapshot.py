@@ -6,14 +6,14 @@ labels of both; with a site, the articles about them; with `sitelinks`, how well
 
 from collections.abc import Callable, Iterable, Sequence
 
-from builders import queries
-from builders.blocks import ask_in_blocks
-from builders.knowledge import ENTITIES_A_QUERY, Knowledge, gather
-from builders.pararel import Relation, relation_number
-from builders.popularity import sitelinks_of_all
-from builders.queries import entity_id
-from builders.slices import about_line, fact_line, label_line, sitelinks_line
-from builders.wikidata import SparqlSource
+from . import queries
+from .blocks import ask_in_blocks
+from .knowledge import ENTITIES_A_QUERY, Knowledge, gather
+from .pararel import Relation, relation_number
+from .popularity import sitelinks_of_all
+from .queries import entity_id
+from .slices import about_line, fact_line, label_line, sitelinks_line
+from .wikidata import SparqlSource
 
 
 def take_snapshot(

@@ -4,20 +4,21 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from builders.articles import ArticleSource, LocalArticles
-from builders.cache import ResponseCache
-from builders.client import Client, Manners, user_agent
-from builders.counterfact import BuildSettings, Sources, embedded_sources
-from builders.endpoint import ENDPOINTS, EndpointSource
-from builders.generation_prompts import load_generation_prompts
-from builders.pararel import Relation, language_folder
-from builders.relations import load_relations, needed
-from builders.upstream import CONTENT_HASH, UPSTREAM, fetch_pararel
-from builders.wikidata import SparqlSource, StoreSource
-from builders.wikipedia import WIKIDATA, Wikipedia, wiki_of
-from core.errors import BadInput
-from core.places import cache_folder
-from core.texts import load_texts
+from counterfact.core.errors import BadInput
+from counterfact.core.places import cache_folder
+from counterfact.core.texts import load_texts
+
+from .articles import ArticleSource, LocalArticles
+from .cache import ResponseCache
+from .client import Client, Manners, user_agent
+from .counterfact import BuildSettings, Sources, embedded_sources
+from .endpoint import ENDPOINTS, EndpointSource
+from .generation_prompts import load_generation_prompts
+from .pararel import Relation, language_folder
+from .relations import load_relations, needed
+from .upstream import CONTENT_HASH, UPSTREAM, fetch_pararel
+from .wikidata import SparqlSource, StoreSource
+from .wikipedia import WIKIDATA, Wikipedia, wiki_of
 
 
 @dataclass(frozen=True)

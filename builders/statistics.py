@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.prompts import fill
-from core.records import CounterFactRecord
+from counterfact.core.prompts import fill
+from counterfact.core.records import CounterFactRecord
 
 Things = Callable[[CounterFactRecord], Iterable[object]]
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from core.files import one_writer
+from counterfact.core.files import one_writer
 
 
 class Turn:

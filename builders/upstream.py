@@ -7,10 +7,11 @@ https://arxiv.org/abs/2102.01017, https://github.com/yanaiela/pararel (MIT).
 from hashlib import sha256
 from pathlib import Path
 
-from builders.client import Client
-from builders.exchange import Missing, Question, Response, send_form
-from core.errors import BadInput
-from core.files import hash_file, hash_json, write_atomic
+from counterfact.core.errors import BadInput
+from counterfact.core.files import hash_file, hash_json, write_atomic
+
+from .client import Client
+from .exchange import Missing, Question, Response, send_form
 
 COMMIT = "cd9754e134f6e9af5fefd709acd261757bdbc9a3"
 UPSTREAM = f"https://raw.githubusercontent.com/yanaiela/pararel/{COMMIT}/data"

@@ -6,8 +6,9 @@ https://arxiv.org/abs/2210.07229, whose MultiCounterFact is such a part of Count
 
 from collections.abc import Iterable
 
-from builders.drafts import Draft, Dropped
-from core.seeds import derive_seed
+from counterfact.core.seeds import derive_seed
+
+from .drafts import Draft, Dropped
 
 
 def in_order(drafts: Iterable[Draft], seed: int) -> list[Draft]:

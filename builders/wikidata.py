@@ -13,9 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, cast
 
-from builders.facts_table import read_facts_table
-from core.errors import BadInput
-from core.files import hash_file
+from counterfact.core.errors import BadInput
+from counterfact.core.files import hash_file
+
+from .facts_table import read_facts_table
 
 if TYPE_CHECKING:
     from pyoxigraph import Store

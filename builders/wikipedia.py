@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
-from builders.articles import Article, ArticleSource, Sentence
-from builders.blocks import blocks
-from builders.client import Client
-from builders.exchange import Again, Question, Response, send_form
-from builders.wikidata import SourceError, SparqlSource
+from .articles import Article, ArticleSource, Sentence
+from .blocks import blocks
+from .client import Client
+from .exchange import Again, Question, Response, send_form
+from .wikidata import SourceError, SparqlSource
 
 WIKIPEDIA = "https://{}.wikipedia.org/w/api.php"
 """The API of a language's Wikipedia, whose name there stands for `{}`."""

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from builders.counterfact import BuildReport
-from builders.output import content_hash, environment, finished_build, work_folder, write_build
-from core.errors import BadInput
-from core.files import hash_file, hash_json, read_json, read_jsonl
-from core.records import BadRecord, parse_record
+from counterfact.core.errors import BadInput
+from counterfact.core.files import hash_file, hash_json, read_json, read_jsonl
+from counterfact.core.records import BadRecord, parse_record
+
+from .counterfact import BuildReport
+from .output import content_hash, environment, finished_build, work_folder, write_build
 
 _KEYS = ("subject", "src", "rephrase", "answers", "loc", "loc_ans")
 

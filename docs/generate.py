@@ -12,24 +12,25 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from core.files import write_atomic
+from counterfact.contracts.metrics import Composite, Metric
+from counterfact.core.files import write_atomic
 from docs import measured
-from metrics import Composite, Metric
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs"
 ROOMS = (
-    *("core", "lm", "builders", "editors", "metrics", "evaluation"),
-    *("tracing", "training", "leaderboard", "world"),
+    *("core", "lm", "contracts", "statistics", "editing", "builders", "editors", "metrics"),
+    *("evaluation", "tracing", "training", "leaderboard"),
 )
+"""Rooms of the package that have a page each."""
 
 
 def room_page(room: str) -> str:
     """Return the page of a room: each module's opening, then each public name with its docstring."""
     import importlib  # noqa: PLC0415
 
-    lines = [f"# `{room}/`", "", str(importlib.import_module(room).__doc__).strip(), ""]
-    for path in sorted((ROOT / room).rglob("*.py")):
+    lines = [f"# `{room}/`", "", str(importlib.import_module(f"counterfact.{room}").__doc__).strip(), ""]
+    for path in sorted((ROOT / "counterfact" / room).rglob("*.py")):
         if path.name.startswith("_"):
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -60,7 +61,7 @@ def _fenced(doc: str) -> str:
 
 def metrics_table() -> str:
     """Return the table of all metrics and composites."""
-    from metrics import COMPOSITES, METRICS  # noqa: PLC0415
+    from counterfact.contracts.metrics import COMPOSITES, METRICS  # noqa: PLC0415
 
     found: list[tuple[str, str, Metric | Composite]] = []
     for name in METRICS:
@@ -78,7 +79,7 @@ def metrics_table() -> str:
 
 def editors_table() -> str:
     """Return the table of all editors; those that differ only in what their network was trained on share a row."""
-    from editors import EDITORS  # noqa: PLC0415
+    from counterfact.contracts.editors import EDITORS  # noqa: PLC0415
 
     names: dict[tuple[str, str], list[str]] = {}
     for name in EDITORS:

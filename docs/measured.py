@@ -1,11 +1,11 @@
-"""Tables of what was measured, from the files that the benchmarks wrote: `benchmarks/results/`."""
+"""Tables of what was measured, from the files that the benchmarks wrote: `speed/results/`."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
+RESULTS = Path(__file__).resolve().parent.parent / "speed" / "results"
 MACHINE = "amd-epyc"
 STAGES = ("edit", "score", "generate", "total")
 

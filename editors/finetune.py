@@ -13,18 +13,18 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from core.records import Request
-from core.settings import Settings
-from editors import Editor, Failure, Resources, check_layer, editor
-from editors._adam import Adam
-from editors._batches import edit_each
-from editors._rows import Encoded, encode, pad, run_lower
-from lm.edits import Dense, Edit
-from lm.loading import LM
-from lm.memory import TRAINED
-from lm.plan import Plan
-from lm.sites import weight_shape
-from lm.stack import logits, run_blocks
+from counterfact.contracts.editors import Editor, Failure, Resources, check_layer, editor
+from counterfact.core.records import Request
+from counterfact.core.settings import Settings
+from counterfact.editing.adam import Adam
+from counterfact.editing.batches import edit_each
+from counterfact.editing.rows import Encoded, encode, pad, run_lower
+from counterfact.lm.edits import Dense, Edit
+from counterfact.lm.loading import LM
+from counterfact.lm.memory import TRAINED
+from counterfact.lm.plan import Plan
+from counterfact.lm.sites import weight_shape
+from counterfact.lm.stack import logits, run_blocks
 
 PAPER = "https://arxiv.org/abs/2202.05262"
 COMPACT_AT = 0.8
@@ -182,7 +182,7 @@ class Finetune:
     plan: Plan
 
     def __call__(self, requests: Sequence[Request], _seed: int) -> list[Edit | Failure]:
-        """Edit; see `editors.Editor`. Nothing here is random."""
+        """Edit; see `contracts.editors.Editor`. Nothing here is random."""
         return edit_each(
             requests,
             lambda request: encode(self.lm, request, ["{}"], "last", hold=False),

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from core.records import Request
-from core.settings import Settings
-from editors import Editor, Failure, Resources, editor
-from lm.edits import Edit
-from lm.loading import LM
+from counterfact.contracts.editors import Editor, Failure, Resources, editor
+from counterfact.core.records import Request
+from counterfact.core.settings import Settings
+from counterfact.lm.edits import Edit
+from counterfact.lm.loading import LM
 
 
 class IdentitySettings(Settings):

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from editors.networks import Hypernetwork, NetworkSettings, hypernetwork
-from lm.factors import Factors, LabelledRows
-from lm.loading import LM
-from lm.sites import weight_shape
+from counterfact.editing.networks import Hypernetwork, NetworkSettings, hypernetwork
+from counterfact.lm.factors import Factors, LabelledRows
+from counterfact.lm.loading import LM
+from counterfact.lm.sites import weight_shape
 
 PAPER = "https://arxiv.org/abs/2104.08164"
 

@@ -12,16 +12,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from core.records import Request
-from core.settings import Settings
-from editors import Editor, Failure, Resources, editor
-from editors._batches import edit_each
-from editors._rows import Encoded, Row, encode
-from lm.edits import Edit, LowRank
-from lm.hooks import Site, Tape, hooked
-from lm.loading import LM
-from lm.plan import Plan
-from lm.stack import ConstantPrefix, Recorder, causal_mask, embed, logits, run_blocks
+from counterfact.contracts.editors import Editor, Failure, Resources, editor
+from counterfact.core.records import Request
+from counterfact.core.settings import Settings
+from counterfact.editing.batches import edit_each
+from counterfact.editing.rows import Encoded, Row, encode
+from counterfact.lm.edits import Edit, LowRank
+from counterfact.lm.hooks import Site, Tape, hooked
+from counterfact.lm.loading import LM
+from counterfact.lm.plan import Plan
+from counterfact.lm.stack import ConstantPrefix, Recorder, causal_mask, embed, logits, run_blocks
 
 PAPER = "https://arxiv.org/abs/2104.08696"
 
@@ -147,7 +147,7 @@ class KnowledgeNeurons:
     plan: Plan
 
     def __call__(self, requests: Sequence[Request], _seed: int) -> list[Edit | Failure]:
-        """Edit; see `editors.Editor`. Nothing here is random."""
+        """Edit; see `contracts.editors.Editor`. Nothing here is random."""
         return edit_each(
             requests,
             self._encode,

@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from editors.networks import Hypernetwork, NetworkSettings, hypernetwork
-from lm.factors import Factors, LabelledRows
-from lm.loading import LM
-from lm.sites import weight_shape
+from counterfact.editing.networks import Hypernetwork, NetworkSettings, hypernetwork
+from counterfact.lm.factors import Factors, LabelledRows
+from counterfact.lm.loading import LM
+from counterfact.lm.sites import weight_shape
 
 PAPER = "https://arxiv.org/abs/2110.11309"
 EPSILON = 1e-7

@@ -16,22 +16,22 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from core.errors import BadInput
-from core.files import hash_json
-from core.records import Request
-from core.settings import Settings
-from editors import Editor, Failure, Resources, check_layer, editor
-from editors._batches import edit_each
-from editors._cache import cached
-from editors._contexts import context_templates
-from editors._rows import Encoded, encode
-from editors._value import Values, find_values
-from lm.edits import Edit, LowRank
-from lm.encoding import SubjectRule
-from lm.loading import LM
-from lm.plan import Plan
-from lm.second_moment import SecondMoment
-from lm.sites import weight_shape
+from counterfact.contracts.editors import Editor, Failure, Resources, check_layer, editor
+from counterfact.core.errors import BadInput
+from counterfact.core.files import hash_json
+from counterfact.core.records import Request
+from counterfact.core.settings import Settings
+from counterfact.editing.batches import edit_each
+from counterfact.editing.cache import cached
+from counterfact.editing.contexts import context_templates
+from counterfact.editing.rows import Encoded, encode
+from counterfact.editing.value import Values, find_values
+from counterfact.lm.edits import Edit, LowRank
+from counterfact.lm.encoding import SubjectRule
+from counterfact.lm.loading import LM
+from counterfact.lm.plan import Plan
+from counterfact.lm.second_moment import SecondMoment
+from counterfact.lm.sites import weight_shape
 
 PAPER = "https://arxiv.org/abs/2202.05262"
 REBUILDING = "https://arxiv.org/abs/2403.07175"
@@ -123,7 +123,7 @@ class Rome:
         return facts
 
     def __call__(self, requests: Sequence[Request], _seed: int) -> list[Edit | Failure]:
-        """Edit; see `editors.Editor`. Nothing here is random."""
+        """Edit; see `contracts.editors.Editor`. Nothing here is random."""
         return edit_each(
             requests,
             lambda request: encode(self.lm, request, self.templates, self.settings.position, hold=True),

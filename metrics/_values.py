@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from metrics import Block
+from counterfact.contracts.metrics import Block
 
 Pair = tuple[float | None, float | None]
 """Negative log-likelihoods in nats of (o*, o_c) after one prompt; `None` where the model gave no number."""

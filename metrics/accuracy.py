@@ -7,8 +7,9 @@ Each is the share of an answer's tokens that the model puts first when it is giv
 earlier tokens. It is not exact match, and not what the model would say by itself.
 """
 
-from metrics import Block, metric
-from metrics._values import accuracy
+from counterfact.contracts.metrics import Block, metric
+
+from ._values import accuracy
 
 PAPER = "arXiv:2202.05262"
 

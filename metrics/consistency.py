@@ -9,7 +9,7 @@ from typing import Any
 
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from core.datasets import ReferenceTexts
+from counterfact.core.datasets import ReferenceTexts
 
 DEFINITION = "cosine of scikit-learn TfidfVectorizer (defaults) vectors, fitted on all reference texts"
 

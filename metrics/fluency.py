@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Literal
 
-from core.errors import BadInput
+from counterfact.core.errors import BadInput
 
 Splitter = Literal["untrained", "none", "english"]
 DEFINITION = "nltk PunktSentenceTokenizer (untrained), then NLTKWordTokenizer; (H2 + 2 H3) / 3 in bits"

@@ -8,8 +8,9 @@ probability for a target of one token, and the geometric mean over tokens for a 
 probability of the whole). A prompt with a value that the model did not give (NaN) is left out.
 """
 
-from metrics import Block, metric
-from metrics._values import magnitude, pairs
+from counterfact.contracts.metrics import Block, metric
+
+from ._values import magnitude, pairs
 
 PAPER = "arXiv:2202.05262"
 

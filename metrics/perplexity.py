@@ -7,7 +7,7 @@ https://arxiv.org/abs/2202.05262, in its code only.
 import math
 from collections.abc import Sequence
 
-from core.datasets import ReferenceTexts
+from counterfact.core.datasets import ReferenceTexts
 
 MAX_TOKENS = 100
 """Texts are cut to so many tokens."""

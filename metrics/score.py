@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metrics import COMPOSITES, Composite
+from counterfact.contracts.metrics import COMPOSITES, Composite
 
 
 def harmonic_mean(means: Any) -> NDArray[np.float64]:

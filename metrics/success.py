@@ -11,8 +11,9 @@ the model did not give (NaN).
 
 from operator import gt, lt
 
-from metrics import Block, metric
-from metrics._values import pairs, success
+from counterfact.contracts.metrics import Block, metric
+
+from ._values import pairs, success
 
 PAPER = "arXiv:2202.05262"
 

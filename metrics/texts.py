@@ -4,8 +4,9 @@ Meng, Bau, Andonian, Belinkov. Locating and Editing Factual Associations in GPT.
 https://arxiv.org/abs/2202.05262
 """
 
-from metrics import Block, metric
-from metrics._values import stored_number
+from counterfact.contracts.metrics import Block, metric
+
+from ._values import stored_number
 
 PAPER = "arXiv:2202.05262"
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from core.places import data_folder
+from counterfact.core.places import data_folder
 from world.articles import write_articles
 from world.knowledge import WITHHELD, read_knowledge
 from world.slice import Cutter

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from core.seeds import derive_seed
+from counterfact.core.seeds import derive_seed
 from world.articles import Composer, compose
 from world.knowledge import Knowledge
 from world.language import Text, excerpt, join, write

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from core.errors import BadInput
-from core.files import read_jsonl
+from counterfact.core.errors import BadInput
+from counterfact.core.files import read_jsonl
 from world.language import Language, read_language
 from world.rules import RELATIONS
 from world.table import Fact, number

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from core.errors import BadInput
-from core.files import read_json, read_jsonl
-from core.seeds import derive_seed
+from counterfact.core.errors import BadInput
+from counterfact.core.files import read_json, read_jsonl
+from counterfact.core.seeds import derive_seed
 
 SLOTS = ("{s}", "{o}", "{a}", "{b}")
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from core.seeds import derive_seed
+from counterfact.core.seeds import derive_seed
 from world.corpus import Corpus
 from world.knowledge import Knowledge
 from world.language import write

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from core.prompts import fill
-from core.seeds import derive_seed
-from lm.generation import Generation, generate
-from lm.loading import LM
+from counterfact.core.prompts import fill
+from counterfact.core.seeds import derive_seed
+from counterfact.lm.generation import Generation, generate
+from counterfact.lm.loading import LM
 from world.corpus import Corpus
 from world.knowledge import Knowledge
 

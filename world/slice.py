@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from core.places import data_folder
+from counterfact.core.places import data_folder
 from world.rules import RELATIONS, RULES, is_of_kind, is_sound_object, is_sound_subject, may_be_edited, overlap
 from world.table import Fact, Table, number, read_rows
 from world.writing import Slice, write_slice

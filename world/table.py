@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from core.errors import BadInput
+from counterfact.core.errors import BadInput
 from world.labels import LABELS
 
 HEADER = ("subject_id", "subject_label", "property_id", "object_id", "object_label", "source")

@@ -8,9 +8,9 @@ import argparse
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from core.files import write_jsonl
-from core.places import data_folder
-from core.seeds import derive_seed
+from counterfact.core.files import write_jsonl
+from counterfact.core.places import data_folder
+from counterfact.core.seeds import derive_seed
 from world.knowledge import WITHHELD, Knowledge, order, read_knowledge
 from world.rules import RELATIONS
 from world.slice import FEWEST_SUBJECTS

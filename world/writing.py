@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from builders.articles import EMBEDDED_SITE
-from builders.slices import about_line, fact_line, label_line
-from core.files import read_jsonl, write_atomic, write_jsonl
+from counterfact.builders.articles import EMBEDDED_SITE
+from counterfact.builders.slices import about_line, fact_line, label_line
+from counterfact.core.files import read_jsonl, write_atomic, write_jsonl
 from world.table import Fact, number
 
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "counterfact.invalid")

@@ -8,9 +8,9 @@ import argparse
 import random
 from pathlib import Path
 
-from core.files import write_json
-from core.places import data_folder
-from core.seeds import derive_seed
+from counterfact.core.files import write_json
+from counterfact.core.places import data_folder
+from counterfact.core.seeds import derive_seed
 from world.knowledge import Knowledge, read_knowledge
 from world.language import write
 from world.table import Fact

@@ -1,4 +1,4 @@
-"""Compute the golden numbers again from `tests.oracle`, in float64, and show what changed: `make golden`.
+"""Compute the golden numbers again from `tests.support.oracle`, in float64, and show what changed: `make golden`.
 
 Never run by the tests. A changed number goes with a line under **Numbers** in the changelog.
 """
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests import oracle, oracle_measures
 from tests.golden import cases, tiny
+from tests.support import oracle, oracle_measures
 
 FOLDER = Path(__file__).parent
 DIGITS = 12
@@ -238,7 +238,7 @@ def build(name: str) -> dict[str, Any]:
     compute, inputs, what, tolerance = GOLDENS[name]
     return {
         "what": what,
-        "source": "tests/oracle.py and tests/oracle_measures.py: one record, one row at a time, float64",
+        "source": "tests/support/oracle.py and oracle_measures.py: one record, one row at a time, float64",
         "made_by": "make golden",
         "model": tiny.fingerprint(),
         "tolerance": tolerance,

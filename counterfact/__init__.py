@@ -1,0 +1,1 @@
+"""Build CounterFact, edit language models, measure the edits, trace facts, rank editors."""

@@ -1,0 +1,124 @@
+"""What several commands share: the argument types, the model by name, the console."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from counterfact.core.errors import BadInput
+from counterfact.core.places import data_folder
+from counterfact.core.registry import load_plugin
+
+if TYPE_CHECKING:
+    from counterfact.lm.loading import LM
+
+console = Console(highlight=False)
+notes = Console(highlight=False, stderr=True)
+"""For what a script that reads the output does not want."""
+
+Model = Annotated[str, typer.Option(help="A folder, a Hub id, or an embedded model by name.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... By default a GPU where there is one.")]
+DtypeName = Literal["float32", "bfloat16", "float64"]
+Dtype = Annotated[DtypeName, typer.Option(help="Precision of the weights.")]
+PrecisionName = Literal["strict", "tf32"]
+Precision = Annotated[PrecisionName, typer.Option(help="Of float32 products on a GPU.")]
+MaxMemory = Annotated[
+    str | None, typer.Option(help="As 8GB or 512MB: cut work into batches that are estimated to need no more.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="How many records, from the first.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="A setting of the editor, as name=value; may be repeated.")
+]
+Plugin = Annotated[list[Path] | None, typer.Option(help="A Python file that registers an editor or a metric.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Texts = Annotated[
+    str,
+    typer.Option(
+        help="Texts for second moments: `embedded`, a .txt, .jsonl(.gz) or .parquet file, a folder, a Hub id as "
+        "name:config@revision; with #1 after it in random order; or a file of second moments."
+    ),
+]
+
+
+def model_place(name: str) -> str:
+    """Return where a model lies; a bare name that is a folder of `data/models` means that folder."""
+    embedded = data_folder() / "models" / name
+    return str(embedded) if not Path(name).exists() and embedded.is_dir() else name
+
+
+def open_model(
+    name: str, device: str | None = None, dtype: DtypeName = "float32", precision: PrecisionName = "strict"
+) -> "LM":
+    """Load a model; see `model_place` for its name."""
+    from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
+
+    from counterfact.lm.loading import load_lm  # noqa: PLC0415
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    return load_lm(model_place(name), device=device, dtype=dtype, precision=precision)
+
+
+def memory_of(lm: "LM", given: str | None, length: int = 100) -> float | None:
+    """Return the bytes that `--max-memory` gives, and say what the plan that follows from it is estimated to need.
+
+    Raises:
+        BadInput: no number of bytes, or not even one record at a time fits.
+    """
+    from counterfact.lm.memory import needs, plan_within, say  # noqa: PLC0415
+    from counterfact.lm.plan import Shape  # noqa: PLC0415
+
+    if given is None:
+        return None
+    memory, shape = bytes_of(given), Shape.of(lm)
+    plan = plan_within(shape, memory, length)
+    sizes = ", ".join(f"{name} {size}" for name, size in vars(plan).items() if name in {"chunk", "generation_rows"})
+    notes.print(
+        f"plan for {say(memory)}: {plan.tokens_per_batch} tokens a batch, {sizes}; estimated to need "
+        f"{say(needs(shape, plan, length).total)}",
+        style="dim",
+    )
+    return memory
+
+
+def bytes_of(text: str) -> float:
+    """Read a number of bytes with its unit.
+
+    Raises:
+        BadInput: it is none.
+
+    >>> bytes_of("8GB"), bytes_of("1.5 GiB"), bytes_of("512mb")
+    (8000000000.0, 1610612736.0, 512000000.0)
+    """
+    found = re.fullmatch(r"([\d.]+)\s*([kmgt]?)(i?)b?", text.strip().lower())
+    try:
+        number = float(found[1]) if found else 0.0
+    except ValueError:
+        number = 0.0
+    if found is None or number <= 0:
+        raise BadInput(f"expected a memory size as 8GB, 1.5GiB or 512MB, got {text!r}")
+    return number * (1024.0 if found[3] else 1000.0) ** " kmgt".index(found[2] or " ")
+
+
+def load_plugins(paths: list[Path] | None) -> None:
+    """Load the files given with `--plugin`."""
+    for path in paths or []:
+        load_plugin(path)
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Show a bar on a terminal; yields what is told the stage, how much of it is done and out of how much."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(title, total=None)
+
+        def advance(stage: str, done: int, total: int | None = None) -> None:
+            bars.update(task, description=f"{title}: {stage}", completed=done, total=total)
+
+        yield advance

@@ -1,0 +1,122 @@
+"""`counterfact demo`: the main job on the embedded world, with the command behind each step."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from counterfact.cli._common import Seed, console, open_model
+from counterfact.cli._counts import statistics_table
+from counterfact.cli.build import build, zsre
+from counterfact.cli.evaluate import run_editors
+from counterfact.cli.leaderboard import write_board
+from counterfact.cli.train import train_all
+
+if TYPE_CHECKING:
+    from counterfact.core.datasets import Dataset
+    from counterfact.evaluation.store import Run
+
+EDITORS = ["identity", "ft", "ft_l", "rome", "r_rome"]
+HYPERNETWORKS = ["kn", "ke", "ke_cf", "ke_zsre", "mend", "mend_cf", "mend_zsre", "mend_cf_neighbors"]
+"""The other rows of the paper's Tables 1 and 4, and ours; most need a network, which takes minutes to train."""
+
+
+class Budget:
+    """Where the time went, by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of a block."""
+        start = perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - start
+
+    def table(self) -> Table:
+        """Return the stages and their sum."""
+        table = Table("stage", title="Time", title_justify="left", box=None)
+        table.add_column("seconds", justify="right")
+        for name, seconds in {**self.seconds, "all": sum(self.seconds.values())}.items():
+            table.add_row(name, f"{seconds:.1f}")
+        return table
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of everything it writes.")] = Path("demo"),
+    model: Annotated[str, typer.Option(help="An embedded model, a folder or a Hub id.")] = "factlm",
+    limit: Annotated[int, typer.Option(min=1, help="Records of each data set.")] = 100,
+    seed: Seed = 0,
+    hypernetworks: Annotated[bool, typer.Option(help="Train KE and MEND too, some minutes more, and show KN.")] = False,
+) -> None:
+    """Build the data sets, edit the model with five editors, measure, and rank; all offline.
+
+    Example: `counterfact demo --out demo --limit 100`
+    """
+    from counterfact.core.datasets import load_dataset  # noqa: PLC0415
+    from counterfact.evaluation.harness import Options  # noqa: PLC0415
+
+    budget = Budget()
+    with budget.stage("build"):
+        _step(f"counterfact build --out {out}/counterfact --seed {seed}")
+        build(out=out / "counterfact", pararel=None, sparql=None, prompts=None, articles=None, relation=None, seed=seed)
+        _step(f"counterfact stats {out}/counterfact --paper")
+        _print_statistics(load_dataset(out / "counterfact"))
+        _step(f"counterfact zsre --out {out}/zsre")
+        zsre(out=out / "zsre", source=None, limit=None, name=None)
+    with budget.stage("load the model"):
+        lm = open_model(model)
+    if hypernetworks:
+        _step(f"counterfact train --all --model {model} --seed {seed}")
+        with budget.stage("train the hypernetworks"):
+            train_all(2, ["--model", model, "--seed", str(seed)])
+    options, runs = Options(seed=seed), []
+    chosen = EDITORS + (HYPERNETWORKS if hypernetworks else [])
+    editors = " ".join(f"--editor {name}" for name in chosen)
+    for name in ("counterfact", "zsre"):
+        _step(
+            f"counterfact evaluate --dataset {out}/{name} --model {model} --limit {limit} --out {out}/results {editors}"
+        )
+        with budget.stage(f"edit and measure on {name}"):
+            data = load_dataset(out / name, limit)
+            runs += run_editors(lm, chosen, data, out / "results", options, [], "embedded")
+    with budget.stage("tables, picture and page"):
+        _step(f"counterfact summarize {out}/results; counterfact leaderboard build {out}/results --out {out}/site")
+        _print_results(runs)
+        page = write_board(out / "results", out / "site")
+    console.print(budget.table())
+    console.print(f"\nThe ranking as a picture: {page.with_name('ranking.png')}; as a page: {page}", style="bold")
+
+
+def _step(command: str) -> None:
+    console.print(f"\n$ {command}", style="bold cyan", soft_wrap=True)
+
+
+def _print_statistics(data: "Dataset") -> None:
+    from counterfact.builders.statistics import PAPER_TABLE_2, table_2  # noqa: PLC0415
+    from counterfact.core.records import CounterFactRecord  # noqa: PLC0415
+
+    records = [record for record in data.records if isinstance(record, CounterFactRecord)]
+    console.print(statistics_table(table_2(records), f"Table 2 for {data.label}", PAPER_TABLE_2))
+
+
+def _print_results(runs: "list[Run]") -> None:
+    from counterfact.evaluation.summary import compare, terminal_tables  # noqa: PLC0415
+    from counterfact.evaluation.tables import to_rich  # noqa: PLC0415
+    from counterfact.leaderboard.ranking import rank  # noqa: PLC0415
+
+    for table in terminal_tables(runs):
+        console.print(table)
+        console.print()
+    first = next(run for run in runs if run.editor == "rome")
+    others = [run for run in runs if run.dataset == first.dataset and run.editor != "rome"]
+    console.print(to_rich(compare(others, first)))
+    console.print()
+    for ranking in rank(run.data for run in runs):
+        names = [f"{place}. {run['editor']['name']}" for place, run in enumerate(ranking.runs, 1)]
+        console.print(f"Ranking on {ranking.dataset} by Score S: " + "  ".join(names), style="bold")

@@ -1,0 +1,133 @@
+"""`counterfact edit`: change one fact, look at the model before and after, keep the edit."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.panel import Panel
+from rich.table import Table
+
+from counterfact.cli._common import (
+    Device,
+    Dtype,
+    Json,
+    Model,
+    Plugin,
+    Precision,
+    Seed,
+    Set,
+    Texts,
+    console,
+    load_plugins,
+    open_model,
+)
+from counterfact.core.errors import BadInput
+from counterfact.core.files import canonical_json
+from counterfact.core.prompts import check_template, fill
+from counterfact.core.records import Request
+
+if TYPE_CHECKING:
+    from counterfact.evaluation.showcase import Saying
+    from counterfact.lm.deltas import Edit
+    from counterfact.lm.loading import LM
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("edit")(edit)
+
+
+def edit(
+    prompt: Annotated[str, typer.Argument(help="Prompt with {} for the subject.")],
+    subject: Annotated[str, typer.Option(help="The subject of the fact.")],
+    target: Annotated[str | None, typer.Option(help="The new object; leave out with --load.")] = None,
+    editor: Annotated[str, typer.Option(help="Name of the editor.")] = "rome",
+    model: Model = "factlm",
+    save: Annotated[Path | None, typer.Option(help="Write the edit to this .safetensors file.")] = None,
+    load: Annotated[Path | None, typer.Option(help="Apply an edit that was saved, instead of making one.")] = None,
+    also: Annotated[list[str] | None, typer.Option(help="Other prompts to look at, subject filled in.")] = None,
+    set_: Set = None,
+    texts: Texts = "embedded",
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    precision: Precision = "strict",
+    plugin: Plugin = None,
+    as_json: Json = False,
+) -> None:
+    """Edit one fact and show next-token probabilities and a text before and after.
+
+    Example: `counterfact edit "{} is headquartered in" --subject "Paramount Pictures" --target "Oslo"
+    --save edit.safetensors`
+    """
+    from counterfact.evaluation.showcase import say  # noqa: PLC0415
+    from counterfact.lm.precision import float32_products  # noqa: PLC0415
+
+    if (target is None) == (load is None):
+        raise BadInput("give either --target, to make an edit, or --load, to apply one")
+    try:
+        check_template(prompt)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+    load_plugins(plugin)
+    lm = open_model(model, device, dtype, precision)
+    if load is not None:
+        made = _load(lm, load)
+    else:
+        made = _make(lm, Request(0, prompt, subject, str(target)), editor, set_ or [], texts, seed)
+    if save is not None:
+        _save(lm, made, save)
+    prompts = [fill(prompt, subject), *(also or [])]
+    with float32_products(lm.precision):
+        shown = [(text, say(lm, text, seed=seed), say(lm, text, [made], seed=seed)) for text in prompts]
+    if as_json:
+        values = [{"prompt": text, "before": vars(a), "after": vars(b)} for text, a, b in shown]
+        console.print(canonical_json({"edit": made.diagnostics, "prompts": values}), soft_wrap=True, markup=False)
+        return
+    for text, before, after in shown:
+        _print(text, before, after)
+    console.print("  ".join(f"{name} {value:.4g}" for name, value in made.diagnostics.items()), style="dim")
+    if save is not None:
+        console.print(f"saved to {save}; apply it with --load {save}")
+
+
+def _make(lm: "LM", request: Request, name: str, overrides: list[str], texts: str, seed: int) -> "Edit":
+    from counterfact.contracts.editors import EDITORS, Failure, Resources  # noqa: PLC0415
+    from counterfact.core.texts import load_texts  # noqa: PLC0415
+    from counterfact.lm.precision import float32_products  # noqa: PLC0415
+
+    spec = EDITORS.get(name)
+    resolved = spec.resolve(lm.name, lm.n_layers, overrides)
+    console.print(f"{name}: {resolved.source}", style="dim", soft_wrap=True)
+    resources = Resources(second_moment_texts=load_texts(texts), seed=seed)
+    prepared = spec.prepare(lm, resolved.settings, resources)
+    with float32_products(lm.precision):
+        [made] = prepared([request], seed)
+    if isinstance(made, Failure):
+        raise BadInput(f"{name} could not make this edit: {made.reason}")
+    return made
+
+
+def _save(lm: "LM", made: "Edit", path: Path) -> None:
+    from counterfact.lm.deltas import save_edits  # noqa: PLC0415
+
+    save_edits(path, [made], {"model": lm.identity})
+
+
+def _load(lm: "LM", path: Path) -> "Edit":
+    from counterfact.lm.deltas import load_edits  # noqa: PLC0415
+
+    edits = load_edits(path, lm)
+    if len(edits) != 1:
+        raise BadInput(f"{path} holds {len(edits)} edits; expected one")
+    return edits[0]
+
+
+def _print(prompt: str, before: "Saying", after: "Saying") -> None:
+    console.print(f"\n{prompt} …", style="bold", markup=False)
+    table = Table("before", "p", "after", "p")
+    for (old, p), (new, q) in zip(before.next_tokens, after.next_tokens, strict=True):
+        table.add_row(old.strip() or repr(old), f"{p:.1%}", new.strip() or repr(new), f"{q:.1%}")
+    console.print(table)
+    console.print(Panel(before.text, title="before", title_align="left"), markup=False)
+    console.print(Panel(after.text, title="after", title_align="left"), markup=False)

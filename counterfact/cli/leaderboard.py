@@ -1,0 +1,139 @@
+"""`counterfact leaderboard`: submit a run, check submissions, build the board."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from counterfact.cli._common import Json, console, progress_bar
+from counterfact.cli.summarize import find_runs
+from counterfact.core.errors import BadInput
+from counterfact.core.files import canonical_json, write_atomic
+
+board = typer.Typer(no_args_is_help=True, help="Submit a run, check submissions, build the ranked site.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group of commands."""
+    app.add_typer(board, name="leaderboard")
+
+
+@board.command("build")
+def build(
+    results: Annotated[Path, typer.Argument(help="Folder of results; every run and submission below it is read.")],
+    out: Annotated[Path, typer.Option(help="Folder of the site.")] = Path("leaderboard-site"),
+) -> None:
+    """Rank all runs below a folder and write a static site; open its index.html.
+
+    Example: `counterfact leaderboard build results --out site`
+    """
+    page = write_board(results, out)
+    console.print(f"{page} and {page.with_name('ranking.png')}", soft_wrap=True)
+
+
+@board.command("submit")
+def submit(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; put it into a results repository.")],
+) -> None:
+    """Write a finished run as a submission: run.json and one compressed file with a line for each record.
+
+    Example: `counterfact leaderboard submit results/counterfact@1/factlm@1a2b3c4d/rome-0a1b2c3d --out submission`
+    """
+    from counterfact.evaluation.store import load_run  # noqa: PLC0415
+    from counterfact.leaderboard.submission import write_submission  # noqa: PLC0415
+
+    folder, replaced = write_submission(load_run(run), out)
+    console.print(f"{folder}: check it with `counterfact leaderboard check {folder}`", soft_wrap=True)
+    if replaced:
+        console.print(f"in {replaced} records letters that could be markup were replaced by ones that look alike")
+
+
+@board.command("references")
+def references(
+    results: Annotated[list[Path], typer.Argument(help="Folders of trusted runs of your own.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("references.json"),
+) -> None:
+    """Write what submissions are held against: known data sets, and what unedited models score on them.
+
+    Example: `counterfact leaderboard references results --out board/references.json`
+    """
+    from counterfact.leaderboard.references import references_of, write_references  # noqa: PLC0415
+
+    known = references_of(find_runs(results))
+    write_references(out, known)
+    console.print(f"{out}: {len(known.datasets)} data sets, {len(known.unedited)} unedited models on them")
+
+
+@board.command("check")
+def check(
+    folder: Annotated[Path, typer.Argument(help="Folder of a submission.")],
+    every: Annotated[bool, typer.Option("--all", help="Check every submission below the folder.")] = False,
+    known: Annotated[
+        Path | None, typer.Option("--references", help="By default references.json in the folder or above it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a submission: exit 0 if it is taken, 1 if it is refused, 2 if the arguments are wrong.
+
+    Example: `counterfact leaderboard check submission --references references.json`
+    """
+    from counterfact.leaderboard.check import check as check_one  # noqa: PLC0415
+    from counterfact.leaderboard.references import FILE, find_references, load_references  # noqa: PLC0415
+    from counterfact.leaderboard.submission import find_candidates  # noqa: PLC0415
+
+    if not folder.is_dir():
+        raise BadInput(f"no folder {folder}")
+    path = known or find_references(folder)
+    if path is None:
+        raise BadInput(f"no {FILE} in {folder} or above it: make one with `counterfact leaderboard references RESULTS`")
+    held = load_references(path)
+    folders = find_candidates(folder) if every else [folder]
+    verdicts = {str(one): check_one(one, held) for one in folders}
+    if as_json:
+        said = {
+            name: {
+                "accepted": one.accepted,
+                "missing": one.missing,
+                "reasons": [{"code": reason.code, "message": str(reason)} for reason in one.reasons],
+            }
+            for name, one in verdicts.items()
+        }
+        typer.echo(canonical_json(said))
+    else:
+        for name, verdict in verdicts.items():
+            missing = f", {verdict.missing} records are missing and count as failures" if verdict.missing else ""
+            console.print(f"{name!a}: {'taken' + missing if verdict.accepted else 'refused'}", markup=False)
+            for reason in verdict.reasons:
+                console.print(f"  {str(reason)!a}", markup=False, soft_wrap=True)
+    raise typer.Exit(0 if all(verdict.accepted for verdict in verdicts.values()) else 1)
+
+
+@board.command("workflow")
+def workflow(
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path(".github/workflows/submissions.yml"),
+) -> None:
+    """Write the CI workflow of a results repository: it checks every submission and builds the site.
+
+    Example: `counterfact leaderboard workflow --out board/.github/workflows/submissions.yml`
+    """
+    import counterfact.leaderboard  # noqa: PLC0415
+
+    write_atomic(out, (Path(counterfact.leaderboard.__path__[0]) / "workflow.yml").read_bytes())
+    console.print(str(out))
+
+
+def write_board(results: Path, out: Path) -> Path:
+    """Read every run below a folder and write the site; say what was left out. Return the page's path."""
+    from counterfact.core.places import cache_folder  # noqa: PLC0415
+    from counterfact.leaderboard.entries import load_entries  # noqa: PLC0415
+    from counterfact.leaderboard.page import write_site  # noqa: PLC0415
+    from counterfact.leaderboard.shelf import FILE, Shelf  # noqa: PLC0415
+
+    with progress_bar("leaderboard") as tell:
+        entries, left_out = load_entries(results, Shelf(cache_folder() / "leaderboard" / FILE), tell)
+    for name, reason in left_out.items():
+        console.print(f"left out {name!a}: {reason!a}", style="yellow", markup=False, soft_wrap=True)
+    page = write_site(entries, out, left_out)
+    console.print(f"{len(entries)} runs ranked")
+    return page

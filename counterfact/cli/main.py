@@ -1,0 +1,84 @@
+"""`counterfact`: one command line for building data sets, editing models, measuring and ranking."""
+
+import errno
+import logging
+import os
+import sys
+
+import typer
+
+from counterfact.builders.wikidata import SourceError
+from counterfact.cli import (
+    audit,
+    build,
+    compare,
+    data,
+    edit,
+    evaluate,
+    known,
+    leaderboard,
+    moment,
+    push,
+    snapshot,
+    summarize,
+    sweep,
+    trace,
+    train,
+)
+from counterfact.cli.demo import demo
+from counterfact.cli.doctor import doctor
+from counterfact.core.errors import BadInput, Failed
+from counterfact.core.process import keep_few_products, keep_freed_memory, wait_briefly
+
+app = typer.Typer(
+    help=__doc__,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for room in (
+    *(build, snapshot, data, audit, push),
+    *(moment, train, edit, evaluate, summarize, compare),
+    *(known, trace, sweep, leaderboard),
+):
+    room.register(app)
+app.command()(demo)
+app.command()(doctor)
+
+INTERRUPTED = 130
+"""128 + SIGINT, what a shell expects of a program that was interrupted."""
+
+
+def main() -> None:
+    """Run the command line: exit 0 done, 1 failed, 2 wrong arguments, 130 interrupted."""
+    wait_briefly(os.environ)
+    keep_few_products(os.environ)
+    keep_freed_memory(os.environ)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; a failure is said once, by us
+    try:
+        app()
+    except BadInput as error:
+        _stop(str(error), 2)
+    except (SourceError, Failed) as error:
+        _stop(str(error), 1)
+    except KeyboardInterrupt:
+        _stop("interrupted; run the same command again to go on", INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _stop("the disk is full; free some space and run the same command again to go on", 1)
+
+
+def _stop(message: str, code: int) -> None:
+    sys.stderr.write(f"counterfact: {message}\n")
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""`counterfact summarize`, `export` and `reproduce`: finished runs as tables, files and verdicts."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from counterfact.cli._common import Device, Dtype, Limit, Model, Texts, console, open_model
+
+if TYPE_CHECKING:
+    from counterfact.evaluation.store import Run
+    from counterfact.evaluation.tables import Table
+
+Form = Annotated[str, typer.Option("--format", help="terminal, markdown, latex or json.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("summarize")(summarize)
+    app.command("export")(export)
+    app.command("reproduce")(reproduce)
+
+
+def summarize(
+    results: Annotated[list[Path], typer.Argument(help="Folders; every finished run below them is read.")],
+    form: Form = "terminal",
+    paper: Annotated[str | None, typer.Option(help="Add the paper's rows for this model, e.g. gpt2-xl.")] = None,
+) -> None:
+    """Print runs in the layouts of the paper's Tables 4 and 1.
+
+    Example: `counterfact summarize results --paper gpt2-xl --format markdown`
+    """
+    from counterfact.evaluation.summary import summary_tables  # noqa: PLC0415
+
+    print_tables(summary_tables(find_runs(results), paper), form)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    form: Annotated[str, typer.Option("--format", help="rome: the reference implementation's case files.")] = "rome",
+) -> None:
+    """Write a run in another program's format.
+
+    Example: `counterfact export results/counterfact@1/factlm@1a2b3c4d/rome-0a1b2c3d --format rome --out ROME/run_000`
+    """
+    from counterfact.evaluation.export import export as write  # noqa: PLC0415
+    from counterfact.evaluation.store import load_run  # noqa: PLC0415
+
+    console.print(f"{write(load_run(run), out, form)} case files in {out}")
+
+
+def reproduce(
+    dataset: Annotated[str, typer.Option(help="The official counterfact.json.")],
+    model: Model = "gpt2-xl",
+    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
+    limit: Limit = None,
+    texts: Texts = "embedded",
+    device: Device = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Check the paper's unedited row, then ROME's, on the official records: inside its interval or not.
+
+    Example: `counterfact reproduce --model gpt2-xl --dataset counterfact.json`
+    """
+    from counterfact.contracts.editors import Resources  # noqa: PLC0415
+    from counterfact.core.datasets import load_dataset  # noqa: PLC0415
+    from counterfact.core.texts import load_texts  # noqa: PLC0415
+    from counterfact.evaluation.reproduce import records_needed, verdict_table  # noqa: PLC0415
+    from counterfact.evaluation.reproduce import reproduce as check  # noqa: PLC0415
+
+    data = load_dataset(dataset, min(limit or records_needed(model), records_needed(model)))
+    lm = open_model(model, device, dtype)
+    resources = Resources(second_moment_texts=load_texts(texts))
+    verdicts = []
+    for verdict in check(lm, data, out, resources=resources):
+        verdicts.append(verdict)
+        print_tables([verdict_table([verdict])], "terminal")
+    raise typer.Exit(0 if all(verdict.inside for verdict in verdicts) else 1)
+
+
+def find_runs(folders: list[Path]) -> "list[Run]":
+    """Return every finished run below some folders, each once.
+
+    Raises:
+        BadInput: one of them holds none.
+    """
+    from counterfact.evaluation.store import find_runs as below  # noqa: PLC0415
+
+    return list({run.folder.resolve(): run for folder in folders for run in below(folder)}.values())
+
+
+def print_tables(tables: "list[Table]", form: str) -> None:
+    """Print tables in one of the forms."""
+    from counterfact.evaluation.summary import render  # noqa: PLC0415
+    from counterfact.evaluation.tables import to_rich  # noqa: PLC0415
+
+    if form == "terminal":
+        for table in tables:
+            console.print(to_rich(table))
+            console.print()
+    else:
+        typer.echo(render(tables, form), nl=False)

@@ -1,0 +1,170 @@
+"""`counterfact train`: train the networks of MEND and KE, or go on with a training that was interrupted."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from counterfact.cli._common import Device, Dtype, Json, Model, Seed, Set, console, notes, open_model, progress_bar
+from counterfact.core.errors import BadInput, Failed
+from counterfact.core.files import canonical_json
+from counterfact.core.places import cache_folder, data_folder
+
+if TYPE_CHECKING:
+    from counterfact.core.datasets import Dataset
+
+TaskName = Literal["text", "counterfact", "zsre", "neighbors"]
+STANDARD = (
+    ("mend", "text"),
+    ("mend", "counterfact"),
+    ("mend", "zsre"),
+    ("mend", "neighbors"),
+    ("ke", "text"),
+    ("ke", "counterfact"),
+    ("ke", "zsre"),
+)
+"""What `--all` trains: the paper's six, and ours."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("train")(train)
+
+
+def train(
+    editor: Annotated[str | None, typer.Argument(help="mend or ke.")] = None,
+    data: Annotated[TaskName, typer.Option(help="What to train on; `neighbors`: see docs.")] = "counterfact",
+    model: Model = "factlm",
+    dataset: Annotated[
+        str | None, typer.Option(help="Records: a built folder, a .json file, a Hub id. By default the embedded ones.")
+    ] = None,
+    texts: Annotated[str, typer.Option(help="Plain texts: `embedded`, a .txt/.jsonl file, a folder, a Hub id.")] = (
+        "embedded"
+    ),
+    max_texts: Annotated[int | None, typer.Option(min=1, help="How many of these texts.")] = None,
+    reserve: Annotated[
+        int, typer.Option(min=0, help="First CounterFact records, for evaluation; their subjects are not trained on.")
+    ] = 1000,
+    out: Annotated[Path | None, typer.Option(help="The network's folder; by default where `evaluate` looks.")] = None,
+    seed: Seed = 0,
+    set_: Set = None,
+    restart: Annotated[bool, typer.Option(help="Begin again instead of going on.")] = False,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    autocast: Annotated[bool, typer.Option(help="Run the model's products in bfloat16.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Train all editors on all data, several at a time.")
+    ] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="With --all: trainings at a time, a thread each.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Train the network of an editor for a model; what was trained before is taken as it is.
+
+    Example: `counterfact train mend --data counterfact --model gpt2-xl --dataset counterfact.json --reserve 7500`
+    """
+    if everything:
+        if editor or set_ or out:
+            raise BadInput(
+                "--all trains all editors with their own settings: give neither an editor, nor --set or --out"
+            )
+        train_all(jobs, sys.argv[2:])
+        return
+    if editor is None:
+        raise BadInput("expected an editor to train, mend or ke; or --all")
+    from counterfact.contracts.editors import Resources  # noqa: PLC0415
+    from counterfact.core.texts import load_texts  # noqa: PLC0415
+    from counterfact.editing.networks import NETWORKS, TASKS  # noqa: PLC0415
+    from counterfact.training.curves import draw_curves  # noqa: PLC0415
+    from counterfact.training.sources import open_source  # noqa: PLC0415
+    from counterfact.training.trainer import CURVES, Options  # noqa: PLC0415
+    from counterfact.training.trainer import train as train_network  # noqa: PLC0415
+
+    spec = NETWORKS.get(editor)
+    lm = open_model(model, device, dtype)
+    resolved = spec.resolve(lm.name, lm.n_layers, set_ or [])
+    records = None if data == "text" else _records(data, dataset)
+    source = open_source(
+        lm, data, resolved.settings, dataset=records, texts=load_texts(texts), max_texts=max_texts, reserved=reserve,
+        seed=seed,
+    )  # fmt: skip
+    folder = out or Resources().network_folder(lm, editor + TASKS[data][0])
+    notes.print(f"{editor} for {lm.name} on {data}: {resolved.source}", style="dim", soft_wrap=True)
+    with progress_bar(f"{editor} {data}") as advance:
+
+        def watch(line: Mapping[str, Any]) -> None:
+            advance(_line(line), line["step"], resolved.settings.steps)
+
+        options = Options(seed=seed, autocast=autocast, restart=restart, watch=watch)
+        info = train_network(lm, editor, data, resolved, source, folder, options=options)
+    draw_curves(folder / CURVES, folder / "curves.png", f"{editor}, trained on {data}, for {lm.name}")
+    if as_json:
+        shown = {key: value for key, value in info.items() if key != "trained_on"}
+        console.print(canonical_json(shown), soft_wrap=True, markup=False)
+        return
+    console.print(_table(info))
+    console.print(str(folder), style="dim", soft_wrap=True)
+
+
+def _records(data: TaskName, given: str | None) -> "Dataset":
+    from counterfact.builders.counterfact import BuildSettings, build_counterfact, embedded_sources  # noqa: PLC0415
+    from counterfact.core.datasets import load_dataset  # noqa: PLC0415
+
+    if given:
+        return load_dataset(given)
+    if data == "zsre":
+        return load_dataset(data_folder() / "zsre/train.json")
+    out = cache_folder() / "datasets/counterfact"
+    build_counterfact(embedded_sources(), BuildSettings(), out)
+    return load_dataset(out)
+
+
+def _line(line: Mapping[str, Any]) -> str:
+    shown = [("edit", ".3f"), ("locality", ".4f"), ("success", ".0%"), ("drawdown", ".1%")]
+    parts = [f"{name} {line[name]:{form}}" for name, form in shown if line.get(name) is not None]
+    speed = f"{line['edits_per_second']:.0f} edits/s" if line.get("edits_per_second") else ""
+    return "  ".join([str(line["kind"]), *parts, f"skipped {line['skipped']}", speed])
+
+
+def _table(info: Mapping[str, Any]) -> Table:
+    table = Table("validation", title=f"{info['editor']} on {info['task']}", title_justify="left", box=None)
+    for name in ("step", *info["validation"]):
+        table.add_column(name, justify="right")
+    for name, key, step in (("no edit", "unedited", "–"), ("untrained", "untrained", "0"), ("best", "validation", "")):
+        row = [f"{value:.4f}" for value in info[key].values()]
+        table.add_row(name, step or str(info["step"]), *row)
+    return table
+
+
+def train_all(jobs: int, arguments: list[str]) -> None:
+    """Train the standard networks in processes of one thread each.
+
+    Args:
+        jobs: processes at a time.
+        arguments: options of the command that hold for all of them.
+
+    Raises:
+        Failed: a training failed; the others are done.
+    """
+    rest = [word for word in arguments if word != "--all"]
+    one_thread = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+
+    def run(variant: tuple[str, str]) -> tuple[tuple[str, str], int, str]:
+        name, data = variant
+        command = [sys.executable, "-m", "counterfact.cli.main", "train", name, "--data", data, *rest]
+        done = subprocess.run(command, env=one_thread, capture_output=True, text=True, check=False)
+        return variant, done.returncode, done.stdout if done.returncode == 0 else done.stdout + done.stderr
+
+    failed = []
+    _records("counterfact", None)  # once, before the processes would each begin to build it
+    with ThreadPoolExecutor(jobs) as pool:
+        for (name, data), code, output in pool.map(run, STANDARD):
+            console.print(output.rstrip(), markup=False, soft_wrap=True)
+            failed += [f"{name} on {data}"] if code else []
+    if failed:
+        raise Failed(f"{len(failed)} of {len(STANDARD)} trainings failed: {', '.join(failed)}")

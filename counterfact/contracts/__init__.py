@@ -1,0 +1,1 @@
+"""What an editor, a metric and a benchmark are, and the registries that find them."""

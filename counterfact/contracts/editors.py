@@ -1,0 +1,168 @@
+"""Editors: each turns requests into edits and leaves the model as it was. One new file here is one new editor."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from counterfact.core.errors import BadInput
+from counterfact.core.places import cache_folder
+from counterfact.core.records import Request
+from counterfact.core.registry import Registry
+from counterfact.core.settings import Resolved, Settings, resolve_settings, settings_beside
+from counterfact.core.texts import TextSource
+from counterfact.lm.edits import Edit
+from counterfact.lm.given_moments import given_moment
+from counterfact.lm.loading import LM
+from counterfact.lm.plan import Plan, default_plan
+from counterfact.lm.second_moment import SecondMoment, second_moments
+
+S = TypeVar("S", bound=Settings)
+
+Progress = Callable[[int, int | None], None]
+"""Called with how many texts are done, and of how many if that is known."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A request that could not be edited, and why. It is counted, and costs nothing else."""
+
+    id: int
+    reason: str
+
+
+Editor = Callable[[Sequence[Request], int], list[Edit | Failure]]
+"""Requests and a seed -> one edit or failure for each, in order. The model is the same before and after."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What an editor may draw on when it is prepared, beside the model and its settings."""
+
+    second_moment_texts: TextSource | None = None
+    """The texts that second moments of keys are taken over, or files of these in place of texts."""
+    second_moment_max_texts: int | None = None
+    second_moments: Mapping[int, SecondMoment] = field(default_factory=dict)
+    """Second moments that are given, by layer; these are used as they stand."""
+    context_templates: tuple[str, ...] | None = None
+    """Preset context templates, the bare `{}` first; None: they are generated from `seed`."""
+    networks: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of trained networks, by the editor's name; others are looked for in the cache."""
+    cache: Path = field(default_factory=cache_folder)
+    seed: int = 0
+    plan: Plan | None = None
+    """How work is cut into batches; None: the plan of the model on its kind of device."""
+    progress: Progress | None = None
+    """Told how far a second moment has come: texts done, of how many if that is known."""
+
+    def plan_for(self, lm: LM) -> Plan:
+        """The plan in force."""
+        return self.plan or default_plan(lm)
+
+    def network_folder(self, lm: LM, name: str) -> Path:
+        """The folder of the trained network of the editor `name`: the given one, else where training leaves it."""
+        trained = self.cache / "hypernetworks" / f"{Path(lm.name).name}-{lm.weights_hash[:8]}" / name
+        return self.networks.get(name, trained)
+
+    def second_moment(self, lm: LM, layer: int) -> SecondMoment:
+        """The second moment of one layer's keys: the given one, else computed over the texts, or read from the cache.
+
+        Raises:
+            BadInput: there are neither texts nor a second moment, or the files given are of no use.
+        """
+        if layer in self.second_moments:
+            return self.second_moments[layer]
+        if self.second_moment_texts is None:
+            raise BadInput(
+                "the second moment of keys needs texts: give a source of texts; or set covariance=false, another method"
+            )
+        if self.second_moment_texts.moments:
+            return given_moment(self.second_moment_texts.moments, lm, layer)
+        told = self.progress
+        return second_moments(
+            lm,
+            [layer],
+            self.second_moment_texts,
+            max_texts=self.second_moment_max_texts,
+            tokens_per_batch=self.plan_for(lm).tokens_per_batch,
+            folder=self.cache / "second_moments",
+            progress=None if told is None else lambda now: told(now.texts, now.total),
+        )[layer]
+
+
+@dataclass(frozen=True)
+class EditorSpec:
+    """An editor as the registry knows it."""
+
+    name: str
+    settings: type[Settings]
+    prepare: Callable[[LM, Any, Resources], Editor]
+    """Model, settings of the class above, resources -> editor. Whatever takes long once happens here."""
+    paper: str
+    """URL of the paper that describes it."""
+    summary: str
+    """One line for tables."""
+    settings_folder: Path
+    """Holds its published settings, one file a model; methods may share one."""
+    trained_for: str | None = None
+    """The task its network must have been trained for; `None`: it needs no training."""
+
+    def resolve(self, model_name: str, n_layers: int, overrides: Sequence[str] = ()) -> Resolved[Settings]:
+        """Combine defaults, the published values for a model and a run's choices (`name=value`).
+
+        Raises:
+            BadInput: an unknown key or a wrong type.
+        """
+        return resolve_settings(self.settings, self.settings_folder, model_name, n_layers, overrides)
+
+
+EDITORS: Registry[EditorSpec] = Registry("editor", "editors")
+
+
+def editor(
+    name: str,
+    settings: type[S],
+    *,
+    paper: str,
+    summary: str,
+    settings_folder: str | Path | None = None,
+    trained_for: str | None = None,
+) -> Callable[[Callable[[LM, S, Resources], Editor]], Callable[[LM, S, Resources], Editor]]:
+    """Register the function below as the one that prepares the editor `name`.
+
+    Args:
+        name: of the editor, on the command line and in results.
+        settings: their class.
+        paper: URL of the paper that describes the method.
+        summary: one line for tables.
+        settings_folder: of published settings: a name in `settings/` beside the function's file, or a path; by default
+            the editor's name.
+        trained_for: the task that its network must have been trained for, where it has one.
+    """
+
+    def register(prepare: Callable[[LM, S, Resources], Editor]) -> Callable[[LM, S, Resources], Editor]:
+        where = settings_folder or name
+        folder = where if isinstance(where, Path) else settings_beside(prepare, where)
+        EDITORS.add(name, EditorSpec(name, settings, prepare, paper, summary, folder, trained_for))
+        return prepare
+
+    return register
+
+
+def provenance(prepared: Editor) -> dict[str, Any]:
+    """What a prepared editor rests on and a run records: context templates, hashes of second moments and networks."""
+    return dict(getattr(prepared, "provenance", {}))
+
+
+def seen_in_training(prepared: Editor, requests: Sequence[Request]) -> list[int]:
+    """Return the ids of those requests that a prepared editor's network was trained on."""
+    find: Callable[[Sequence[Request]], list[int]] = getattr(prepared, "seen_in_training", lambda _: [])
+    return find(requests)
+
+
+def check_layer(layer: int, lm: LM) -> None:
+    """Raise `BadInput` unless the model has that layer."""
+    if not 0 <= layer < lm.n_layers:
+        raise BadInput(
+            f"layer: {lm.name} has layers 0 to {lm.n_layers - 1}, got {layer}; choose one with --set layer=…"
+        )

@@ -1,0 +1,185 @@
+"""Files that survive a kill: atomic writes, JSON without NaN, JSON lines with a torn tail mended, hashes."""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from counterfact.core.errors import BadInput
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON text of `value` that is hashed: sorted keys, no spaces, no NaN.
+
+    >>> canonical_json({"b": 1, "a": "é"})
+    '{"a":"é","b":1}'
+    """
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def hash_json(value: Any) -> str:
+    """Return the sha256 of `canonical_json(value)`, in hexadecimal."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")
+"""Names of files that `write_atomic` has not finished."""
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Write `data` under a temporary name, flush it to the disk and rename it, so that no half file is ever seen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def json_line(value: Any) -> str:
+    """Return one line of a JSON-lines file, keys in the order given, newline included."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def indented_json(value: Any) -> str:
+    """Return `value` as JSON for people to read, without NaN."""
+    return json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_atomic(path, indented_json(value))
+
+
+def write_jsonl(path: Path, values: Iterable[Any]) -> None:
+    """Write one JSON value a line, atomically."""
+    write_atomic(path, "".join(map(json_line, values)))
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        BadInput: the file is missing or is not JSON; the message holds its name and the line.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadInput(f"no file {path}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not UTF-8 text: {error}") from error
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+
+
+def read_jsonl(path: Path) -> Iterator[Any]:
+    """Read one JSON value a line; empty lines are passed over.
+
+    Raises:
+        BadInput: the file is missing, or a line is not JSON; the message holds the file and the line's number.
+    """
+    try:
+        file = path.open(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise BadInput(f"no file {path}") from error
+    with file:
+        number = 0
+        try:
+            for number, line in enumerate(file, 1):  # noqa: B007
+                if line.strip():
+                    yield json.loads(line)
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{path}:{number + 1}: not UTF-8 text: {error}") from error
+        except json.JSONDecodeError as error:
+            raise BadInput(f"{path}:{number}: not JSON: {error.msg}") from error
+
+
+def differences(name: str, before: Any, now: Any) -> list[str]:
+    """Return where two JSON values differ, as dotted names that start with `name`.
+
+    >>> differences("run", {"seed": 0, "model": {"name": "a"}}, {"seed": 0, "model": {"name": "b"}})
+    ['run.model.name']
+    """
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = dict.fromkeys([*before, *now])
+        return [found for key in keys for found in differences(f"{name}.{key}", before.get(key), now.get(key))]
+    return [] if before == now else [name]
+
+
+@contextmanager
+def one_writer(folder: Path, *, wait: bool) -> Iterator[None]:
+    """Keep every other process out of a folder for the length of the block; a killed process lets go by itself.
+
+    What a killed one left half-written in the folder is swept up.
+
+    Raises:
+        BadInput: another process holds it, and `wait` is false.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl  # noqa: PLC0415
+    except ImportError:  # Windows has no such lock; there one process at a time is up to the user.
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise BadInput(f"another process is writing {folder}; wait for it, or stop it") from error
+        for path in folder.iterdir():
+            if TEMPORARY.fullmatch(path.name):
+                path.unlink()
+        yield
+    finally:
+        os.close(handle)
+
+
+class JsonLog:
+    """A JSON-lines file that grows line by line and can be gone on with after a kill at any moment.
+
+    Opening it cuts off a last line that was not finished. `append` flushes to the disk, so that a line that
+    `append` has returned from is never lost.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._mend()
+
+    def _mend(self) -> None:
+        if not self.path.exists():
+            return
+        with self.path.open("rb+") as file:
+            data = file.read()
+            end = data.rfind(b"\n") + 1
+            if end < len(data):
+                file.truncate(end)
+
+    def read(self) -> list[Any]:
+        """Return all finished lines."""
+        return list(read_jsonl(self.path)) if self.path.exists() else []
+
+    def append(self, values: Iterable[Any]) -> None:
+        """Add lines, in one write, and flush them to the disk."""
+        with self.path.open("ab") as file:
+            file.write("".join(map(json_line, values)).encode())
+            file.flush()
+            os.fsync(file.fileno())

@@ -1,0 +1,74 @@
+"""One registry for every kind of plug-in: editors, metrics.
+
+A plug-in is one new file: the registry imports every module of its package whose name has no leading
+underscore, then the entry points of its group, then files named by `--plugin`.
+"""
+
+import difflib
+import importlib
+import importlib.metadata
+import importlib.util
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from counterfact.core.errors import BadInput
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Named things of one kind.
+
+    Args:
+        kind: what they are called in messages ("editor").
+        package: the package below `counterfact` whose modules register them ("editors"); the entry-point group
+            that other distributions declare theirs in has the same name, `counterfact.editors`.
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self.package = f"counterfact.{package}"
+        self._things: dict[str, T] = {}
+        self._discovered = False
+
+    def add(self, name: str, thing: T) -> T:
+        """Register `thing`; a name that is taken raises `ValueError`."""
+        if name in self._things:
+            raise ValueError(f"two {self.kind}s are named {name!r}; rename one")
+        self._things[name] = thing
+        return thing
+
+    def get(self, name: str) -> T:
+        """Return the thing of that name, or raise `BadInput` with a suggestion."""
+        self.discover()
+        if name in self._things:
+            return self._things[name]
+        near = difflib.get_close_matches(name, self._things, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise BadInput(f"no {self.kind} named {name!r}.{hint} Known: {', '.join(sorted(self._things))}")
+
+    def __iter__(self) -> Iterator[str]:
+        self.discover()
+        return iter(sorted(self._things))
+
+    def discover(self) -> None:
+        """Import every module of the package, and what other distributions declare; once."""
+        if self._discovered:
+            return
+        self._discovered = True
+        package = importlib.import_module(self.package)
+        for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda m: m.name):
+            if not module.name.startswith("_"):
+                importlib.import_module(f"{self.package}.{module.name}")
+        for point in importlib.metadata.entry_points(group=self.package):
+            point.load()
+
+
+def load_plugin(path: Path) -> None:
+    """Import a plug-in from a file outside the packages; what it registers is known from then on."""
+    spec = importlib.util.spec_from_file_location(f"counterfact_plugin_{path.stem}", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise BadInput(f"no Python file to load as a plug-in at {path}")
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))

@@ -1,0 +1,104 @@
+"""Settings that refuse what they do not know, and where each value came from."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from counterfact.core.errors import BadInput
+
+S = TypeVar("S", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, no unknown keys, no silent conversions (`5e-1` in YAML is a string)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+    @classmethod
+    def scaled(cls, n_layers: int) -> Mapping[str, Any]:  # noqa: ARG003
+        """Return the defaults that depend on the model's depth, for a model without a settings file."""
+        return {}
+
+    @classmethod
+    def check(cls, values: Mapping[str, Any], where: str) -> Self:
+        """Make settings from plain values, or raise `BadInput` that names `where`, the key and the fault."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            known = ", ".join(cls.model_fields)
+            raise BadInput(f"{where}: {key}: {first['msg']}, got {first['input']!r}. Known: {known}") from error
+
+
+@dataclass(frozen=True)
+class Resolved(Generic[S]):
+    """Settings in force, and where they came from."""
+
+    settings: S
+    source: str
+    """The `source:` of the settings file, or how the defaults were scaled."""
+    given: dict[str, Any]
+    """What the run itself chose, with `--set`."""
+
+
+def settings_beside(thing: Any, name: str) -> Path:
+    """Return the folder of published settings `settings/<name>/`, beside the file that defines a class or function."""
+    return Path(inspect.getfile(thing)).parent / "settings" / name
+
+
+def resolve_settings(
+    cls: type[S], folder: Path, model_name: str, n_layers: int, overrides: Sequence[str] = ()
+) -> Resolved[S]:
+    """Combine a method's defaults, the published values for a model, and a run's choices.
+
+    Args:
+        cls: the method's settings.
+        folder: where its `<model>.yaml` files lie.
+        model_name: a folder or Hub id; its last part in lower case names the file.
+        n_layers: depth of the model, which scales the defaults where there is no file.
+        overrides: `name=value`, the value in YAML.
+
+    Raises:
+        BadInput: an unknown key or a wrong type, in the file or in an override.
+    """
+    path = folder / f"{Path(model_name).name.lower()}.yaml"
+    if path.is_file():
+        values = _read_yaml(path)
+        source = str(values.pop("source", ""))
+        if not source:
+            raise BadInput(f"{path}: expected a `source:` that says where these values come from")
+        where = str(path)
+    else:
+        values = dict(cls.scaled(n_layers))
+        scaled = f", scaled to {n_layers} layers" if values else ""
+        source = f"no settings file for {Path(model_name).name}: defaults{scaled}"
+        where = cls.__name__
+    given = dict(_parse_override(text) for text in overrides)
+    cls.check(values, where)
+    return Resolved(cls.check({**values, **given}, "--set"), source, given)
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise BadInput(f"--set: expected name=value, got {text!r}")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise BadInput(f"--set: {text!r} is not YAML: {error}") from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path}: not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise BadInput(f"{path}: expected a mapping of settings")
+    return values

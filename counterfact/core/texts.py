@@ -1,0 +1,166 @@
+"""Plain texts from anywhere: what second moments and context sentences are read from."""
+
+import logging
+import random
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from counterfact.core._text_files import Unreadable, is_text_file, read_texts, row_text
+from counterfact.core.errors import BadInput, Failed
+from counterfact.core.files import hash_file
+from counterfact.core.places import data_folder
+
+log = logging.getLogger(__name__)
+
+EXPECTED = "a .txt, .raw, .tokens, .jsonl (or these with .gz) or .parquet file, a folder of them, or a Hub id"
+MOMENTS = {".safetensors", ".npz"}
+BUFFER = 10_000
+"""Rows of a Hub's data set among which the next one is drawn, where its order is random."""
+_HUB = re.compile(r"(?P<id>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?")
+
+
+def _unknown() -> int | None:
+    return None
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """Texts that can be read again and again, in one order."""
+
+    name: str
+    content_hash: str
+    texts: Callable[[], Iterator[str]]
+    size: Callable[[], int | None] = _unknown
+    """How many texts there are, where that can be told; reads a local source once."""
+    unreadable: Unreadable = field(default_factory=Unreadable, compare=False)
+    """What the latest reading could not read."""
+    moments: tuple[Path, ...] = ()
+    """Files of second moments that were given in place of texts; there are no texts then."""
+
+
+def load_texts(source: str | Path) -> TextSource:
+    """Open a source of texts.
+
+    A line, row or file that cannot be read costs itself: it is counted in `unreadable`, and the log says so.
+
+    Args:
+        source: a `.txt`, `.raw` or `.tokens` file (one text a line), a `.jsonl` file (key `text`), either of them with
+            `.gz`, a `.parquet` file (column `text`), a folder of such files (read in the order of their names),
+            `embedded` (the articles in this repository), or a data set on the Hub with a column `text`, as `name`,
+            `name:config` or `name:config@revision`, streamed, its `train` split. `#7` at the end of any of these: in
+            the random order of seed 7; a local source is held in memory for that, of a Hub's data set the order of
+            files is random and that of rows within 10,000 neighbors. A file or folder of second moments
+            (`.safetensors`, `.npz`) is taken where second moments are asked for.
+
+    Raises:
+        BadInput: there are no such texts.
+    """
+    text = str(source)
+    ordered, mark, seed = text.rpartition("#")
+    if mark and seed.isdigit() and not Path(text).exists():
+        return _shuffled(ordered, int(seed))
+    path = data_folder() / "articles" if text == "embedded" else Path(source)
+    inside = sorted(path.iterdir()) if path.is_dir() else [path]
+    if files := [file for file in inside if is_text_file(file)]:
+        return _file_texts(text if text == "embedded" else path.name, files)
+    if given := [file for file in inside if file.is_file() and file.suffix in MOMENTS]:
+        return TextSource(path.name, _hash(given), lambda: _no_texts(path), moments=tuple(given))
+    if path.exists() or text.startswith((".", "/")):
+        raise BadInput(f"no texts at {source}: expected {EXPECTED}")
+    return _hub_texts(text)
+
+
+def _hash(files: list[Path]) -> str:
+    return sha256("".join(map(hash_file, files)).encode()).hexdigest()
+
+
+def _file_texts(name: str, files: list[Path]) -> TextSource:
+    unreadable = Unreadable()
+
+    def read() -> Iterator[str]:
+        unreadable.clear()
+        for file in files:
+            yield from read_texts(file, unreadable)
+        _report(name, unreadable)
+
+    return TextSource(name, _hash(files), read, lambda: sum(1 for _ in read()), unreadable)
+
+
+def _no_texts(path: Path) -> Iterator[str]:
+    raise BadInput(f"{path} holds second moments, and texts are needed here: expected {EXPECTED}")
+
+
+def _report(name: str, unreadable: Unreadable) -> None:
+    if unreadable.count:
+        log.warning("%s: %d texts cannot be read; the first: %s", name, unreadable.count, unreadable.first[0])
+
+
+def _shuffled(name: str, seed: int) -> TextSource:
+    source = load_texts(name)
+    if source.moments:
+        raise BadInput(f"{name} holds second moments, which have no order; leave out #{seed}")
+    digest = sha256(f"{source.content_hash}\x1f{seed}".encode()).hexdigest()
+    if isinstance(source, _HubSource):
+        return source.shuffled(digest, seed)
+
+    def read() -> Iterator[str]:
+        texts = list(source.texts())
+        random.Random(seed).shuffle(texts)
+        yield from texts
+
+    return TextSource(f"{source.name}#{seed}", digest, read, source.size, source.unreadable)
+
+
+@dataclass(frozen=True)
+class _HubSource(TextSource):
+    rows: Any = None
+    """An `IterableDataset`."""
+
+    @classmethod
+    def of(cls, name: str, digest: str, rows: Any, size: int | None) -> "_HubSource":
+        unreadable = Unreadable()
+        return cls(name, digest, lambda: _read_rows(name, rows, unreadable), lambda: size, unreadable, rows=rows)
+
+    def shuffled(self, digest: str, seed: int) -> TextSource:
+        return self.of(f"{self.name}#{seed}", digest, self.rows.shuffle(seed=seed, buffer_size=BUFFER), self.size())
+
+
+def _hub_texts(source: str) -> TextSource:
+    asked = _HUB.fullmatch(source)
+    if asked is None:
+        raise BadInput(f"no texts at {source}: expected {EXPECTED}, as name, name:config or name:config@revision")
+    try:
+        import datasets  # type: ignore[import-untyped,unused-ignore]  # noqa: PLC0415
+        from huggingface_hub import HfApi  # noqa: PLC0415
+    except ImportError as error:
+        raise BadInput(f"no file or folder {source}; reading it from the Hub needs `pip install datasets`") from error
+    try:
+        commit = HfApi().dataset_info(asked["id"], revision=asked["revision"]).sha
+        loaded = datasets.load_dataset(asked["id"], asked["config"], revision=commit, streaming=True)
+    except Exception as error:
+        raise BadInput(f"no file or folder {source}, and the Hub gave no texts of that name: {error}") from error
+    split = "train" if "train" in loaded else next(iter(loaded))
+    rows = loaded[split]
+    if rows.features is not None and "text" not in rows.features:
+        raise BadInput(f"{source}: expected a column `text`, got {', '.join(rows.features)}")
+    told = (rows.info.splits or {}).get(split)
+    config = rows.info.config_name or "default"
+    digest = sha256("\x1f".join((asked["id"], config, split, str(commit))).encode()).hexdigest()
+    name = asked["id"] + (f":{asked['config']}" if asked["config"] else "") + f"@{str(commit)[:8]}"
+    return _HubSource.of(name, digest, rows, told.num_examples if told else None)
+
+
+def _read_rows(name: str, rows: Any, unreadable: Unreadable) -> Iterator[str]:
+    unreadable.clear()
+    number = 0
+    try:
+        for number, row in enumerate(rows, 1):
+            yield from row_text(f"row {number}", partial(row.get, "text"), unreadable)
+    except Exception as error:
+        raise Failed(f"{name}: after row {number} the Hub gave no more: {error}; run it again to go on") from error
+    _report(name, unreadable)

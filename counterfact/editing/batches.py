@@ -1,0 +1,85 @@
+"""Work through many requests in batches that fit the memory; a request that fails costs nobody else anything."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from counterfact.contracts.editors import Failure
+from counterfact.core.records import Request
+from counterfact.editing.rows import Encoded
+from counterfact.lm.edits import Edit
+from counterfact.lm.plan import Plan, in_halves
+
+E = TypeVar("E", bound=Encoded)
+R = TypeVar("R")
+
+
+def edit_each(
+    requests: Sequence[Request],
+    encode: Callable[[Request], E],
+    run: Callable[[list[E]], Sequence[R]],
+    finish: Callable[[Request, R], Edit | Failure],
+    *,
+    size: Callable[[E], int],
+    plan: Plan,
+    most: int | None = None,
+    padded: bool = True,
+) -> list[Edit | Failure]:
+    """Edit requests batch by batch.
+
+    Args:
+        requests: what to edit.
+        encode: request -> rows; a `ValueError` becomes a `Failure`.
+        run: a batch -> one result for each. A batch that is out of memory is halved, which the plan notes; a batch of
+            one becomes a `Failure`.
+        finish: a result -> the edit.
+        size, plan, most, padded: how large a batch may be, as in `cut`.
+
+    Returns:
+        One edit or failure for each request, in order.
+    """
+    results: dict[int, Edit | Failure] = {}
+    encoded: dict[int, E] = {}
+    for i, request in enumerate(requests):
+        try:
+            encoded[i] = encode(request)
+        except ValueError as error:
+            results[i] = Failure(request.id, str(error))
+
+    def run_batch(batch: Sequence[int]) -> None:
+        made = run([encoded[i] for i in batch])
+        results.update((i, finish(requests[i], result)) for i, result in zip(batch, made, strict=True))
+
+    for batch in cut(encoded, size, plan.tokens_per_batch, most, padded):
+        for i in in_halves("edit", batch, run_batch, plan):
+            results[i] = Failure(requests[i].id, "out of memory with one request")
+    return [results[i] for i in range(len(requests))]
+
+
+def cut(
+    items: Mapping[int, E], size: Callable[[E], int], tokens: int, most: int | None = None, padded: bool = True
+) -> list[list[int]]:
+    """Cut requests into batches of like shape, of at most `tokens` tokens and `most` requests.
+
+    The batches depend on the arguments alone.
+
+    Args:
+        items: requests as rows.
+        size: tokens of one request, when it is alone.
+        tokens, most: limits. A request that is too large by itself is a batch of its own.
+        padded: whether every request of a batch takes as many tokens as the largest.
+
+    Returns:
+        The keys of `items`, batch by batch.
+    """
+    order = sorted(items, key=lambda i: (len(items[i].target), size(items[i]), items[i].length, i))
+    batches: list[list[int]] = []
+    sizes: list[int] = []
+    for i in order:
+        sizes.append(size(items[i]))
+        used = max(sizes) * len(sizes) if padded else sum(sizes)
+        if batches and used <= tokens and (most is None or len(sizes) <= most):
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+            sizes = sizes[-1:]
+    return batches

@@ -1,0 +1,239 @@
+"""Evaluate one chunk of records together: edit all, then score all, then generate for all.
+
+Whatever goes wrong with one record costs that record: a stage that raises is tried again record by record.
+"""
+
+import errno
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Literal
+
+from counterfact.contracts.editors import Editor, Failure
+from counterfact.core.datasets import ReferenceTexts
+from counterfact.core.records import BadRecord, CounterFactRecord, Record
+from counterfact.core.seeds import derive_seed
+from counterfact.evaluation.essence import text_perplexities
+from counterfact.evaluation.protocols import Protocol
+from counterfact.evaluation.text_metrics import TextScorer
+from counterfact.lm.deltas import Edit
+from counterfact.lm.generation import Generation, generate
+from counterfact.lm.loading import LM
+from counterfact.lm.plan import Plan, Split, is_out_of_memory
+from counterfact.lm.precision import float32_products
+from counterfact.lm.products import packed_products
+from counterfact.lm.scoring import Unscored, score
+from counterfact.metrics.perplexity import essence_text
+
+Stage = Literal["edit", "score", "generate", "text"]
+STAGES: tuple[Stage, ...] = ("edit", "score", "generate", "text")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same for all chunks of a pass over a data set."""
+
+    lm: LM
+    protocol: Protocol
+    plan: Plan
+    seed: int
+    side: Literal["post", "pre"]
+    editor: Editor | None
+    """`None`: the unedited model."""
+    length: int | None
+    """Tokens of a generated text, its prompt included; `None`: nothing is generated."""
+    top_k: int
+    references: ReferenceTexts | None
+    texts: TextScorer | None
+    """`None`: metrics of texts are deferred."""
+
+
+@dataclass
+class State:
+    """One record on its way through the stages."""
+
+    record: Record
+    error: dict[str, str] | None = None
+    edit: Edit | None = None
+    block: dict[str, Any] = field(default_factory=dict)
+    target_tokens: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def fail(self, stage: str, reason: str) -> None:
+        """Record what went wrong; the record is passed over from here on."""
+        self.error = {"stage": stage, "reason": reason}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is written down about one record: its line of results, and its line of times."""
+
+    line: dict[str, Any]
+    times: dict[str, Any]
+
+
+def run_chunk(job: Job, records: Sequence[Record | BadRecord]) -> list[Outcome]:
+    """Return one outcome for each record, in order."""
+    states = {record.case_id: State(record) for record in records if not isinstance(record, BadRecord)}
+    alive = list(states.values())
+    with float32_products(job.lm.precision):
+        if (editor := job.editor) is not None:
+            _stage("edit", job.plan, alive, lambda some: _edit(job.lm, editor, job.seed, some))
+        _stage("score", job.plan, alive, lambda some: _score(job, some))
+        _stage("generate", job.plan, alive, lambda some: _generate(job, some))
+        _stage("text", job.plan, alive, lambda some: _measure_texts(job, some))
+    return [
+        _unread(record) if isinstance(record, BadRecord) else _outcome(job, states[record.case_id])
+        for record in records
+    ]
+
+
+def _stage(stage: Stage, plan: Plan, states: Sequence[State], work: Callable[[list[State]], None]) -> None:
+    some = [state for state in states if state.error is None]
+    if not some:
+        return
+    start = perf_counter()
+    try:
+        work(some)
+    except Exception as error:
+        _raise_if_disk_full(error)
+        logger.warning("%s: a chunk of %d failed (%s); trying one at a time", stage, len(some), _reason(error))
+        if is_out_of_memory(error):
+            plan.splits.append(Split(stage, len(some)))
+        for state in some:
+            _alone(stage, state, work)
+    for state in some:
+        state.seconds[stage] = (perf_counter() - start) / len(some)
+
+
+def _alone(stage: Stage, state: State, work: Callable[[list[State]], None]) -> None:
+    try:
+        work([state])
+    except Exception as error:
+        _raise_if_disk_full(error)
+        state.fail(stage, _reason(error))
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _raise_if_disk_full(error: Exception) -> None:
+    """A full disk is no fault of a record: it stops the run."""
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        raise error
+
+
+def _edit(lm: LM, editor: Editor, seed: int, states: list[State]) -> None:
+    requests = [state.record.request for state in states]
+    with packed_products(lm):
+        edits = editor(requests, seed)
+    if len(edits) != len(requests):
+        raise ValueError(f"expected one edit or failure for each of {len(requests)} requests, got {len(edits)}")
+    for state, edit in zip(states, edits, strict=True):
+        if isinstance(edit, Failure):
+            state.fail("edit", edit.reason)
+        else:
+            state.edit = edit
+
+
+def _edits_of(states: Sequence[State]) -> tuple[list[int], list[Edit]]:
+    """Return the index of each state's edit (-1: unedited), and the edits."""
+    edits = [state.edit for state in states if state.edit is not None]
+    index = iter(range(len(edits)))
+    return [-1 if state.edit is None else next(index) for state in states], edits
+
+
+def _score(job: Job, states: list[State]) -> None:
+    queries = [job.protocol.queries(state.record) for state in states]
+    of_state, edits = _edits_of(states)
+    owners = [owner for owner, asked in zip(of_state, queries, strict=True) for _ in asked]
+    scores = iter(score(job.lm, [query for asked in queries for query in asked], owners, edits, plan=job.plan))
+    for state, asked in zip(states, queries, strict=True):
+        mine: list[Any] = [next(scores) for _ in asked]
+        failed = [result for result in mine if isinstance(result, Unscored)]
+        if failed:
+            state.fail("score", failed[0].reason)
+        else:
+            state.block = job.protocol.block(state.record, mine)
+            state.target_tokens = job.protocol.target_tokens(state.record, mine)
+
+
+def _generate(job: Job, states: list[State]) -> None:
+    if job.length is None:
+        return
+    prompts = [job.protocol.generation_prompts(state.record) for state in states]
+    of_state, edits = _edits_of(states)
+    seeds = [
+        derive_seed(job.seed, "generate", state.record.case_id, index)
+        for state, mine in zip(states, prompts, strict=True)
+        for index in range(len(mine))
+    ]
+    owners = [owner for owner, mine in zip(of_state, prompts, strict=True) for _ in mine]
+    flat = [prompt for mine in prompts for prompt in mine]
+    if not flat:
+        return
+    generated = iter(generate(job.lm, flat, seeds, owners, edits, length=job.length, top_k=job.top_k, plan=job.plan))
+    for state, mine in zip(states, prompts, strict=True):
+        results = [next(generated) for _ in mine]
+        state.block["text"] = [result.text if isinstance(result, Generation) else None for result in results]
+        missing = {str(i): result.reason for i, result in enumerate(results) if isinstance(result, Unscored)}
+        if missing:
+            state.block["text_missing"] = missing
+
+
+def _measure_texts(job: Job, states: list[State]) -> None:
+    """Fill in fluency, consistency and essence, where the record is of the kind that has them."""
+    about = [(state, state.record) for state in states if isinstance(state.record, CounterFactRecord)]
+    essences = _essences(job, [state for state, _ in about])
+    for (state, record), essence in zip(about, essences, strict=True):
+        texts = state.block.pop("text", [])
+        missing = state.block.pop("text_missing", None)
+        state.block |= {"ngram_entropy": None, "reference_score": None, "essence_score": essence, "text": texts}
+        if missing:
+            state.block["text_missing"] = missing
+        if job.texts is not None and texts:
+            job.texts.fill(state.block, job.protocol.requested_rewrite(record))
+
+
+def _essences(job: Job, states: list[State]) -> list[float | None]:
+    of_state, edits = _edits_of(states)
+    found: list[tuple[int, str]] = []
+    for index, state in enumerate(states):
+        if job.length is not None and isinstance(state.record, CounterFactRecord):
+            rewrite = state.record.requested_rewrite
+            text = essence_text(job.references, rewrite.relation_id, rewrite.target_new.id, rewrite.subject)
+            found += [(index, text)] if text is not None else []
+    values: list[float | None] = [None] * len(states)
+    owners = [of_state[index] for index, _ in found]
+    measured = text_perplexities(job.lm, [text for _, text in found], owners, edits)
+    for (index, _), value in zip(found, measured, strict=True):
+        values[index] = value
+    return values
+
+
+def _unread(record: BadRecord) -> Outcome:
+    line = {"case_id": record.case_id, "error": {"stage": "read", "reason": record.reason}}
+    return Outcome(line, {"case_id": record.case_id})
+
+
+def _outcome(job: Job, state: State) -> Outcome:
+    case_id = state.record.case_id
+    times = {"case_id": case_id} | {stage: round(seconds, 6) for stage, seconds in state.seconds.items()}
+    if state.error is not None:
+        return Outcome({"case_id": case_id, "error": state.error}, times)
+    line: dict[str, Any] = {
+        "case_id": case_id,
+        "requested_rewrite": job.protocol.requested_rewrite(state.record),
+        "target_tokens": state.target_tokens,
+        job.side: state.block,
+    }
+    if state.edit is not None:
+        notes = dict(state.edit.diagnostics)
+        if "update_frobenius" not in notes:
+            notes["update_frobenius"] = state.edit.frobenius()
+        line["edit"] = {name: value if math.isfinite(value) else None for name, value in notes.items()}
+    return Outcome(line, times)

@@ -1,0 +1,199 @@
+"""What a run is: everything that its numbers depend on, the folder it lives in, and the code that made it."""
+
+import logging
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from counterfact.contracts.editors import EditorSpec, Resources
+from counterfact.core.datasets import Dataset
+from counterfact.core.errors import BadInput
+from counterfact.core.files import differences, hash_json
+from counterfact.core.records import BadRecord
+from counterfact.editing.networks import read_info
+from counterfact.evaluation.protocols import PROTOCOLS
+from counterfact.evaluation.text_metrics import DEFINITIONS
+from counterfact.lm.loading import LM
+
+DISTRIBUTION = "counterfact-toolkit"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated on what, and how: all but the editor."""
+
+    dataset: dict[str, Any]
+    model: dict[str, Any]
+    protocol: dict[str, Any]
+    seeds: dict[str, int]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """As a run file holds it."""
+        return {"dataset": self.dataset, "model": self.model, "protocol": self.protocol, "seeds": self.seeds}
+
+    @property
+    def folder(self) -> Path:
+        """`<dataset>@<version>/<model>@<revision>`, what all editors share."""
+        dataset = f"{self.dataset['name']}@{self.dataset['version']}"
+        return Path(_folder_name(dataset)) / _folder_name(f"{self.model['name']}@{self.model['revision'][:8]}")
+
+    @property
+    def unedited_folder(self) -> Path:
+        """Where the unedited model's values lie."""
+        return self.folder / f"pre-{hash_json(self.identity)[:8]}"
+
+    def edited_folder(self, editor: Mapping[str, Any]) -> Path:
+        """Where an editor's values lie; `editor` is of `editor_identity`."""
+        return self.folder / f"{editor['name']}-{hash_json({**self.identity, 'editor': editor})[:8]}"
+
+
+def subject_of(lm: LM, dataset: Dataset, *, seed: int, generation: Mapping[str, int] | None) -> Subject:
+    """Return what is evaluated on what.
+
+    Args:
+        lm: the model.
+        dataset: the records; its reference texts count too.
+        seed: of editing and of generation.
+        generation: length and top_k, or `None` where nothing is generated.
+    """
+    return Subject(
+        dataset={
+            "name": dataset.name,
+            "version": dataset.version,
+            "kind": dataset.kind,
+            "content_hash": dataset.content_hash,
+            "reference_texts_hash": hash_references(dataset),
+            "record_ids": compress_ids([record.case_id for record in dataset.records]),
+        },
+        model=dict(lm.identity),
+        protocol={
+            "name": dataset.kind,
+            "version": PROTOCOLS[dataset.kind].version,
+            "edits_at_once": 1,
+            "generation": None if generation is None or dataset.kind == "zsre" else dict(generation),
+            "texts": None if generation is None or dataset.kind == "zsre" else dict(DEFINITIONS),
+        },
+        seeds={"run": seed},
+    )
+
+
+def editor_identity(lm: LM, spec: EditorSpec, settings: Mapping[str, Any], resources: Resources) -> dict[str, Any]:
+    """Return what an edit depends on: the method, its settings in force, and the resources it may draw on.
+
+    Raises:
+        BadInput: the method needs a trained network, and there is none.
+    """
+    texts = resources.second_moment_texts
+    network = {}
+    if spec.trained_for is not None:
+        network = {"network": read_info(resources.network_folder(lm, spec.name))["weights_sha256"]}
+    return {
+        "name": spec.name,
+        "settings": dict(settings),
+        "resources": {
+            "second_moment_texts": None if texts is None else {"name": texts.name, "hash": texts.content_hash},
+            "second_moment_max_texts": resources.second_moment_max_texts,
+            "second_moments": {str(layer): moment.hash for layer, moment in resources.second_moments.items()},
+            "context_templates": None
+            if resources.context_templates is None
+            else hash_json(list(resources.context_templates)),
+            "seed": resources.seed,
+            **network,
+        },
+    }
+
+
+def hash_references(dataset: Dataset) -> str | None:
+    """Return a hash of the reference texts of all records, in order; `None` where the data set has none."""
+    references = dataset.reference_texts
+    if references is None:
+        return None
+    keys = []
+    for record in dataset.records:
+        if not isinstance(record, BadRecord) and dataset.kind == "counterfact":
+            keys.append((record.request.relation_id, record.requested_rewrite.target_new.id))  # type: ignore[union-attr]
+    mine = [[key, [[s.name, s.text] for s in references.get(*key)]] for key in dict.fromkeys(keys)]
+    return hash_json([mine, hash_json(list(references.documents()))])
+
+
+def code_identity() -> dict[str, Any]:
+    """Return version, commit and dirty flag of this code; `None` where they cannot be known."""
+    try:
+        version: str | None = metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        version = None
+    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    return {"version": version, "commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def check_unmoved(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], *, code: bool) -> None:
+    """Raise unless what a folder was begun with is what it would be gone on with.
+
+    Args:
+        folder: named in messages.
+        before: sections that its file holds.
+        now: the same sections, of this call.
+        code: whether a change of the code counts; for a finished run it is only said.
+
+    Raises:
+        BadInput: something moved; the message names it.
+    """
+    for section, value in now.items():
+        moved = differences(section, before.get(section), value)
+        if section == "code":
+            moved = [name for name in moved if name != "code.dirty"]
+            if moved and not code:
+                logger.info("%s was finished by other code (%s); its results are taken as they are", folder, moved[0])
+                continue
+        if moved:
+            raise BadInput(
+                f"{folder} was begun with another {moved[0]}; to begin it again with what is given now, remove that "
+                "folder or ask for a restart"
+            )
+
+
+def compress_ids(ids: list[int]) -> str:
+    """Write case ids in their order as ranges.
+
+    >>> compress_ids([0, 1, 2, 7, 5, 6])
+    '0-2,7,5-6'
+    """
+    ranges: list[list[int]] = []
+    for case_id in ids:
+        if ranges and case_id == ranges[-1][1] + 1:
+            ranges[-1][1] = case_id
+        else:
+            ranges.append([case_id, case_id])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
+
+
+def expand_ids(text: str) -> list[int]:
+    """Return the case ids that `compress_ids` wrote.
+
+    >>> expand_ids("0-2,7,5-6")
+    [0, 1, 2, 7, 5, 6]
+    """
+    ids: list[int] = []
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        ids += range(int(first), int(last or first) + 1)
+    return ids
+
+
+def _folder_name(name: str) -> str:
+    return re.sub(r"[^\w.@+-]+", "__", name)
+
+
+def _git(*arguments: str) -> str | None:
+    root = Path(__file__).resolve().parent.parent
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,53 @@
+"""Fill in the metrics of texts that a run deferred, where nltk is at hand."""
+
+from pathlib import Path
+from typing import Any
+
+from counterfact.core.datasets import Dataset, load_dataset
+from counterfact.core.errors import BadInput
+from counterfact.core.files import one_writer, read_jsonl, write_jsonl
+from counterfact.evaluation.store import CASES, PRE, Run, load_run, write_run
+from counterfact.evaluation.text_metrics import TextScorer, is_unscored
+
+
+def score_texts(folder: Path, dataset: Dataset | None = None) -> Run:
+    """Fill in the text metrics that a run deferred, of the edited and of the unedited model; return the run.
+
+    What comes out is what a run without deferring writes, byte for byte (but for `environment`).
+
+    Args:
+        folder: of the finished run.
+        dataset: what it was run on, with its reference texts; `None`: read it where the run read it.
+
+    Raises:
+        BadInput: the run is not finished, or was run on another data set.
+    """
+    run = load_run(folder)
+    if dataset is None:
+        dataset = load_dataset(run.data["environment"]["dataset_path"], run.data["n"]["asked"])
+    found = run.data["dataset"]["content_hash"]
+    if dataset.content_hash != found:
+        raise BadInput(f"{folder} was run on records with hash {found[:8]}, these have {dataset.content_hash[:8]}")
+    with one_writer(run.folder, wait=False):
+        return rescore(run, TextScorer(dataset.reference_texts))
+
+
+def rescore(run: Run, texts: TextScorer) -> Run:
+    """Do the work of `score_texts` in a folder that this process holds."""
+    with one_writer(run.unedited_folder, wait=True):
+        fill_texts(run.unedited_folder / PRE, "pre", texts)
+    fill_texts(run.folder / CASES, "post", texts)
+    data = {name: value for name, value in run.data.items() if name != "environment"}
+    return write_run(run.folder, data, run.data["environment"])
+
+
+def fill_texts(path: Path, side: str, texts: TextScorer | None) -> None:
+    """Fill in what was deferred in a file of lines; the file is replaced as a whole."""
+    if texts is None:
+        return
+    lines: list[dict[str, Any]] = list(read_jsonl(path))
+    deferred = [line for line in lines if side in line and is_unscored(line[side])]
+    for line in deferred:
+        texts.fill(line[side], line["requested_rewrite"])
+    if deferred:
+        write_jsonl(path, lines)

@@ -1,0 +1,63 @@
+"""One worker, in this process."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from counterfact.contracts.editors import EditorSpec
+from counterfact.evaluation.task import Prepared, Task
+from counterfact.evaluation.units import Attempts, Computed, Unit, disk_full, summary_of_faults
+from counterfact.evaluation.worker import Worker
+from counterfact.lm.loading import LM
+
+logger = logging.getLogger(__name__)
+
+
+class LocalRunner:
+    """Computes units one after the other.
+
+    Args:
+        threads: of every product; `None`: as many as torch has.
+    """
+
+    name = "local"
+    text_processes = 1
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._threads = threads
+        self._worker: Worker | None = None
+        self._faults: list[dict[str, str]] = []
+
+    def prepare(self, lm: LM, task: Task, spec: EditorSpec | None, /) -> Prepared:
+        """See `Runner`."""
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        if self._worker is None or self._worker.lm is not lm:
+            self._worker = Worker(lm)
+        return self._worker.take(task, spec)
+
+    def run(self, task: Task, units: Sequence[Unit]) -> Iterator[Computed]:
+        """See `Runner`."""
+        if self._worker is None:
+            raise RuntimeError("expected `prepare` before `run`")
+        self._worker.take(task)
+        attempts = Attempts(task.dataset.records, self._faults)
+        for unit in units:
+            computed = None
+            while computed is None:
+                try:
+                    computed = self._worker.run(task.key, unit)
+                except Exception as error:
+                    if disk_full(error):
+                        raise
+                    reason = f"{type(error).__name__}: {error}"
+                    logger.warning("records %d to %d failed (%s)", unit.start, unit.stop - 1, reason)
+                    computed = attempts.charge(unit, reason)
+            yield computed
+
+    def report(self) -> Mapping[str, Any]:
+        """See `Runner`."""
+        faults, self._faults = self._faults, []
+        return {"name": self.name, "workers": 1, "faults": summary_of_faults(faults)}

@@ -1,0 +1,179 @@
+"""Workers as the jobs of a Slurm array, submitted by submitit (https://github.com/facebookincubator/submitit)."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+from counterfact.contracts.editors import EditorSpec
+from counterfact.core.errors import Failed
+from counterfact.evaluation.runners import slurm_worker
+from counterfact.evaluation.runners._slurm_cluster import SlurmCluster
+from counterfact.evaluation.runners.exchange import PREFIX, Exchange, Order
+from counterfact.evaluation.task import ModelSource, Prepared, Task
+from counterfact.evaluation.units import ATTEMPTS, Attempts, Computed, Unit, summary_of_faults
+from counterfact.lm.loading import LM
+
+
+class SlurmRunner:
+    """Submits one job that prepares, then an array of workers that claim units; a job that dies is replaced.
+
+    Args:
+        source: of model and editors, as every node finds them.
+        workers: jobs in the array.
+        threads: of each, and so the cores that it asks for.
+        parameters: of the jobs; see `SlurmCluster`.
+    """
+
+    name = "slurm"
+    text_processes = 0
+
+    def __init__(self, source: ModelSource, workers: int, threads: int, parameters: Mapping[str, Any]) -> None:
+        gpus = int(source.device != "cpu")
+        self.cluster = SlurmCluster({"cpus_per_task": threads, "gpus_per_node": gpus}, parameters)
+        self.workers = workers
+        self.faults: list[dict[str, str]] = []
+        self._source = source
+        self._threads = threads
+        self._prepared: Prepared | None = None
+
+    def prepare(self, _lm: LM, task: Task, _spec: EditorSpec | None, /) -> Prepared:
+        """See `Runner`; a job of its own prepares, so that the others find it done."""
+        exchange, reason = self._open(task), ""
+        try:
+            for _ in range(ATTEMPTS):
+                [job] = self.cluster.submit(exchange.folder, exchange.jobs, slurm_worker.prepare, 1)
+                try:
+                    self._await(job)
+                finally:
+                    cancel([job])
+                if (problem := self.cluster.fate(job)) is None:
+                    self._prepared = result(job)
+                    return self._prepared
+                reason = problem
+        finally:
+            exchange.close()
+        raise Failed(f"no Slurm job could prepare {task.editor or 'the unedited model'}: {reason}")
+
+    def run(self, task: Task, units: Sequence[Unit]) -> Iterator[Computed]:
+        """See `Runner`."""
+        left = set(units)
+        for old in [Exchange(path) for path in task.folder.glob(f"{PREFIX}*")]:
+            # Of a coordinator that was killed; its workers leave when it is gone.
+            for computed in old.files(task).present(sorted(left)):
+                left.discard(computed.unit)
+                yield computed
+            old.close()
+        if not left:
+            return
+        exchange = self._open(task, sorted(left))
+        crew = Crew(self, exchange, task, left)
+        try:
+            yield from crew.run()
+        finally:
+            cancel(crew.jobs)
+            exchange.close()
+
+    def report(self) -> Mapping[str, Any]:
+        """See `Runner`."""
+        faults, self.faults = self.faults, []
+        return {"name": self.name, "workers": self.workers, "faults": summary_of_faults(faults)}
+
+    def _open(self, task: Task, units: Sequence[Unit] = ()) -> Exchange:
+        exchange = Exchange(task.folder / f"{PREFIX}{uuid4().hex[:12]}")
+        # Who shows progress cannot be sent.
+        bare = replace(task, resources=replace(task.resources, progress=None))
+        exchange.offer(Order(self._source, self._threads, bare, units, self._prepared if units else None))
+        return exchange
+
+    def _await(self, job: Any) -> None:
+        while not job.done():
+            time.sleep(self.cluster.poll)
+
+
+class Crew:
+    """The jobs of one pass, as the coordinator sees them.
+
+    Args:
+        runner: whose jobs they are.
+        exchange: through which they work.
+        task: the pass.
+        left: its units that are not there yet.
+    """
+
+    def __init__(self, runner: SlurmRunner, exchange: Exchange, task: Task, left: set[Unit]) -> None:
+        self.jobs: list[Any] = []
+        self._runner = runner
+        self._exchange = exchange
+        self._files = exchange.files(task)
+        self._left = left
+        self._attempts = Attempts(task.dataset.records, runner.faults)
+        self._absent = 0
+        """Jobs in a row that died before they claimed a unit."""
+
+    def run(self) -> Iterator[Computed]:
+        """Yield units as they come in, those that are given up included."""
+        while self._left:
+            over = [job for job in self.jobs if job.done()]
+            for computed in self._files.present(sorted(self._left)):
+                self._absent = 0
+                self._left.discard(computed.unit)
+                yield computed
+                self._files.remove(computed.unit)
+            for unit, reason in self._exchange.faults(sorted(self._left)).items():
+                yield from self._charge(unit, reason)
+            for job in over:
+                yield from self._bury(job)
+            self._top_up()
+            if self._left:
+                time.sleep(self._runner.cluster.poll)
+
+    def _bury(self, job: Any) -> Iterator[Computed]:
+        """Let go of a job that is over, and of what it had claimed."""
+        self.jobs.remove(job)
+        reason = self._runner.cluster.fate(job)
+        if reason is None:
+            result(job)
+            return
+        claimed = self._exchange.claimed(sorted(self._left))
+        mine = [unit for unit, owner in claimed.items() if owner in {str(job.job_id), ""}]
+        for unit in mine:
+            yield from self._charge(unit, reason)
+        if not mine:
+            self._absent += 1
+            self._runner.faults.append({"records": "none", "reason": reason})
+            if self._absent >= ATTEMPTS:
+                raise Failed(f"no Slurm job comes to work: {reason}")
+
+    def _charge(self, unit: Unit, reason: str) -> Iterator[Computed]:
+        given_up = self._attempts.charge(unit, reason)
+        if given_up is None:
+            self._exchange.release(unit)
+        else:
+            self._left.discard(unit)
+            yield given_up
+
+    def _top_up(self) -> None:
+        unclaimed = len(self._left) - len(self._exchange.claimed(sorted(self._left)))
+        more = min(self._runner.workers, len(self._left)) - len(self.jobs)
+        if unclaimed and more > 0:
+            folder, logs = self._exchange.folder, self._exchange.jobs
+            self.jobs += self._runner.cluster.submit(folder, logs, slurm_worker.work, more)
+
+
+def result(job: Any) -> Any:
+    """Return what a job returned; raise what it stopped with."""
+    found = job.result()
+    if isinstance(found, slurm_worker.Stop):
+        raise found.error
+    return found
+
+
+def cancel(jobs: Sequence[Any]) -> None:
+    """Cancel jobs that are not over."""
+    for job in jobs:
+        with suppress(Exception):
+            if not job.done():
+                job.cancel(check=False)

@@ -1,0 +1,47 @@
+"""What a model says at one prompt, with and without an edit: the next-token probabilities and a text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from counterfact.core.seeds import derive_seed
+from counterfact.lm.deltas import Edit, per_row
+from counterfact.lm.generation import Generation, generate
+from counterfact.lm.loading import LM
+
+
+@dataclass(frozen=True)
+class Saying:
+    """What a model says after a prompt."""
+
+    next_tokens: tuple[tuple[str, float], ...]
+    """The likeliest next tokens and their probabilities, best first."""
+    text: str
+    """A text sampled from the prompt, prompt included."""
+
+
+def say(lm: LM, prompt: str, edits: Sequence[Edit] = (), *, seed: int = 0, length: int = 60, top: int = 5) -> Saying:
+    """Return the next-token probabilities at `prompt` and a sampled text, under `edits[0]` if there is one.
+
+    Args:
+        lm: the model.
+        prompt: text, subject filled in.
+        edits: none, or one.
+        seed: seed of the sample; the same for both models, so that the texts can be compared.
+        length: tokens of the text, prompt included.
+        top: how many next tokens to return.
+
+    Raises:
+        ValueError: the text could not be generated; the message says why.
+    """
+    owners = [0 if edits else -1]
+    ids = torch.tensor([lm.prompt_tokens(prompt)], device=lm.device)
+    with torch.inference_mode(), per_row(lm, edits, owners):
+        logits = lm.model(input_ids=ids).logits[0, -1].float()
+    probabilities, tokens = logits.softmax(-1).topk(top)
+    pairs = zip(tokens.tolist(), probabilities.tolist(), strict=True)
+    [generated] = generate(lm, [prompt], [derive_seed(seed, "say", prompt)], owners, edits, length=length)
+    if not isinstance(generated, Generation):
+        raise ValueError(f"no text could be generated: {generated.reason}")
+    return Saying(tuple((lm.decode([token]), probability) for token, probability in pairs), generated.text)

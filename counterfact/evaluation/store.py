@@ -1,0 +1,188 @@
+"""Results on disk: `run.json` with a schema number of its own, and the lines beside it.
+
+A file of a newer schema is refused; one of an older schema is brought up to date by a chain of pure functions.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from counterfact.core.errors import BadInput
+from counterfact.core.files import read_json, read_jsonl, write_json
+from counterfact.core.records import Kind
+from counterfact.statistics.summary import blocks_of, summarise
+
+SCHEMA = 1
+RUN, CASES, PRE = "run.json", "cases.jsonl", "pre.jsonl"
+MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""From schema n to n + 1, for every n that was ever released but the last."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, and what its `run.json` holds."""
+
+    folder: Path
+    data: dict[str, Any]
+
+    @property
+    def kind(self) -> Kind:
+        """Which metrics apply."""
+        kind: Kind = self.data["dataset"]["kind"]
+        return kind
+
+    @property
+    def dataset(self) -> str:
+        """`name@version`."""
+        return f"{self.data['dataset']['name']}@{self.data['dataset']['version']}"
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return str(self.data["model"]["name"])
+
+    @property
+    def editor(self) -> str:
+        """The editor's name."""
+        return str(self.data["editor"]["name"])
+
+    @property
+    def label(self) -> str:
+        """The editor's name and what the run chose itself, for tables."""
+        notes = [f"{name}={value}" for name, value in self.data["editor"]["given"].items()]
+        if seen := self.data["editor"].get("seen_in_training"):
+            notes.append(f"trained on {seen} of these records")
+        return f"{self.editor} ({', '.join(notes)})" if notes else self.editor
+
+    @property
+    def unedited_folder(self) -> Path:
+        """Where the unedited model's values are."""
+        return self.folder.parent / str(self.data["unedited"])
+
+    @cached_property
+    def cases(self) -> list[dict[str, Any]]:
+        """The lines of `cases.jsonl`."""
+        return list(read_jsonl(self.folder / CASES))
+
+    @cached_property
+    def unedited(self) -> list[dict[str, Any]]:
+        """The lines of `pre.jsonl`."""
+        return list(read_jsonl(self.unedited_folder / PRE))
+
+
+def load_run(folder: Path) -> Run:
+    """Read a finished run.
+
+    Raises:
+        BadInput: there is none, or it is of a newer schema than this code knows.
+    """
+    folder = folder.parent if folder.name == RUN else folder
+    if not (folder / RUN).exists():
+        hint = "it is not finished: run the same evaluation again" if (folder / CASES).exists() else "no run is there"
+        raise BadInput(f"no {RUN} in {folder}; {hint}")
+    return Run(folder, migrated(read_json(folder / RUN), folder / RUN))
+
+
+def find_runs(root: Path) -> list[Run]:
+    """Read all finished runs below a folder, in the order of their paths.
+
+    Raises:
+        BadInput: there are none.
+    """
+    runs = [load_run(path.parent) for path in sorted(root.rglob(RUN))]
+    if not runs:
+        raise BadInput(f"no finished run in {root}: expected a folder that `counterfact evaluate` wrote")
+    return runs
+
+
+def migrated(data: Any, path: Path) -> dict[str, Any]:
+    """Bring what a file holds up to the present schema.
+
+    Raises:
+        BadInput: it has no schema, a newer one, or one that was never released.
+    """
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if not isinstance(schema, int):
+        raise BadInput(f"{path}: expected a run file with an integer `schema`, got {schema!r}")
+    if schema > SCHEMA:
+        raise BadInput(f"{path} is of schema {schema}, and this code knows up to {SCHEMA}: update the code to read it")
+    while schema < SCHEMA:
+        if schema not in MIGRATIONS:
+            raise BadInput(f"{path} is of schema {schema}, which was never released; known are 1 to {SCHEMA}")
+        data = MIGRATIONS[schema](data)
+        schema += 1
+    return {**data, "schema": schema}
+
+
+def results(
+    kind: Kind, cases: Sequence[Mapping[str, Any]], unedited: Sequence[Mapping[str, Any]], seed: int
+) -> dict[str, Any]:
+    """Return the sections of a run file that are computed from its lines: how many records, and metrics.
+
+    Args:
+        kind: which metrics apply.
+        cases: lines of `cases.jsonl`.
+        unedited: lines of `pre.jsonl`, all of them.
+        seed: of the run.
+    """
+    post = summarise(blocks_of(cases, "post"), kind, seed)
+    pre = summarise(blocks_of(unedited, "pre"), kind, seed)
+    return {
+        "n": {**_counts(cases, "post"), "unedited": _counts(unedited, "pre")},
+        "metrics": {name: summary.as_json() for name, summary in post.items()},
+        "pre": {name: summary.as_json() for name, summary in pre.items()},
+    }
+
+
+def write_run(folder: Path, data: Mapping[str, Any], environment: Mapping[str, Any]) -> Run:
+    """Compute counts and metrics from the lines in a folder, and write `run.json`.
+
+    Args:
+        folder: of the run; its unedited values lie beside it.
+        data: everything but what is computed from lines.
+        environment: what may differ between equal runs.
+    """
+    cases = list(read_jsonl(folder / CASES))
+    unedited = list(read_jsonl(folder.parent / data["unedited"] / PRE))
+    computed = results(data["dataset"]["kind"], cases, unedited, data["seeds"]["run"])
+    write_json(folder / RUN, {**data, **computed, "environment": dict(environment)})
+    return load_run(folder)
+
+
+def _counts(lines: Sequence[Mapping[str, Any]], side: str) -> dict[str, Any]:
+    errors = [(line["error"]["stage"], line["error"]["reason"]) for line in lines if "error" in line]
+    blocks = [line[side] for line in lines if side in line]
+    return {
+        "asked": len(lines),
+        "scored": len(blocks),
+        "failed": len(errors),
+        "reasons": [{"stage": stage, "reason": why, "n": n} for (stage, why), n in _ordered(errors)],
+        "values_not_a_number": sum(
+            value is None
+            for block in blocks
+            for name, probabilities in block.items()
+            if name.endswith("_probs")
+            for pair in probabilities
+            for value in pair.values()
+        ),
+        "texts_missing": [{"reason": why, "n": n} for why, n in _ordered(_missing_texts(blocks))],
+    }
+
+
+def _missing_texts(blocks: Iterable[Mapping[str, Any]]) -> list[str]:
+    reasons = []
+    for block in blocks:
+        reasons += [f"text: {why}" for why in block.get("text_missing", {}).values()]
+        if any(text is not None for text in block.get("text") or []):
+            if block["ngram_entropy"] is None:
+                reasons.append("fluency and consistency: deferred")
+            elif block["reference_score"] is None:
+                reasons.append("consistency: no reference text for the relation and the new object")
+    return reasons
+
+
+def _ordered(things: Iterable[Any]) -> list[tuple[Any, int]]:
+    return sorted(Counter(things).items(), key=lambda item: (-item[1], item[0]))

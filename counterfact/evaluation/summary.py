@@ -1,0 +1,159 @@
+"""Finished runs as the paper's tables: Table 4 for CounterFact, Table 1 for zsRE, and differences between editors.
+
+Meng, Bau, Andonian, Belinkov. Locating and Editing Factual Associations in GPT. NeurIPS 2022.
+https://arxiv.org/abs/2202.05262
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from counterfact.core.errors import BadInput
+from counterfact.core.files import canonical_json
+from counterfact.core.records import Kind
+from counterfact.evaluation.paper import PaperRow, Published, paper_rows
+from counterfact.evaluation.store import Run
+from counterfact.evaluation.tables import Cell, Notation, Row, Table, to_json, to_latex, to_markdown, to_rich
+from counterfact.statistics.summary import Summary, blocks_of, paired_differences
+
+GROUPS: Mapping[Kind, tuple[tuple[str, tuple[str, ...]], ...]] = {
+    "counterfact": (
+        ("Score", ("S",)),
+        ("Efficacy", ("ES", "EM")),
+        ("Generalization", ("PS", "PM")),
+        ("Specificity", ("NS", "NM")),
+        ("Fluency", ("GE",)),
+        ("Consistency", ("RS",)),
+    ),
+    "zsre": (("", ("efficacy", "paraphrase", "specificity")),),
+}
+NOTATION: Mapping[Kind, Notation] = {"counterfact": "parentheses", "zsre": "plus-minus"}
+ORDER = (
+    *("identity", "ft", "ft_l", "kn", "ke", "ke_cf", "ke_zsre", "ke_cf_neighbors"),
+    *("mend", "mend_cf", "mend_zsre", "mend_cf_neighbors", "rome", "r_rome"),
+)
+"""Editors as the paper orders them; others follow by name."""
+
+
+def summary_tables(runs: Sequence[Run], paper: str | None = None) -> list[Table]:
+    """Return one table for each data set and model, the unedited model in its first row.
+
+    Args:
+        runs: finished runs.
+        paper: a model of the paper ("gpt2-xl") whose printed rows follow ours.
+
+    Raises:
+        BadInput: the paper has no rows for that model.
+    """
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        model, dataset = run.data["model"], run.data["dataset"]
+        key = (run.dataset, dataset["content_hash"], model["name"], model["weights_hash"], model["dtype"])
+        groups.setdefault((*key, str(run.data["protocol"]), str(run.data["seeds"])), []).append(run)
+    return [_table(sorted(group, key=_place), paper) for group in groups.values()]
+
+
+def compare(runs: Sequence[Run], baseline: Run) -> Table:
+    """Return the mean differences of runs to a baseline, over the records that both scored.
+
+    A star marks a difference whose 95 % interval excludes zero. That of S comes from a paired bootstrap.
+
+    Raises:
+        BadInput: a run is of another data set than the baseline.
+    """
+    rows = []
+    for run in runs:
+        differences, n = paired(run, baseline)
+        cells = {}
+        for name, summary in differences.items():
+            e = summary.estimate
+            clear = e.low is not None and e.high is not None and (e.low > 0 or e.high < 0)
+            cells[name] = Cell(e.value, e.low, e.high, "*" if clear else "")
+        rows.append(Row(run.label, cells, str(n)))
+    title = f"Paired differences to {baseline.label} on {baseline.dataset}, {baseline.model}"
+    note = "x100; * the 95 % interval excludes zero"
+    return Table(title, GROUPS[baseline.kind], tuple(rows), NOTATION[baseline.kind], signed=True, note=note)
+
+
+def paired(run: Run, baseline: Run) -> tuple[dict[str, Summary], int]:
+    """Return the difference of every metric between two runs on the records that both scored, and their number.
+
+    Raises:
+        BadInput: the runs are of different data sets.
+    """
+    if (run.dataset, run.kind) != (baseline.dataset, baseline.kind):
+        raise BadInput(f"{run.folder} is on {run.dataset}, {baseline.folder} on {baseline.dataset}: nothing to compare")
+    mine = {line["case_id"]: line for line in run.cases if "post" in line}
+    theirs = {line["case_id"]: line for line in baseline.cases if "post" in line}
+    common = [case_id for case_id in mine if case_id in theirs]
+    differing = [i for i in common if mine[i]["requested_rewrite"] != theirs[i]["requested_rewrite"]]
+    if differing:
+        raise BadInput(f"case {differing[0]} of {run.folder} is another record than that of {baseline.folder}")
+    first = blocks_of([mine[case_id] for case_id in common], "post")
+    second = blocks_of([theirs[case_id] for case_id in common], "post")
+    return paired_differences(first, second, run.kind, run.data["seeds"]["run"]), len(common)
+
+
+def terminal_tables(runs: Sequence[Run], paper: str | None = None) -> list[Any]:
+    """Return the tables of `summary_tables` for a terminal (`rich`)."""
+    return [to_rich(table) for table in summary_tables(runs, paper)]
+
+
+def render(tables: Sequence[Table], form: str) -> str:
+    """Return tables as text.
+
+    Args:
+        tables: of `summary_tables` or `compare`.
+        form: `markdown`, `latex` or `json`.
+
+    Raises:
+        BadInput: another form.
+    """
+    forms: dict[str, Callable[[Sequence[Table]], str]] = {
+        "markdown": lambda some: "\n".join(map(to_markdown, some)),
+        "latex": lambda some: "\n".join(map(to_latex, some)),
+        "json": lambda some: canonical_json([to_json(table) for table in some]) + "\n",
+    }
+    if form not in forms:
+        raise BadInput(f"expected a form among {', '.join(forms)}, got {form!r}")
+    return forms[form](tables)
+
+
+def _table(runs: Sequence[Run], paper: str | None) -> Table:
+    first = runs[0].data
+    rows = [Row(f"{first['model']['name']} (unedited)", _cells(first["pre"]), _n(first["n"]["unedited"]))]
+    rows += [Row(run.label, _cells(run.data["metrics"]), _n(run.data["n"]), 1) for run in runs]
+    if paper is not None:
+        published = paper_rows(runs[0].kind, paper)
+        if not published:
+            raise BadInput(f"the paper has no rows for {paper!r} on {runs[0].kind}; it has gpt2-xl and a few others")
+        rows += [Row(f"paper: {row.label}", _published(row), str(row.n), 2) for row in published]
+    return Table(
+        title=f"{runs[0].dataset}, {first['model']['name']}@{first['model']['revision'][:8]}",
+        groups=GROUPS[runs[0].kind],
+        rows=tuple(rows),
+        notation=NOTATION[runs[0].kind],
+        note="x100, with half the width of the 95 % interval",
+    )
+
+
+def _cells(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Cell]:
+    return {name: Cell(entry["value"], entry["low"], entry["high"]) for name, entry in metrics.items()}
+
+
+def _published(row: PaperRow) -> dict[str, Cell]:
+    def cell(number: Published) -> Cell:
+        half = number.half
+        return Cell(number.value) if half is None else Cell(number.value, number.value - half, number.value + half)
+
+    return {name: cell(number) for name, number in row.cells.items()}
+
+
+def _n(counts: Mapping[str, Any]) -> str:
+    """Return how many records were scored, and of how many where some failed."""
+    return str(counts["asked"]) if counts["scored"] == counts["asked"] else f"{counts['scored']}/{counts['asked']}"
+
+
+def _place(run: Run) -> tuple[int, str, str]:
+    known = ORDER.index(run.editor) if run.editor in ORDER else len(ORDER)
+    return known, run.label, Path(run.folder).name

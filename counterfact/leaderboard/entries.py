@@ -1,0 +1,281 @@
+"""From runs and submissions to entries of a board: read once, by all cores, then kept by content."""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from counterfact.contracts.metrics import COMPOSITES, METRICS
+from counterfact.core.errors import BadInput
+from counterfact.core.files import hash_file, hash_json
+from counterfact.core.records import Kind
+from counterfact.core.seeds import derive_seed
+from counterfact.evaluation.store import CASES, RUN, load_run
+from counterfact.leaderboard.ranking import COLUMNS, core_metrics
+from counterfact.leaderboard.reading import Refused
+from counterfact.leaderboard.schema import ids_of
+from counterfact.leaderboard.shelf import Kept, Shelf
+from counterfact.leaderboard.submission import PRIVATE, RECORDS, read_submission, run_id
+from counterfact.statistics.intervals import Estimate, Rows, bootstrap, column_means, mean_interval
+from counterfact.statistics.summary import blocks_of
+
+log = logging.getLogger(__name__)
+FORM = 1
+"""Of what is kept: another number reads everything again."""
+TEXTS = 100
+"""Records of a run whose first text is shown."""
+LETTERS = 400
+"""Of a text that is shown."""
+FEW = 40
+"""So many runs are read sooner than other processes begin."""
+EQUAL = 1e-6
+"""How far a stored score may lie from the one computed here."""
+UNEXPECTED = "could not be read, by a fault of this program"
+Read = tuple[Kept | None, str]
+Tell = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run on the board; what is large of it stays on the shelf."""
+
+    id: str
+    run: Mapping[str, Any]
+    cells: Mapping[str, list[Any]]
+    """`[value, low, high, n]` of each column, x100 as printed; failures count as 0 where 0 is the worst."""
+    scored: int
+    """Records that have values."""
+    records: str
+    """Name of the table of its records."""
+    key: str
+    shelf: Shelf = field(repr=False, compare=False)
+
+    @property
+    def values(self) -> Mapping[str, Rows]:
+        """Per metric, shape (records of the split,); a failure is 0 where 0 is the worst value, else NaN."""
+        return self.shelf.values(self.key)
+
+    @property
+    def detail(self) -> str:
+        """JSON of what the page of the run shows."""
+        return self.shelf.detail(self.key)
+
+
+def load_entries(
+    root: Path, shelf: Shelf | None = None, tell: Tell = lambda _stage, _done, _of: None
+) -> tuple[list[Entry], dict[str, str]]:
+    """Read every run and submission below a folder; return them, and why others were left out, by folder.
+
+    Args:
+        root: the folder.
+        shelf: where what was read before is found, and what is read now is kept; by default in memory.
+        tell: is told what is being done, how much of it, and out of how much.
+
+    Raises:
+        BadInput: there are none.
+    """
+    shelf = Shelf() if shelf is None else shelf
+    folders = sorted(path.parent for path in root.rglob(RUN))
+    keys = dict(zip(map(_key, folders), folders, strict=True))  # equal runs in two places are one
+    there = shelf.touch(list(keys))
+    missing = [(key, folder) for key, folder in keys.items() if key not in there]
+    left_out: dict[str, str] = {}
+    for done, ((_, folder), (kept, reason)) in enumerate(zip(missing, _read_all(missing), strict=True), 1):
+        if kept is None:
+            left_out[str(folder.relative_to(root))] = reason
+        else:
+            shelf.add([kept])
+        tell("reading runs", done, len(missing))
+    entries: dict[str, Entry] = {}
+    for key, folder in keys.items():
+        if str(folder.relative_to(root)) not in left_out:
+            entry = _entry(key, shelf)
+            entries.setdefault(entry.id, entry)
+    if not entries:
+        why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise BadInput(f"no finished run in {root}{': ' + why if why else ''}; expected what `evaluate` wrote")
+    return list(entries.values()), left_out
+
+
+def keep(key: str, run: Mapping[str, Any], cases: Iterable[Mapping[str, Any]]) -> Kept:
+    """Return what a board keeps of a run; records that are missing or failed count as failures.
+
+    Raises:
+        Refused: a record is not of the split.
+    """
+    kind: Kind = run["dataset"]["kind"]
+    ids = ids_of(run["dataset"]["record_ids"])
+    lines = [line for line in cases if "post" in line]
+    values = _values(lines, ids, kind)
+    table = script_json([_record(line) for line in lines])
+    name = sha256(table.encode()).hexdigest()[:16]
+    place = {case_id: index for index, case_id in enumerate(ids)}
+    scored = [place[line["case_id"]] for line in lines]
+    shown = details(run, lines, values, scored)
+    detail = script_json({"id": run_id(run), "records": name, **shown})
+    return Kept(key, run, cells_of(run, values, scored), len(lines), name, values, detail, table)
+
+
+def cells_of(run: Mapping[str, Any], values: Mapping[str, Rows], scored: Sequence[int]) -> dict[str, list[Any]]:
+    """Return `[value, low, high, n]` of each column; failures count as 0 where 0 is the worst.
+
+    Args:
+        run: a run file; of it only the interval of a composite is believed, and only where no record failed.
+        values: per metric, shape (records of the split,).
+        scored: places of the records that have values.
+
+    Raises:
+        Refused: the run file says something else of its records than they do.
+    """
+    kind = run["dataset"]["kind"]
+    cells = {}
+    for name in COLUMNS[kind]:
+        stored = run["metrics"].get(name)
+        if stored is None:
+            continue
+        if name in METRICS:
+            scale, finite = METRICS.get(name).scale, values[name][np.isfinite(values[name])]
+            _agree(name, stored["value"], _mean(values[name][scored]), scale)
+            found = mean_interval(finite.tolist())
+        else:
+            scale, table = 100.0, np.stack([values[part] for part in core_metrics(kind)], axis=1)
+            combine = COMPOSITES.get(name).combine
+            _agree(name, stored["value"], float(combine(column_means(table[None, scored]))[0]), scale)
+            whole = len(scored) == len(table)
+            seed = derive_seed(run["seeds"]["run"], "board", name)
+            found = _stored(stored, scale) if whole else bootstrap([table], combine, seed)
+        estimate = [None if x is None else round(x * scale, 6) for x in (found.value, found.low, found.high)]
+        cells[name] = [*estimate, found.n]
+    return cells
+
+
+def _stored(entry: Mapping[str, Any], scale: float) -> Estimate:
+    value, low, high = (None if entry[key] is None else entry[key] / scale for key in ("value", "low", "high"))
+    return Estimate(value, entry["n"], low, high)
+
+
+def _mean(values: Rows) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")
+
+
+def _agree(name: str, stored: float | None, computed: float, scale: float) -> None:
+    """Raise unless a stored score is the one that the records give."""
+    wanted = None if not np.isfinite(computed) else computed * scale
+    both = stored is not None and wanted is not None
+    if both and np.isclose(float(stored or 0), float(wanted or 0), rtol=EQUAL, atol=EQUAL):
+        return
+    if both or (stored is None) != (wanted is None):
+        raise Refused("aggregate-differs", f"metrics.{name}.value is {stored!r:.40}, the records give {wanted!r}")
+
+
+def details(
+    run: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], values: Mapping[str, Rows], scored: Sequence[int]
+) -> dict[str, Any]:
+    """Return what the page of one run shows: settings, provenance, scores by relation, values and text of records."""
+    names = core_metrics(run["dataset"]["kind"])
+    relations: dict[str, list[list[float]]] = {}
+    cases = []
+    for index, (line, place) in enumerate(zip(lines, scored, strict=True)):
+        found = [float(values[name][place]) for name in names]
+        relations.setdefault(line["requested_rewrite"].get("relation_id") or "–", []).append(found)
+        text = _text(line) if index < TEXTS else None
+        cases.append([*map(_rounded, found)] + ([text] if text else []))
+    means = [[name, len(rows), *map(_rounded, np.mean(rows, axis=0))] for name, rows in sorted(relations.items())]
+    kept = ("dataset", "model", "protocol", "seeds", "editor", "code", "n", "metrics", "pre", "environment")
+    shown = {key: run[key] for key in kept}
+    shown["environment"] = {key: value for key, value in run["environment"].items() if key not in PRIVATE}
+    return {"names": names, "relations": means, "cases": cases} | shown
+
+
+def script_json(value: Any) -> str:
+    """Return JSON that is safe inside a script, whatever texts it holds.
+
+    >>> script_json("</script>")
+    '"\\\\u003c/script>"'
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _read_all(missing: list[tuple[str, Path]]) -> Iterator[Read]:
+    """Read runs in their order, many of them in other processes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if len(missing) < FEW or cores == 1:
+        yield from map(_read, missing)
+        return
+    with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
+        yield from pool.map(_read, missing, chunksize=8)
+
+
+def _read(one: tuple[str, Path]) -> Read:
+    key, folder = one
+    try:
+        if (folder / RECORDS).exists():
+            submission = read_submission(folder)
+            return keep(key, submission.run, submission.cases), ""
+        finished = load_run(folder)
+        return keep(key, finished.data, finished.cases), ""
+    except BadInput as error:
+        return None, str(error)
+    except Exception as error:  # a fault of ours must not take the other runs with it
+        log.exception("%s: reading it failed", folder)
+        return None, f"{UNEXPECTED}: {type(error).__name__}: {error}"
+
+
+def _key(folder: Path) -> str:
+    """Return the name of a run on the shelf: what its files hold, and what the metrics mean that are taken of them."""
+    files = [path for name in (RUN, RECORDS, CASES) if (path := folder / name).is_file()]
+    return hash_json([FORM, _definitions(), [[path.name, hash_file(path)] for path in files]])
+
+
+def _definitions() -> list[Any]:
+    return [[name, METRICS.get(name).definition] for name in METRICS] + [
+        [name, COMPOSITES.get(name).definition] for name in COMPOSITES
+    ]
+
+
+def _entry(key: str, shelf: Shelf) -> Entry:
+    run, cells, scored, records = shelf.head(key)
+    return Entry(run_id(run), run, cells, scored, records, key, shelf)
+
+
+def _values(lines: list[Mapping[str, Any]], ids: list[int], kind: Kind) -> dict[str, Rows]:
+    place = {case_id: index for index, case_id in enumerate(ids)}
+    if foreign := [line["case_id"] for line in lines if line["case_id"] not in place]:
+        raise Refused("foreign-record", f"case {foreign[0]} is not of the split")
+    names = [name for name in COLUMNS[kind] if name in METRICS]
+    values = {name: np.full(len(place), 0.0 if _worst_is_zero(name) else np.nan) for name in names}
+    for line, block in zip(lines, blocks_of(lines, "post"), strict=True):
+        for name in names:
+            value = METRICS.get(name).compute(block)
+            values[name][place[line["case_id"]]] = np.nan if value is None else value
+    return values
+
+
+def _record(line: Mapping[str, Any]) -> list[Any]:
+    """Return `[case id, relation, prompt, new object, true object]`."""
+    rewrite = line["requested_rewrite"]
+    true = (rewrite.get("target_true") or {}).get("str")
+    prompt = str(rewrite["prompt"]).replace("{}", str(rewrite["subject"]))
+    return [line["case_id"], rewrite.get("relation_id"), prompt, rewrite["target_new"]["str"], true]
+
+
+def _text(line: Mapping[str, Any]) -> str | None:
+    return next((text[:LETTERS] for text in line["post"].get("text") or [] if text), None)
+
+
+def _worst_is_zero(name: str) -> bool:
+    return METRICS.get(name).bounds == (0.0, 1.0)
+
+
+def _rounded(value: float) -> float | None:
+    return round(value, 4) if np.isfinite(value) else None

@@ -1,0 +1,92 @@
+"""What a submission is held against: the data sets that are known, and what unedited models score on them."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from counterfact.core.errors import BadInput
+from counterfact.core.files import hash_json, read_json, write_json
+from counterfact.core.records import Kind
+from counterfact.evaluation.store import Run
+from counterfact.statistics.summary import blocks_of, record_values
+
+FILE = "references.json"
+SCORED = ("ES", "EM", "PS", "PM", "NS", "NM", "efficacy", "paraphrase", "specificity")
+"""Metrics of the unedited model that are teacher-forced: they hold no sampled text, so that machines agree on them."""
+
+
+@dataclass(frozen=True)
+class References:
+    """Trusted facts by data set (content hash), and by data set and model (weights hash)."""
+
+    datasets: Mapping[str, Mapping[str, Any]]
+    """`{name, version, kind, record_ids, records: {case id: fingerprint}}`."""
+    unedited: Mapping[str, Mapping[str, Mapping[str, float]]]
+    """By `unedited_key`: of each metric the value of every record, unscaled, by case id."""
+
+
+def unedited_key(run: Mapping[str, Any]) -> str:
+    """Return what the unedited scores of a run are kept under: data set and weights."""
+    return f"{run['dataset']['content_hash']}/{run['model']['weights_hash']}"
+
+
+def fingerprint(line: Mapping[str, Any], side: str) -> str | None:
+    """Return a short hash of a record: what is edited, and how many prompts of each sort are asked.
+
+    A submission that leaves out a prompt which went badly has another fingerprint.
+    """
+    if side not in line:
+        return None
+    sizes = {name: len(values) for name, values in line[side].items() if "_prompts_" in name}
+    return hash_json([line["requested_rewrite"], sizes])[:12]
+
+
+def references_of(runs: Iterable[Run]) -> References:
+    """Return the references that trusted runs give; of the same data set and model the first run counts."""
+    datasets: dict[str, Mapping[str, Any]] = {}
+    unedited: dict[str, Mapping[str, Mapping[str, float]]] = {}
+    for run in runs:
+        dataset, key = run.data["dataset"], unedited_key(run.data)
+        if key in unedited:
+            continue
+        unedited[key] = unedited_values(run.unedited, run.kind)
+        records = {str(line["case_id"]): fingerprint(line, "pre") for line in run.unedited}
+        kept = {name: dataset[name] for name in ("name", "version", "kind", "record_ids")}
+        datasets.setdefault(dataset["content_hash"], {**kept, "records": records})
+    return References(datasets, unedited)
+
+
+def unedited_values(lines: Iterable[Mapping[str, Any]], kind: Kind) -> dict[str, dict[str, float]]:
+    """Return, of each teacher-forced metric, the unedited model's value of every record, unscaled, by case id."""
+    lines = [line for line in lines if "pre" in line]
+    ids = [str(line["case_id"]) for line in lines]
+    found = record_values(blocks_of(lines, "pre"), kind)
+    return {
+        name: {case: value for case, value in zip(ids, values, strict=True) if value is not None}
+        for name, values in found.items()
+        if name in SCORED
+    }
+
+
+def write_references(path: Path, references: References) -> None:
+    """Write references as the file that `leaderboard check` looks for."""
+    write_json(path, {"schema": 1, "datasets": references.datasets, "unedited": references.unedited})
+
+
+def load_references(path: Path) -> References:
+    """Read references.
+
+    Raises:
+        BadInput: the file is missing or holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict) or value.get("schema") != 1 or not {"datasets", "unedited"} <= set(value):
+        raise BadInput(f"{path}: expected a file that `counterfact leaderboard references` wrote")
+    return References(value["datasets"], value["unedited"])
+
+
+def find_references(folder: Path) -> Path | None:
+    """Return the nearest references file in a folder or above it."""
+    places = [folder.resolve(), *folder.resolve().parents]
+    return next((place / FILE for place in places if (place / FILE).is_file()), None)

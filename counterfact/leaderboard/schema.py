@@ -1,0 +1,230 @@
+"""What `run.json` and the lines of `records.jsonl.gz` of a submission hold, checked to the last key."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from counterfact.core.records import Border, Kind
+from counterfact.leaderboard.reading import LINES, Refused
+
+NAME = re.compile(r"[A-Za-z0-9_][\w.+@ -]{0,95}(/[A-Za-z0-9_][\w.+@ -]{0,95})?", re.ASCII)
+"""A name, or an owner and a name: it cannot lead out of a folder."""
+IDS = re.compile(r"\d{1,9}(-\d{1,9})?(,\d{1,9}(-\d{1,9})?)*")
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Text = Annotated[str, Field(max_length=2000)]
+Nats = Annotated[float, Field(ge=-1e-6, le=1e6)]
+Count = Annotated[int, Field(ge=0, le=10**9)]
+
+
+class DatasetPart(Border):
+    """On what a run was measured."""
+
+    name: Text
+    version: Text
+    kind: Kind
+    content_hash: Digest
+    reference_texts_hash: Digest | None
+    record_ids: Annotated[str, Field(max_length=500_000)]
+
+
+class ModelPart(Border):
+    """What was edited."""
+
+    name: Text
+    revision: Text
+    weights_hash: Digest
+    dtype: Text
+
+
+class EditorPart(Border):
+    """How it was edited."""
+
+    name: Text
+    settings: dict[str, Any]
+    resources: dict[str, Any]
+    given: dict[str, Any]
+    settings_source: Text
+    provenance: dict[str, Any]
+    seen_in_training: Count | None = None
+
+
+class MetricPart(Border):
+    """A number and its interval."""
+
+    value: float | None
+    n: Count
+    low: float | None
+    high: float | None
+    unit: Text
+    definition: Count
+
+
+class CountsPart(Border):
+    """How many records there are; the rest of it must be what the records give."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    asked: Count
+    scored: Count
+    failed: Count
+
+
+class RunPart(Border):
+    """All of `run.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+
+    schema_: int = Field(alias="schema")
+    dataset: DatasetPart
+    model: ModelPart
+    protocol: dict[str, Any]
+    seeds: dict[str, int]
+    editor: EditorPart
+    code: dict[str, Any]
+    unedited: Text
+    n: CountsPart
+    metrics: dict[str, MetricPart]
+    pre: dict[str, MetricPart]
+    environment: dict[str, Any]
+
+
+class Pair(Border):
+    """Nats per token of both objects after one prompt."""
+
+    target_new: Nats | None
+    target_true: Nats | None
+
+
+Pairs = Annotated[list[Pair], Field(max_length=1000)]
+
+
+class CounterFactBlock(Border):
+    """`post` or `pre` of a CounterFact record."""
+
+    rewrite_prompts_probs: Annotated[list[Pair], Field(min_length=1, max_length=1)]
+    paraphrase_prompts_probs: Pairs
+    neighborhood_prompts_probs: Pairs
+    attribute_prompts_probs: Pairs
+    ngram_entropy: Annotated[float, Field(ge=0, le=1000)] | None
+    reference_score: Annotated[float, Field(ge=-1e-6, le=1 + 1e-6)] | None
+    essence_score: Annotated[float, Field(ge=0)] | None
+    text: Annotated[list[str | None], Field(max_length=1000)]
+    text_missing: dict[str, Text] | None = None
+
+
+Booleans = Annotated[list[bool], Field(min_length=1, max_length=1000)]
+
+
+class ZsreBlock(Border):
+    """`post` or `pre` of a zsRE record."""
+
+    rewrite_prompts_correct: Booleans
+    paraphrase_prompts_correct: Booleans
+    neighborhood_prompts_correct: Booleans
+
+
+class Target(Border):
+    """An object of a fact."""
+
+    str: Text
+    id: Text | None = None
+
+
+class Rewrite(Border):
+    """What was asked of the editor."""
+
+    prompt: Text
+    subject: Text
+    relation_id: Text | None = None
+    target_new: Target
+    target_true: Target | None = None
+
+
+class ErrorPart(Border):
+    """Why a record has no values."""
+
+    stage: Text
+    reason: str
+
+
+class LinePart(Border):
+    """One line: a case, with the unedited model's values of the same record beside it."""
+
+    case_id: Count
+    requested_rewrite: Rewrite | None = None
+    target_tokens: dict[str, Annotated[int, Field(ge=1, le=10_000)]] | None = None
+    post: dict[str, Any] | None = None
+    pre: dict[str, Any] | None = None
+    edit: dict[str, float | None] | None = None
+    error: ErrorPart | None = None
+    pre_error: ErrorPart | None = None
+
+
+BLOCKS: Mapping[Kind, type[Border]] = {"counterfact": CounterFactBlock, "zsre": ZsreBlock}
+
+
+def check_run(value: Any) -> None:
+    """Raise `Refused` unless a value is a run file whose names are names."""
+    _validate(RunPart, value, "run.json")
+    named = {
+        "dataset.name": value["dataset"]["name"],
+        "dataset.version": value["dataset"]["version"],
+        "model.name": value["model"]["name"],
+        "model.revision": value["model"]["revision"],
+        "editor.name": value["editor"]["name"],
+        "unedited": value["unedited"],
+    }
+    for where, name in named.items():
+        if not NAME.fullmatch(name) or ".." in name:
+            raise Refused("bad-name", f"run.json: {where} is {name[:60]!r}, which is no name")
+    if set(value["seeds"]) != {"run"}:
+        raise Refused("schema", f"run.json: expected one seed, `run`, got {sorted(value['seeds'])[:5]}")
+
+
+def check_line(value: Any, kind: Kind, where: str) -> None:
+    """Raise `Refused` unless a value is a line of the per-record file."""
+    _validate(LinePart, value, where)
+    if empty := [name for name in ("post", "pre", "error", "pre_error") if name in value and value[name] is None]:
+        raise Refused("schema", f"{where}: `{empty[0]}` is there and empty")
+    for side, error in (("post", "error"), ("pre", "pre_error")):
+        if (side in value) == (error in value):
+            raise Refused("schema", f"{where}: expected either `{side}` or `{error}`")
+        if side in value:
+            if value.get("requested_rewrite") is None or value.get("target_tokens") is None:
+                raise Refused("schema", f"{where}: `{side}` without `requested_rewrite` and `target_tokens`")
+            _validate(BLOCKS[kind], value[side], f"{where}: {side}")
+
+
+def ids_of(text: str) -> list[int]:
+    """Return the case ids of a split, without ever making more of them than a file may have lines.
+
+    >>> ids_of("0-2,7")
+    [0, 1, 2, 7]
+    >>> ids_of("0-999999999")
+    Traceback (most recent call last):
+    counterfact.leaderboard.reading.Refused: record-ids: a split of 1000000000 records, at most 50000 are read
+    """
+    if not IDS.fullmatch(text):
+        raise Refused("record-ids", f"{text[:60]!r} is no list of case ids")
+    ranges = [(int(a), int(b or a)) for a, _, b in (part.partition("-") for part in text.split(","))]
+    if any(b < a for a, b in ranges):
+        raise Refused("record-ids", f"{text[:60]!r} holds a range that runs backwards")
+    if (total := sum(b - a + 1 for a, b in ranges)) > LINES:
+        raise Refused("record-ids", f"a split of {total} records, at most {LINES} are read")
+    return list(_expanded(ranges))
+
+
+def _expanded(ranges: list[tuple[int, int]]) -> Iterator[int]:
+    for first, last in ranges:
+        yield from range(first, last + 1)
+
+
+def _validate(part: type[Border], value: Any, where: str) -> None:
+    try:
+        part.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))[:80]
+        raise Refused("schema", f"{where}: {place}: {first['msg']}") from error

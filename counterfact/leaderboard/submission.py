@@ -1,0 +1,162 @@
+"""A submission: a folder with `run.json` and one compressed file that holds a line for each record."""
+
+import gzip
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from counterfact.core.errors import BadInput
+from counterfact.core.files import hash_json, json_line, write_atomic, write_json
+from counterfact.core.records import Kind
+from counterfact.evaluation.store import RUN, Run, migrated
+from counterfact.leaderboard.reading import MARKUP, UNSEEN, Refused, parse, read_lines, read_run_file
+from counterfact.leaderboard.schema import check_line, check_run
+
+RECORDS = "records.jsonl.gz"
+LOOKALIKES = {"<": "‹", ":": "∶", "&": "＆"}
+"""What stands for a letter of markup that a model happened to write."""
+PRIVATE = {"dataset_path"}
+"""Of the environment: where things lie on the machine of whoever ran it."""
+
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+"""What stands for a control character."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A submission that could be read; whether its numbers hold is for `leaderboard.check`."""
+
+    folder: Path
+    run: dict[str, Any]
+    lines: tuple[dict[str, Any], ...]
+
+    @property
+    def kind(self) -> Kind:
+        """Which metrics apply."""
+        kind: Kind = self.run["dataset"]["kind"]
+        return kind
+
+    @cached_property
+    def cases(self) -> list[dict[str, Any]]:
+        """The lines as a run's `cases.jsonl` has them."""
+        return [_side(line, "post", "error") for line in self.lines]
+
+    @cached_property
+    def unedited(self) -> list[dict[str, Any]]:
+        """The lines as a run's `pre.jsonl` has them."""
+        return [_side(line, "pre", "pre_error") for line in self.lines]
+
+
+def run_id(run: Mapping[str, Any]) -> str:
+    """Return the id of a run: a hash of all of its file but the environment."""
+    return hash_json({name: value for name, value in run.items() if name != "environment"})[:16]
+
+
+def read_submission(folder: Path) -> Submission:
+    """Read a folder that a stranger made.
+
+    Raises:
+        Refused: it is anything but two plain files, or a file breaks a limit, the schema or good manners.
+    """
+    _check_folder(folder)
+    data = read_run_file(folder / RUN)
+    try:
+        run = migrated(data, Path(RUN))
+    except BadInput as error:
+        raise Refused("schema-version", str(error)) from error
+    check_run(run)
+    lines = []
+    for number, line in enumerate(read_lines(folder / RECORDS), 1):
+        check_line(line, run["dataset"]["kind"], f"{RECORDS}:{number}")
+        lines.append(line)
+    if not lines:
+        raise Refused("empty", f"{RECORDS} holds no records")
+    return Submission(folder, run, tuple(lines))
+
+
+def write_submission(run: Run, out: Path) -> tuple[Path, int]:
+    """Write a finished run as a submission, equal runs as equal bytes.
+
+    Letters of a generated text that could be markup, and control characters, are replaced; stored scores stay. Places
+    on this machine are left out.
+
+    Args:
+        run: of `evaluate`.
+        out: the folder to write.
+
+    Returns:
+        The folder, and in how many records letters were replaced.
+
+    Raises:
+        BadInput: the folder is not empty, the run's texts are not scored yet, or it holds what no board would take.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise BadInput(f"{out} is not empty; name a new folder")
+    before = {line["case_id"]: line for line in run.unedited}
+    lines, replaced = [], 0
+    for case in run.cases:
+        line = _joined(case, before.get(case["case_id"], {}))
+        replaced += _neutralise(line)
+        lines.append(json_line(line))
+    data = {**run.data, "environment": {k: v for k, v in run.data["environment"].items() if k not in PRIVATE}}
+    try:
+        parse(json_line(data).encode(), RUN)
+        check_run(data)
+    except Refused as refused:
+        raise BadInput(f"{run.folder} cannot be submitted as it stands: {refused}") from refused
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / RECORDS, gzip.compress("".join(lines).encode(), mtime=0))
+    write_json(out / RUN, data)
+    return out, replaced
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.is_symlink() or not folder.is_dir():
+        raise Refused("no-folder", f"{folder.name} is no plain folder")
+    found = sorted(folder.iterdir())
+    for path in found:
+        if path.is_symlink() or not path.is_file():
+            raise Refused("no-plain-file", f"{path.name!r} is a link, a folder or a device")
+        if path.name not in {RUN, RECORDS}:
+            raise Refused("foreign-file", f"{path.name!r} has no place in a submission: {RUN} and {RECORDS} have")
+    for name in (RUN, RECORDS):
+        if folder / name not in found:
+            raise Refused("missing-file", f"there is no {name}")
+
+
+def _joined(case: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    shared = {name: before[name] for name in ("requested_rewrite", "target_tokens") if name in before}
+    pre = {"pre": before["pre"]} if "pre" in before else {}
+    error = before.get("error", {"stage": "read", "reason": "the unedited model has no line for this record"})
+    return {**shared, **case, **(pre or {"pre_error": error})}
+
+
+def _side(line: Mapping[str, Any], side: str, error: str) -> dict[str, Any]:
+    if error in line:
+        return {"case_id": line["case_id"], "error": line[error]}
+    return {name: line[name] for name in ("case_id", "requested_rewrite", "target_tokens", side)}
+
+
+def _neutralise(line: dict[str, Any]) -> int:
+    """Replace markup and control characters in a line's generated texts; return 1 if there were any."""
+    found = 0
+    for side in ("post", "pre"):
+        texts = line.get(side, {}).get("text")
+        if texts and any(text and (MARKUP.search(text) or UNSEEN.search(text)) for text in texts):
+            clean = [text and UNSEEN.sub(UNKNOWN, MARKUP.sub(_lookalike, text)) for text in texts]
+            line[side] = {**line[side], "text": clean}
+            found = 1
+    return found
+
+
+def _lookalike(found: re.Match[str]) -> str:
+    return "".join(LOOKALIKES.get(letter, letter) for letter in found.group())
+
+
+def find_candidates(root: Path) -> list[Path]:
+    """Return every folder below a root that holds a file: none may hide from the check by its names."""
+    folders = {path.parent for path in root.rglob("*") if not path.is_dir() or path.is_symlink()}
+    return sorted(folders - {root})

@@ -1,0 +1,119 @@
+"""Text to token ids and back: what stands before a prompt, how a target is joined to it, where its subject ends."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+from counterfact.core.prompts import fill
+
+SubjectRule = Literal["subject_last", "subject_first", "subject_first_after_last", "last"]
+
+ANCHOR = "a"
+"""A text of one word, before which a target is tokenised: tokenizers of the SentencePiece kind put a space of their
+own at the start of a text, so that " Paris" alone would get two."""
+
+
+class Located(NamedTuple):
+    """A filled prompt, and the index of one of its tokens."""
+
+    ids: list[int]
+    position: int
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """A tokenizer, used in one way everywhere.
+
+    Ids of a prompt and of what follows it are joined as ids, never by tokenising the joined text.
+    """
+
+    tokenizer: Any
+    """A fast tokenizer of the `transformers` library."""
+    start: tuple[int, ...]
+    """What the tokenizer puts before a text (a beginning-of-sequence token), often nothing."""
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> "Encoding":
+        """Find out what the tokenizer puts before a text; what it puts after one is never used."""
+        plain = tokenizer(ANCHOR, add_special_tokens=False)["input_ids"]
+        whole = tokenizer(ANCHOR)["input_ids"]
+        places = [i for i in range(len(whole)) if whole[i : i + len(plain)] == plain]
+        return cls(tokenizer, tuple(whole[: places[0]]) if places else ())
+
+    def texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of many texts, without special tokens, in one call."""
+        if not texts:
+            return []
+        return list(self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"])
+
+    def prompts(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of many prompts, each after `start`."""
+        return [[*self.start, *ids] for ids in self.texts(prompts)]
+
+    def target(self, target: str) -> list[int]:
+        """Return the ids of a target, which follows its prompt after one space.
+
+        Raises:
+            ValueError: the target is empty, or the tokenizer does not know its characters.
+        """
+        if not target.strip():
+            raise ValueError(f"the target is empty: {target!r}")
+        text = target if target.startswith(" ") else f" {target}"
+        anchor, joined, alone = self.texts([ANCHOR, ANCHOR + text, text])
+        ids = joined[len(anchor) :] if joined[: len(anchor)] == anchor else alone
+        unknown, name = self.tokenizer.unk_token_id, self.tokenizer.unk_token
+        if not ids or (unknown in ids and name not in target):
+            raise ValueError(f"the tokenizer cannot encode the target {target!r}")
+        return ids
+
+    def locate(
+        self, templates: Sequence[str], subjects: Sequence[str], rule: SubjectRule = "subject_last"
+    ) -> list[Located]:
+        """Fill templates with subjects, tokenise them in one call, and find one token in each.
+
+        By the characters each token stands for, in the whole filled prompt:
+        `subject_last`: the last token that overlaps the subject's last character (a character may be split over
+        several); `subject_first`: the first that overlaps its first character or the space before it, which a small
+        vocabulary keeps as a token of its own; `subject_first_after_last`: the one after `subject_last`, or
+        `subject_last` itself if the prompt ends there; `last`: the prompt's last token.
+
+        Raises:
+            ValueError: unknown rule, a template without exactly one slot, an empty subject.
+        """
+        if rule not in get_args(SubjectRule):
+            raise ValueError(f"expected a rule among {', '.join(get_args(SubjectRule))}, got {rule!r}")
+        filled = [fill(template, subject) for template, subject in zip(templates, subjects, strict=True)]
+        if not filled:
+            return []
+        coded = self.tokenizer(filled, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return [
+            self._place(ids, spans, template.partition("{}")[0], subject, rule)
+            for ids, spans, template, subject in zip(
+                coded["input_ids"], coded["offset_mapping"], templates, subjects, strict=True
+            )
+        ]
+
+    def _place(
+        self, ids: list[int], spans: list[tuple[int, int]], before: str, subject: str, rule: SubjectRule
+    ) -> Located:
+        text = subject.strip()
+        if not text:
+            raise ValueError("the subject is empty")
+        begin = len(before) + len(subject) - len(subject.lstrip())
+        space = before.endswith(" ")  # the authors tokenise the subject together with it
+        final = begin + len(text) - 1
+        last = max((i for i, (low, high) in enumerate(spans) if low <= final < high), default=None)
+        first = min((i for i, (low, high) in enumerate(spans) if low <= begin and high > begin - space), default=None)
+        if last is None or first is None:
+            raise ValueError(f"the tokenizer gives no token for the subject {subject!r}")
+        index = {
+            "subject_last": last,
+            "subject_first": first,
+            "subject_first_after_last": min(last + 1, len(ids) - 1),
+            "last": len(ids) - 1,
+        }[rule]
+        return Located([*self.start, *ids], len(self.start) + index)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, special tokens included, spaces as they are."""
+        return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))

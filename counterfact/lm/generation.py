@@ -1,0 +1,204 @@
+"""Sample texts: many rows side by side, each with its own prompt, edit and seed."""
+
+import unicodedata
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from counterfact.lm.deltas import Edit, EditStack
+from counterfact.lm.fused import fused_activations
+from counterfact.lm.growing import GrowingCache, newest_token_attention
+from counterfact.lm.loading import LM
+from counterfact.lm.plan import Plan, default_plan, in_halves
+from counterfact.lm.scoring import Unscored
+from counterfact.lm.stack import embed, logits, run_blocks
+
+RUN = 64
+"""Neighbours in the vocabulary of which only the largest logit is looked at first."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A prompt and what the model went on with."""
+
+    ids: tuple[int, ...]
+    """All tokens, the prompt's included."""
+    text: str
+    """Their text: NFKD, blank lines replaced by a space, marks of beginning and end removed."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    number: int
+    ids: list[int]
+    seed: int
+    owner: int
+
+
+def generate(
+    lm: LM,
+    prompts: Sequence[str | Sequence[int]],
+    seeds: Sequence[int],
+    owners: Sequence[int] | None = None,
+    edits: Sequence[Edit] = (),
+    *,
+    length: int = 100,
+    top_k: int = 5,
+    plan: Plan | None = None,
+) -> list[Generation | Unscored]:
+    """Go on with each prompt under its edit, by top-k sampling, up to `length` tokens in all.
+
+    All rows stand at the same column: a prompt that is longer than the shortest keeps its own tokens until they are
+    used up, so nothing is padded. An end-of-text token does not stop a row. The draw for column t of a row is the
+    t-th number of a generator of its own, and picks from the cumulative distribution over the `top_k` likeliest
+    tokens, renormalised, in float64; so a text depends on its seed and not on what is generated beside it.
+
+    Args:
+        lm: the model.
+        prompts: texts, or ids as they stand.
+        seeds: one for each prompt.
+        owners: for each prompt, the index of its edit, or -1 for the unedited model; by default all -1.
+        edits: what `owners` points into.
+        length: tokens in all, the prompt's included.
+        top_k: 1 takes the likeliest token always.
+        plan: sizes of batches, by default those for the model on its device.
+
+    Returns:
+        In order; `Unscored` where a prompt has no tokens, the model gives NaN, or memory does not suffice for one row.
+        A prompt of `length` tokens or more comes back as it is.
+
+    Raises:
+        ValueError: `length` is more than the model takes, `top_k` less than 1, or the sequences differ in length.
+    """
+    plan = plan or default_plan(lm)
+    owners = [-1] * len(prompts) if owners is None else owners
+    _check(lm, prompts, seeds, owners, length, top_k)
+    ids = _encode(lm, prompts)
+    rows = [_Row(i, *parts) for i, parts in enumerate(zip(ids, seeds, owners, strict=True))]
+    results: dict[int, list[int] | Unscored] = {}
+    for row in rows:
+        if not row.ids:
+            results[row.number] = Unscored("the prompt has no tokens")
+        elif len(row.ids) >= length:
+            results[row.number] = row.ids
+    waiting = sorted((row for row in rows if row.number not in results), key=lambda row: len(row.ids))
+    # Batches of one size: a small last one would read all weights for few rows.
+    batches = -(-len(waiting) // plan.generation_rows)
+    size = -(-len(waiting) // max(batches, 1))
+    cache = GrowingCache(size, length)
+    with torch.inference_mode(), fused_activations(lm):
+        stack = EditStack(lm, edits) if edits else None
+
+        def run(batch: Sequence[_Row]) -> None:
+            context = stack.rows([row.owner for row in batch]) if stack else nullcontext()
+            with context:
+                results.update(_sample(lm, batch, cache, length, top_k))
+
+        for start in range(0, len(waiting), max(size, 1)):
+            for row in in_halves("generate", waiting[start : start + size], run, plan):
+                results[row.number] = Unscored("out of memory with one row")
+    return [_finish(lm, results[i]) for i in range(len(rows))]
+
+
+def _check(
+    lm: LM, prompts: Sequence[object], seeds: Sequence[int], owners: Sequence[int], length: int, top_k: int
+) -> None:
+    if not len(prompts) == len(seeds) == len(owners):
+        raise ValueError(
+            f"expected as many seeds and owners as {len(prompts)} prompts, got {len(seeds)}, {len(owners)}"
+        )
+    if length > lm.max_length:
+        raise ValueError(f"expected a length of at most {lm.max_length} tokens, which {lm.name} takes, got {length}")
+    if top_k < 1:
+        raise ValueError(f"expected top_k of 1 or more, got {top_k}")
+
+
+def _encode(lm: LM, prompts: Sequence[str | Sequence[int]]) -> list[list[int]]:
+    texts = iter(lm.encoding.prompts([prompt for prompt in prompts if isinstance(prompt, str)]))
+    return [next(texts) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+
+
+def _sample(
+    lm: LM, batch: Sequence[_Row], cache: GrowingCache, length: int, top_k: int
+) -> dict[int, list[int] | Unscored]:
+    """Fill one batch column by column; nothing is read from the device before the last column."""
+    device = lm.device
+    lengths = [len(row.ids) for row in batch]
+    shortest, longest = min(lengths), max(lengths)
+    table = torch.tensor([row.ids + [0] * (length - len(row.ids)) for row in batch], device=device)
+    given = torch.arange(length, device=device) < torch.tensor(lengths, device=device)[:, None]
+    draws = _draws(batch, length).to(device) if top_k > 1 else None
+    positions = torch.arange(length, device=device)
+    broken = torch.zeros(len(batch), dtype=torch.bool, device=device)
+    cache.begin(len(batch))
+
+    def fill(start: int, column: int) -> None:
+        """Feed columns `start` to `column - 1`, and choose what stands at `column`."""
+        span = positions[start:column]
+        hidden = embed(lm, table[:, start:column], span)
+        hidden = run_blocks(lm, hidden, 0, lm.n_layers, positions=span, cache=cache)
+        token, fine = _pick(logits(lm, hidden[:, -1]), top_k, None if draws is None else draws[:, column])
+        broken.logical_or_(~fine)
+        table[:, column] = torch.where(given[:, column], table[:, column], token) if column < longest else token
+
+    fill(0, shortest)
+    with newest_token_attention(lm, cache):
+        for column in range(shortest + 1, length):
+            fill(column - 1, column)
+    return {
+        row.number: Unscored("the model gave NaN or infinite logits") if bad else ids
+        for row, ids, bad in zip(batch, table.tolist(), broken.tolist(), strict=True)
+    }
+
+
+def _draws(batch: Sequence[_Row], length: int) -> Tensor:
+    """(rows, length) uniform numbers, each row from a generator of its own."""
+    generator = torch.Generator()
+    return torch.stack(
+        [torch.rand(length, generator=generator.manual_seed(row.seed), dtype=torch.float64) for row in batch]
+    )
+
+
+def _pick(scores: Tensor, top_k: int, draw: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return one token for each row of `scores` (rows, vocabulary), and whether its largest logit is a number."""
+    if draw is None:
+        best, token = scores.max(-1)
+        return token, best.isfinite()
+    best, tokens = _top(scores, min(top_k, scores.shape[-1]))
+    bounds = best.double().softmax(-1).cumsum(-1)[:, :-1]
+    choice = (draw[:, None] >= bounds).sum(-1, keepdim=True)
+    return tokens.gather(1, choice)[:, 0], best[:, 0].isfinite()
+
+
+def _top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the `count` largest of each row and where they are: `topk`, but faster over a vocabulary.
+
+    A row's largest are among the runs whose own largest number is among the `count` largest of all runs.
+    """
+    rows, columns = scores.shape
+    runs = columns // RUN
+    if runs <= count:
+        return scores.topk(count)
+    firsts = scores[:, : runs * RUN].view(rows, runs, RUN).amax(-1).topk(count).indices * RUN
+    inside = torch.arange(RUN, device=scores.device)
+    rest = torch.arange(runs * RUN, columns, device=scores.device).expand(rows, -1)
+    candidates = torch.cat([(firsts[:, :, None] + inside).flatten(1), rest], 1)
+    best, places = scores.gather(1, candidates).topk(count)
+    return best, candidates.gather(1, places)
+
+
+def _finish(lm: LM, result: list[int] | Unscored) -> Generation | Unscored:
+    return result if isinstance(result, Unscored) else Generation(tuple(result), clean_text(lm, result))
+
+
+def clean_text(lm: LM, ids: Sequence[int]) -> str:
+    """Return the text of generated ids: NFKD, blank lines replaced by a space, marks of beginning and end removed."""
+    start = lm.encoding.start
+    text = lm.decode(ids[len(start) :] if start and tuple(ids[: len(start)]) == start else ids)
+    text = unicodedata.normalize("NFKD", text).replace("\n\n", " ")
+    for mark in (lm.tokenizer.eos_token, lm.tokenizer.bos_token):
+        text = text.replace(mark, "") if mark else text
+    return text

@@ -1,0 +1,235 @@
+"""How likely a model finds given continuations: many prompts, and many edits, in one batch."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from counterfact.lm.deltas import Edit, EditStack
+from counterfact.lm.fused import fused_activations
+from counterfact.lm.loading import LM
+from counterfact.lm.plan import Plan, default_plan, in_halves
+from counterfact.lm.ragged import Ragged
+from counterfact.lm.rows import RaggedRows
+from counterfact.lm.stack import embed, logits, run_blocks
+
+
+@dataclass(frozen=True)
+class Query:
+    """A prompt, and continuations to score after it, each after one space."""
+
+    prompt: str
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TargetScore:
+    r"""$-\sum_j \ln P(t_j \mid \text{prompt}, t_1 \ldots t_{j-1})$ over the target's tokens, each given the true ones.
+
+    >>> TargetScore(3.0, 2, (True, False)).mean_nll
+    1.5
+    """
+
+    nll: float
+    """Total, in nats; NaN where the model gave NaN."""
+    tokens: int
+    """Number of the target's tokens."""
+    correct: tuple[bool, ...]
+    """For each token, whether it is the likeliest one."""
+
+    @property
+    def mean_nll(self) -> float:
+        """Nats per token."""
+        return self.nll / self.tokens
+
+
+@dataclass(frozen=True)
+class Unscored:
+    """Stands where a result would, and says why there is none."""
+
+    reason: str
+
+
+class _Read(NamedTuple):
+    """A token whose probability is read at a position of a row, and where it goes."""
+
+    position: int
+    token: int
+    slot: int
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What is fed to the model, and what is read off."""
+
+    ids: list[int]
+    owner: int
+    reads: list[_Read]
+    query: int
+
+    @property
+    def tail(self) -> int:
+        """How many of its last tokens are read."""
+        return len(self.ids) - min(read.position for read in self.reads)
+
+
+def score(
+    lm: LM,
+    queries: Sequence[Query],
+    owners: Sequence[int] | None = None,
+    edits: Sequence[Edit] = (),
+    *,
+    plan: Plan | None = None,
+) -> list[tuple[TargetScore, ...] | Unscored]:
+    """Score each query's targets under the query's edit.
+
+    Rows stand one after the other, without padding, whatever the tokenizer's own. Targets that share
+    all tokens but their last share a row, so that a prompt with one-token targets is run once. Logits are computed
+    only where they are read, and normalised in float32 (float64 for a model of that dtype).
+
+    Args:
+        lm: the model.
+        queries: what to score.
+        owners: for each query, the index of its edit, or -1 for the unedited model; by default all -1.
+        edits: what `owners` points into.
+        plan: sizes of batches, by default those for the model on its device.
+
+    Returns:
+        In order, for each query, a score for each of its targets; or `Unscored` where the row is longer than the
+        model takes, a target cannot be encoded, or memory does not suffice for one row.
+    """
+    plan = plan or default_plan(lm)
+    owners = [-1] * len(queries) if owners is None else owners
+    if len(owners) != len(queries):
+        raise ValueError(f"expected one owner for each of {len(queries)} queries, got {len(owners)}")
+    rows, slots, failed = _lay_out(lm, queries, owners)
+    kept: list[tuple[list[int], Tensor, Tensor]] = []
+    with torch.inference_mode(), fused_activations(lm):
+        stack = EditStack(lm, edits) if edits else None
+
+        def run(batch: Sequence[_Row]) -> None:
+            layout = Ragged.of([len(row.ids) for row in batch])
+            ragged = RaggedRows(layout, lm.device, tail=max(row.tail for row in batch))
+            context = stack.rows([row.owner for row in batch], ragged) if stack else nullcontext()
+            with context:
+                kept.extend(list(_score_batch(lm, batch, ragged, plan.logit_rows)))
+
+        for batch in _batches(rows, plan.tokens_per_batch):
+            for row in in_halves("score", batch, run, plan):
+                failed[row.query] = f"out of memory with one row of {len(row.ids)} tokens"
+        found = _collect(kept)
+    return [
+        Unscored(failed[i]) if i in failed else tuple(_target_score(found, tokens) for tokens in slots[i])
+        for i in range(len(queries))
+    ]
+
+
+def _lay_out(
+    lm: LM, queries: Sequence[Query], owners: Sequence[int]
+) -> tuple[list[_Row], list[list[list[int]]], dict[int, str]]:
+    """Turn queries into rows; return them, the slots of each query's targets, and why queries have none."""
+    prompts = lm.encoding.prompts([query.prompt for query in queries])
+    targets, unencodable = _encode(lm, {target: None for query in queries for target in query.targets})
+    rows: list[_Row] = []
+    slots: list[list[list[int]]] = []
+    failed: dict[int, str] = {}
+    count = 0
+    for i, (query, prompt) in enumerate(zip(queries, prompts, strict=True)):
+        slots.append([])
+        if reason := _refuse(lm, prompt, query, targets, unencodable):
+            failed[i] = reason
+            continue
+        by_prefix: dict[tuple[int, ...], _Row] = {}
+        for target in query.targets:
+            ids = targets[target]
+            row = by_prefix.setdefault(tuple(ids[:-1]), _Row([*prompt, *ids[:-1]], owners[i], [], i))
+            places = range(len(prompt) - 1, len(row.ids))
+            row.reads.extend(_Read(p, t, count + j) for j, (p, t) in enumerate(zip(places, ids, strict=True)))
+            slots[i].append(list(range(count, count + len(ids))))
+            count += len(ids)
+        rows.extend(by_prefix.values())
+    return rows, slots, failed
+
+
+def _encode(lm: LM, targets: Iterable[str]) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """Return the ids of each target, and the reason for each that has none."""
+    ids: dict[str, list[int]] = {}
+    reasons: dict[str, str] = {}
+    for target in targets:
+        try:
+            ids[target] = lm.target_tokens(target)
+        except ValueError as error:
+            reasons[target] = str(error)
+    return ids, reasons
+
+
+def _refuse(
+    lm: LM, prompt: list[int], query: Query, targets: dict[str, list[int]], unencodable: dict[str, str]
+) -> str | None:
+    if not prompt:
+        return "the prompt has no tokens"
+    for target in query.targets:
+        if target in unencodable:
+            return unencodable[target]
+        if (length := len(prompt) + len(targets[target]) - 1) > lm.max_length:
+            return f"prompt and target need {length} tokens, the model takes {lm.max_length}"
+    return None
+
+
+def _batches(rows: Sequence[_Row], budget: int) -> Iterator[list[_Row]]:
+    """Sort rows by how much of their end is read, then by length, and cut them at `budget` tokens."""
+    batch: list[_Row] = []
+    used = 0
+    for row in sorted(rows, key=lambda row: (row.tail, len(row.ids))):
+        if batch and used + len(row.ids) > budget:
+            yield batch
+            batch, used = [], 0
+        batch.append(row)
+        used += len(row.ids)
+    if batch:
+        yield batch
+
+
+def _score_batch(
+    lm: LM, batch: Sequence[_Row], ragged: RaggedRows, logit_rows: int
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Run one batch; yield slots, nats, and whether the token is the likeliest one, for groups of positions."""
+    layout = ragged.layout
+    ids = torch.tensor([layout.flat([row.ids for row in batch])], device=lm.device)
+    positions = torch.tensor([layout.counted()], device=lm.device)
+    states = run_blocks(lm, embed(lm, ids, positions), 0, lm.n_layers, positions=positions, ragged=ragged)[0]
+    place = {token: i for i, token in enumerate(ragged.asked_for.tolist())}
+    where: dict[int, list[_Read]] = {token: [] for token in place}  # what is read at each token
+    for row, start in zip(batch, layout.starts, strict=True):
+        for read in row.reads:
+            where[start + read.position].append(read)
+    read_at = [token for token, reads in where.items() if reads]
+    reads = [(number, read) for number, token in enumerate(read_at) for read in where[token]]
+    states = states[torch.tensor([place[token] for token in read_at], device=states.device)]
+    for start in range(0, len(states), logit_rows):
+        part = [(place - start, read) for place, read in reads if start <= place < start + logit_rows]
+        scores = logits(lm, states[start : start + logit_rows])
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        index = torch.tensor([place for place, _ in part], device=scores.device)
+        token = torch.tensor([read.token for _, read in part], device=scores.device)
+        nats = scores.logsumexp(-1)[index] - scores[index, token]
+        best = (scores.argmax(-1)[index] == token) & nats.isfinite()
+        yield [read.slot for _, read in part], nats.clamp_min(0), best
+
+
+def _collect(kept: Sequence[tuple[list[int], Tensor, Tensor]]) -> dict[int, tuple[float, bool]]:
+    """Bring all results from the device at once."""
+    if not kept:
+        return {}
+    nats = torch.cat([nats for _, nats, _ in kept]).tolist()
+    best = torch.cat([best for _, _, best in kept]).tolist()
+    slots = [slot for slots, _, _ in kept for slot in slots]
+    return {slot: (nat, hit) for slot, nat, hit in zip(slots, nats, best, strict=True)}
+
+
+def _target_score(found: dict[int, tuple[float, bool]], slots: Sequence[int]) -> TargetScore:
+    values = [found[slot] for slot in slots]
+    return TargetScore(sum(nat for nat, _ in values), len(values), tuple(hit for _, hit in values))

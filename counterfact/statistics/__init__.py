@@ -1,0 +1,1 @@
+"""Means, intervals and summaries of what metrics measured."""

@@ -1,0 +1,103 @@
+"""From lines of `cases.jsonl` to one number per metric: the one place where means, intervals and n are taken."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from counterfact.contracts.metrics import Block, Composite, Metric, composites_of, metrics_of
+from counterfact.core.records import Kind
+from counterfact.core.seeds import derive_seed
+from counterfact.statistics.intervals import Estimate, Rows, bootstrap, mean_interval
+
+Side = Literal["post", "pre"]
+Values = dict[str, list[float | None]]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One metric over many records, as it is printed (x100 where the paper does)."""
+
+    estimate: Estimate
+    unit: str
+    definition: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `run.json` holds of it."""
+        e = self.estimate
+        return {
+            "value": e.value, "n": e.n, "low": e.low, "high": e.high, "unit": self.unit, "definition": self.definition
+        }  # fmt: skip
+
+
+def blocks_of(lines: Iterable[Mapping[str, Any]], side: Side) -> list[Block]:
+    """Return the blocks of the lines that have one, each with its record's `target_tokens` in it."""
+    return [{**line[side], "target_tokens": line.get("target_tokens")} for line in lines if side in line]
+
+
+def summarise(blocks: Sequence[Block], kind: Kind, seed: int = 0) -> dict[str, Summary]:
+    """Return every metric and composite of one kind over records.
+
+    Args:
+        blocks: one for each record.
+        kind: which metrics apply.
+        seed: of the bootstrap behind the intervals of composites.
+    """
+    values = record_values(blocks, kind)
+    result = {}
+    for composite in composites_of(kind):
+        table = _table(values, composite, kind)
+        estimate = bootstrap([table], composite.combine, derive_seed(seed, "bootstrap", composite.symbol))
+        result[composite.symbol] = Summary(_scaled(estimate, 100.0), composite.unit, composite.definition)
+    for metric in metrics_of(kind):
+        there = [value for value in values[metric.symbol] if value is not None]
+        result[metric.symbol] = Summary(_scaled(mean_interval(there), metric.scale), metric.unit, metric.definition)
+    return result
+
+
+def paired_differences(
+    blocks: Sequence[Block], others: Sequence[Block], kind: Kind, seed: int = 0
+) -> dict[str, Summary]:
+    """Return, for every metric, the mean over records of the first less the second, with its interval.
+
+    Args:
+        blocks: of one run, one for each record.
+        others: of another run, the same records in the same order.
+        kind: which metrics apply.
+        seed: of the paired bootstrap of composites.
+    """
+    first, second = record_values(blocks, kind), record_values(others, kind)
+    result = {}
+    for composite in composites_of(kind):
+        combine = composite.combine
+        estimate = bootstrap(
+            [_table(first, composite, kind), _table(second, composite, kind)],
+            lambda a, b, combine=combine: combine(a) - combine(b),
+            derive_seed(seed, "paired bootstrap", composite.symbol),
+        )
+        result[composite.symbol] = Summary(_scaled(estimate, 100.0), composite.unit, composite.definition)
+    for metric in metrics_of(kind):
+        estimate = mean_interval(_differences(first, second, metric))
+        result[metric.symbol] = Summary(_scaled(estimate, metric.scale), metric.unit, metric.definition)
+    return result
+
+
+def record_values(blocks: Sequence[Block], kind: Kind) -> Values:
+    """Return the value of every metric for every record, unscaled."""
+    return {metric.symbol: [metric.compute(block) for block in blocks] for metric in metrics_of(kind)}
+
+
+def _differences(first: Values, second: Values, metric: Metric) -> list[float]:
+    both = zip(first[metric.symbol], second[metric.symbol], strict=True)
+    return [a - b for a, b in both if a is not None and b is not None]
+
+
+def _table(values: Values, composite: Composite, kind: Kind) -> Rows:
+    columns = [values[part] for part in composite.parts[kind]]
+    return np.array(columns, dtype=np.float64).reshape(len(columns), -1).T
+
+
+def _scaled(estimate: Estimate, scale: float) -> Estimate:
+    value, low, high = (None if x is None else x * scale for x in (estimate.value, estimate.low, estimate.high))
+    return replace(estimate, value=value, low=low, high=high)

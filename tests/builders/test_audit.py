@@ -1,0 +1,139 @@
+"""Every kind of finding is found where it is planted and nowhere else; the page shows what it should and no more."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from counterfact.builders.audit import KINDS, audit
+from counterfact.builders.audit_page import audit_page
+from counterfact.builders.counterfact import BuildSettings, build_counterfact
+from counterfact.builders.seams import bad_seams
+from counterfact.core.datasets import load_dataset
+from counterfact.core.records import CounterFactRecord
+from tests.support.made_up_world import small_world
+
+
+def record(case_id: int = 0, subject: str = "Ada Low", **changes: object) -> CounterFactRecord:
+    """A record that has nothing to mark, changed."""
+    rewrite = {
+        "prompt": changes.pop("prompt", "{} speaks"),
+        "relation_id": changes.pop("relation", "P103"),
+        "target_new": {"str": changes.pop("new", "Esk"), "id": None},
+        "target_true": {"str": changes.pop("true", "Aldic"), "id": None},
+        "subject": subject,
+    }
+    value = {
+        "case_id": case_id,
+        "requested_rewrite": rewrite,
+        "paraphrase_prompts": [f"A bell rang. {subject} dreams in"],
+        "neighborhood_prompts": ["Bo Ray speaks", "Cy Ray dreams in"],
+        "attribute_prompts": ["Dag Ray speaks"],
+        "generation_prompts": [f"{subject} wrote letters in"] * 2,
+    }
+    return CounterFactRecord.model_validate({**value, **changes})
+
+
+PLANTED = {
+    "duplicate record": [record(), record(1)],
+    "near-duplicate record": [record(subject="Zoë Ölm"), record(1, subject="Olm, Zoe")],
+    "repeated prompt": [record(neighborhood_prompts=["Bo Ray speaks", "Bo Ray speaks"])],
+    "subject twice in a relation": [record(), record(1, new="Dovian")],
+    "subject in several relations": [record(), record(1, relation="P1412")],
+    "prompt holds the true object": [record(generation_prompts=["Ada Low wrote Aldic verses for"])],
+    "prompt holds the new object": [record(paraphrase_prompts=["The Esk froze. Ada Low dreams in"])],
+    "neighbor names its object": [record(neighborhood_prompts=["The Aldic Choir sings in"])],
+    "attribute names its object": [record(attribute_prompts=["The Esk Choir sings in"])],
+    "neighbor is the subject": [record(neighborhood_prompts=["Ada Low's mother speaks"])],
+    "neighbor holds the new object": [record(attribute_prompts=["Bo Ray speaks"])],
+    "neighbor edited elsewhere": [record(), record(1, subject="Bo Ray", neighborhood_prompts=[])],
+    "bad seam": [record(neighborhood_prompts=["Bo  Ray speaks"])],
+    "a or an": [record(prompt="{} is an", new="actor", true="lawyer")],
+}
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_what_is_planted_is_found_and_nothing_else(kind: str) -> None:
+    found = audit(PLANTED[kind])
+    assert {name for name, (count, _) in found.counts.items() if count} == {kind}
+    assert found.counts[kind][1] <= len(PLANTED[kind])
+
+
+def test_every_kind_is_planted_once_and_a_clean_record_has_none() -> None:
+    assert list(PLANTED) == [kind.name for kind in KINDS]
+    assert audit([record()]).findings == ()
+
+
+def test_a_neighbor_with_the_new_object_in_another_record() -> None:
+    other = record(1, subject="Bo Ray", true="Esk", new="Aldic", neighborhood_prompts=["Eve Ray speaks"])
+    texts = [f.text for f in audit([record(), other]).findings if f.kind == "neighbor holds the new object"]
+    assert texts == ["Bo Ray speaks [Esk]"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "objects", "faults"),
+    [
+        ("The band that had had success is from", ["Wales"], 0),
+        ("Badlay ibn Sa'ad ad-Din ruled", ["Adal"], 0),
+        ("Lyon is in in", ["France"], 1),
+        ("Lyon lies in the", ["the south"], 1),
+        ("Lyon , a city in", ["France"], 1),
+        (" Lyon is in", ["France"], 1),
+        ("Lyon is in ", ["France"], 1),
+        ("[X] is in", ["France"], 1),
+        ("Ada is an", ["honorary consul", "hourly worker"], 0),
+        ("Ada is a", ["university teacher", "European", "one-time guest"], 0),
+    ],
+)
+def test_seams(prompt: str, objects: list[str], faults: int) -> None:
+    assert len(list(bad_seams(prompt, objects))) == faults
+
+
+class Links(HTMLParser):
+    """Collects what a page would fetch, and its links inside itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.inside: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(str(value))
+            elif name == "href" and str(value).startswith("#"):
+                self.inside.append(str(value)[1:])
+            elif name in ("src", "href"):
+                self.fetched.append(str(value))
+
+
+def test_the_page_stands_alone_and_shows_a_sample_of_every_relation(tmp_path: Path) -> None:
+    report = build_counterfact(small_world().write(tmp_path / "world"), BuildSettings(), tmp_path / "out")
+    records = [r for r in load_dataset(report.path).records if isinstance(r, CounterFactRecord)]
+    page = audit_page(records, audit(records), "A <small> set", 2, 0)
+    links = Links()
+    links.feed(page)
+    assert links.fetched == [] and "http" not in page
+    assert links.inside == links.ids == ["P103", "P1412"]
+    assert len(re.findall("<article", page)) == 4
+    assert "A &lt;small&gt; set" in page
+    assert page == audit_page(records, audit(records), "A <small> set", 2, 0)
+    assert page != audit_page(records, audit(records), "A <small> set", 2, 1)
+
+
+def test_labels_are_escaped_on_the_page() -> None:
+    made = record(subject="<b>Ada & Co</b>")
+    page = audit_page([made], audit([made]), "x", 1, 0)
+    assert "<b>Ada" not in page and "&lt;b&gt;Ada &amp; Co&lt;/b&gt;" in page
+
+
+def test_the_genuine_records_are_looked_through(real_data: Path) -> None:
+    data = load_dataset(real_data / "counterfact" / "counterfact_100.json")
+    records = [r for r in data.records if isinstance(r, CounterFactRecord)]
+    counts = audit(records).counts
+    assert counts["duplicate record"] == (0, 0)
+    # reference.md 5.1: in about 1 % of records some neighborhood prompt contains the edited subject.
+    assert counts["neighbor is the subject"][1] == 2
+    assert counts["neighbor names its object"][1] > 5

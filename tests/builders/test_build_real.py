@@ -1,0 +1,150 @@
+"""Real ParaRel and real facts of WikiData make a data set; the genuine CounterFact loads beside it."""
+
+import json
+import logging
+import resource
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from counterfact.builders.counterfact import BuildReport, BuildSettings, Sources, build_counterfact, embedded_sources
+from counterfact.builders.drafts import RecordSettings
+from counterfact.builders.knowledge import gather
+from counterfact.builders.overlap import overlap, why_missing
+from counterfact.builders.pararel import load_pararel
+from counterfact.builders.plan import one_by_one, plan_build
+from counterfact.builders.sources import Named
+from counterfact.builders.upstream import FILES
+from counterfact.builders.wikidata import StoreSource
+from counterfact.core.datasets import Dataset, load_dataset
+from counterfact.core.places import data_folder
+from counterfact.core.records import CounterFactRecord
+from tests.support import ROOT
+
+HALF_A_MINUTE = 30
+MEMORY = 1.5e9
+_LOG = logging.getLogger(__name__)
+"""Counts, shown by `pytest --log-cli-level=INFO`."""
+
+
+def real_build(real_data: Path, templates: Path | None, out: Path) -> BuildReport:
+    sources = Sources(
+        pararel=real_data / "pararel",
+        facts=StoreSource.open(real_data / "wikidata" / "facts.tsv.gz"),
+        generation=data_folder() / "prompts" / "generation",
+        articles=None,
+        templates=templates,
+    )
+    settings = BuildSettings(name="counterfact-real", paraphrase_context="none")
+    started = time.process_time()
+    made = build_counterfact(sources, settings, out)
+    _LOG.info(json.dumps({"counts": made.meta["counts"], "table_2": made.stats["table_2"]}, indent=1))
+    assert time.process_time() - started < HALF_A_MINUTE
+    return made
+
+
+@pytest.fixture(scope="module")
+def report(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> BuildReport:
+    return real_build(real_data, None, tmp_path_factory.mktemp("real") / "out")
+
+
+def records_of(dataset: Dataset) -> list[CounterFactRecord]:
+    return [record for record in dataset.records if isinstance(record, CounterFactRecord)]
+
+
+def test_real_sources_make_a_data_set(report: BuildReport) -> None:
+    counts = report.meta["counts"]
+    assert counts["tuples"] == 29_411
+    assert counts["facts"]["resolved"] > 16_500, "others have no templates, so their facts are not asked for"
+    assert counts["tuples"] == counts["records"] + sum(counts["dropped"].values())
+    assert counts["records"] >= 14_500
+    assert counts["relations"] == 28
+
+
+def test_labels_lead_to_entities(real_data: Path) -> None:
+    facts = StoreSource.open(real_data / "wikidata" / "facts.tsv.gz")
+    found = sum(gather(relation, facts).counts["resolved"] for relation in load_pararel(real_data / "pararel"))
+    assert found >= 22_721
+
+
+def test_our_templates_top_up_thin_relations(report: BuildReport, real_data: Path, tmp_path: Path) -> None:
+    topped = real_build(real_data, data_folder() / "pararel", tmp_path / "out")
+    counts, relations = topped.meta["counts"], topped.meta["relations"]
+    assert counts["records"] >= 17_150
+    assert counts["relations"] == 33
+    assert counts["records_topped_up"] >= 150
+    thin = {name for name, relation in relations.items() if relation["templates_added"]}
+    assert thin == {"P103", "P127", "P136", "P190", "P276"}
+    before, after = (
+        {tuple_of(record): record for record in records_of(load_dataset(r.path))} for r in (report, topped)
+    )
+    assert len(before) == report.records
+    for key, record in before.items():
+        same = after[key].model_copy(update={"case_id": record.case_id})
+        assert same == record, "templates from elsewhere change no record that was complete without them"
+    added = [record for key, record in after.items() if key not in before and key[0] not in thin]
+    assert len(added) == counts["records_topped_up"]
+    assert all((record.provenance or {})["neighborhood_templates"] == "topped up" for record in added)
+    assert min((record.provenance or {})["neighborhood_subjects"] for record in added) == 1
+
+
+def tuple_of(record: CounterFactRecord) -> tuple[str | None, str]:
+    return record.requested_rewrite.relation_id, (record.provenance or {})["pararel_uuid"]
+
+
+def test_the_documented_plan_is_the_computed_one(real_data: Path) -> None:
+    named = Named(sparql="wdqs", pararel=str(real_data / "pararel"), templates=data_folder() / "pararel")
+    relations = named.needed_relations(BuildSettings())
+    page = (ROOT / "docs" / "live-build.md").read_text(encoding="utf-8")
+    for cost in plan_build(relations, 25, 1.0, FILES):
+        assert f"| {cost.kind} | {cost.requests:,} | {cost.basis} | {cost.hours:.2f} |" in page
+    for costs in (plan_build(relations, 10, 1.0, FILES), one_by_one(relations, 25, 1.0, FILES)):
+        assert f"| {sum(cost.requests for cost in costs):,} | {sum(cost.hours for cost in costs):.1f} |" in page
+
+
+def test_memory_stays_small(report: BuildReport) -> None:
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < MEMORY
+
+
+def test_its_records_load_and_keep_the_rules(report: BuildReport) -> None:
+    dataset = load_dataset(report.path)
+    records = records_of(dataset)
+    assert len(records) == len(dataset.records) == report.records
+    keys = Counter((r.requested_rewrite.relation_id, r.requested_rewrite.subject) for r in records)
+    assert max(keys.values()) == 1
+    settings = RecordSettings()
+    for record in records:
+        subject = record.requested_rewrite.subject.casefold()
+        assert len(set(record.neighborhood_prompts)) == settings.neighborhood_prompts
+        assert len(set(record.attribute_prompts)) == settings.attribute_prompts
+        assert len(set(record.paraphrase_prompts)) == settings.paraphrase_prompts
+        assert record.requested_rewrite.target_new.text.casefold() not in subject
+        provenance = record.provenance or {}
+        assert provenance["subject_id"] not in provenance["neighborhood_ids"]
+
+
+def test_the_genuine_records_load(real_data: Path) -> None:
+    dataset = load_dataset(real_data / "counterfact" / "counterfact_100.json")
+    assert len(records_of(dataset)) == 100
+
+
+def test_genuine_triples_are_found_again_and_the_others_have_a_reason(report: BuildReport, real_data: Path) -> None:
+    genuine = records_of(load_dataset(real_data / "counterfact" / "counterfact_100.json"))
+    records = records_of(load_dataset(report.path))
+    facts = {row.item: row for row in overlap(records, genuine)}["facts (relation, subject, true object)"]
+    reasons = why_missing(report.path, records, genuine)
+    _LOG.info("%d of %d genuine triples; the others: %s", facts.both, facts.second, reasons)
+    assert reasons is not None
+    assert facts.both + sum(reasons.values()) == facts.second
+    assert facts.both >= 50
+
+
+def test_the_embedded_world_makes_enough_records(tmp_path: Path) -> None:
+    report = build_counterfact(embedded_sources(), BuildSettings(), tmp_path / "out")
+    counts = report.meta["counts"]
+    assert counts["records"] >= 1_500
+    assert counts["relations"] == 34
+    assert counts["records_without_reference_texts"] == 0
+    assert counts["tuples"] == counts["records"] + sum(counts["dropped"].values())

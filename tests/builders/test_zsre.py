@@ -1,0 +1,146 @@
+"""zsRE from MEND's files: what is kept, what is counted, and that `size` is honoured."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from counterfact.builders.zsre import build_zsre, convert, read_zsre
+from counterfact.core.datasets import load_dataset
+from counterfact.core.errors import BadInput
+from counterfact.core.records import BadRecord, ZsreRecord
+
+
+def entry(**changed: Any) -> dict[str, Any]:
+    return {
+        "subject": "Lake Orim",
+        "src": "Which river leaves Lake Orim?",
+        "pred": "Anna",
+        "rephrase": "What river flows out of Lake Orim?",
+        "alt": "Bela",
+        "answers": ["the Tessel", "Tessel"],
+        "loc": "nq question: who counted the geese",
+        "loc_ans": "nobody",
+        "cond": "Anna >> Bela || Which river leaves Lake Orim?",
+    } | changed
+
+
+def write(folder: Path, entries: list[Any], name: str = "zsre_mend_eval.json") -> Path:
+    path = folder / name
+    text = json.dumps(entries) if name.endswith(".json") else "".join(json.dumps(value) + "\n" for value in entries)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def records_of(out: Path) -> list[ZsreRecord]:
+    return [record for record in load_dataset(out).records if isinstance(record, ZsreRecord)]
+
+
+def test_a_file_becomes_a_folder_that_loads(tmp_path: Path) -> None:
+    unicode = entry(subject="Łódź", src="Gdzie leży Łódź?", answers=["Polska – Łódzkie", "Polska"])
+    report = build_zsre(write(tmp_path, [entry(), unicode]), tmp_path / "out")
+    dataset = load_dataset(tmp_path / "out")
+    assert (dataset.name, dataset.version, dataset.kind) == ("zsre", "1", "zsre")
+    assert dataset.content_hash == report.meta["content_hash"]
+    first, second = records_of(tmp_path / "out")
+    assert first.answers == ["the Tessel", "Tessel"]
+    assert first.request.prompt == "Which river leaves {}?"
+    assert first.request.target_new == "the Tessel"
+    assert (second.subject, second.answers[0]) == ("Łódź", "Polska – Łódzkie")
+    assert first.loc == "nq question: who counted the geese"
+
+
+def test_a_subject_that_is_repeated_is_edited_at_its_last_place(tmp_path: Path) -> None:
+    repeated = entry(subject="Orim", src="Is Orim the Orim of Orimland or Orim?")
+    build_zsre(write(tmp_path, [repeated]), tmp_path / "out")
+    (record,) = records_of(tmp_path / "out")
+    assert record.request.prompt == "Is Orim the Orim of Orimland or {}?"
+    assert record.request.filled == record.src
+
+
+def test_answers_of_every_form(tmp_path: Path) -> None:
+    entries = [entry(answers="Tessel"), entry(answers=["", "Tessel"]), entry(loc_ans=["nobody", "no one"])]
+    build_zsre(write(tmp_path, entries), tmp_path / "out")
+    assert [record.answers[0] for record in records_of(tmp_path / "out")] == ["Tessel", "Tessel", "the Tessel"]
+    assert records_of(tmp_path / "out")[2].loc_ans == "nobody"
+
+
+BAD = [
+    entry(answers=[]),
+    entry(answers=[" "]),
+    entry(answers=7),
+    entry(subject="Lake Tor"),
+    entry(subject=" "),
+    entry(loc_ans=[]),
+    entry(loc_ans="  "),
+    {key: value for key, value in entry().items() if key != "rephrase"},
+    "not an object",
+    None,
+]
+
+
+def test_bad_entries_are_counted_and_keep_the_others_ids(tmp_path: Path) -> None:
+    report = build_zsre(write(tmp_path, [*BAD, entry()]), tmp_path / "out")
+    assert [record.case_id for record in records_of(tmp_path / "out")] == [len(BAD)]
+    counts = report.meta["counts"]
+    assert counts["read"] == len(BAD) + 1 == counts["records"] + sum(counts["dropped"].values())
+    assert counts["dropped"]["the subject … is not in the question …"] == 2
+
+
+@given(size=st.integers(1, 12), usable=st.lists(st.booleans(), min_size=1, max_size=10))
+def test_size_is_honoured(size: int, usable: list[bool], tmp_path_factory: pytest.TempPathFactory) -> None:
+    entries = [
+        entry(subject=f"Lake {n}", src=f"Who saw Lake {n}?") if good else entry(answers=[])
+        for n, good in enumerate(usable)
+    ]
+    records, dropped = read_zsre(write(tmp_path_factory.mktemp("zsre"), entries), size)
+    wanted = [n for n, good in enumerate(usable) if good][:size]
+    assert [record["case_id"] for record in records] == wanted
+    assert dropped.total() == (wanted[-1] + 1 if len(wanted) == size else len(usable)) - len(wanted)
+
+
+def test_lines_are_read_as_well(tmp_path: Path) -> None:
+    build_zsre(write(tmp_path, [entry(), entry()], "zsre.jsonl"), tmp_path / "out", size=1)
+    assert len(records_of(tmp_path / "out")) == 1
+
+
+def test_equal_builds_are_equal_bytes(tmp_path: Path) -> None:
+    source = write(tmp_path, [entry(), entry(answers=[])])
+    build_zsre(source, tmp_path / "a")
+    build_zsre(source, tmp_path / "b")
+    assert (tmp_path / "a/records.jsonl").read_bytes() == (tmp_path / "b/records.jsonl").read_bytes()
+    assert build_zsre(source, tmp_path / "a").reused
+    assert not build_zsre(source, tmp_path / "a", size=1).reused
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("{", "not JSON"), ('{"a": 1}', "expected a JSON list"), ("[]", "no entry can be used")]
+)
+def test_other_files_are_refused(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "zsre.json").write_text(text)
+    with pytest.raises(BadInput, match=said):
+        build_zsre(tmp_path / "zsre.json", tmp_path / "out")
+
+
+def test_a_missing_file_and_a_size_of_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no file"):
+        build_zsre(tmp_path / "zsre.json", tmp_path / "out")
+    with pytest.raises(BadInput, match="size"):
+        build_zsre(write(tmp_path, [entry()]), tmp_path / "out", size=0)
+
+
+def test_no_text_is_changed() -> None:
+    kept = convert(entry(answers=["Ａ — ﬁn\u00a0"], loc_ans="ça"), 0)
+    assert not isinstance(kept, BadRecord)
+    assert (kept["answers"], kept["loc_ans"]) == (["Ａ — ﬁn\u00a0"], "ça")
+
+
+def test_real_files(real_data: Path, tmp_path: Path) -> None:
+    evaluation = build_zsre(real_data / "zsre/zsre_mend_eval_portability_gpt4.json", tmp_path / "eval")
+    training = build_zsre(real_data / "zsre/zsre_mend_train-1k.json", tmp_path / "train", size=500)
+    assert (evaluation.records, evaluation.meta["counts"]["dropped"]) == (1_037, {})
+    assert training.records == 500
+    assert all(record.request.filled == record.src for record in records_of(tmp_path / "eval"))

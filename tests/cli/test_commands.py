@@ -1,0 +1,279 @@
+"""The command line: what it prints, what it refuses and how, and that a killed job goes on to the same bytes."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from counterfact.core.files import write_json, write_jsonl
+from tests.support import ROOT
+from tests.support.evaluating import counterfact, counterfact_record
+from tests.support.models import tiny_folder
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Run `counterfact` in this process; returns exit code, stdout, stderr."""
+    from counterfact.cli.main import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["counterfact", *map(str, arguments)])
+        code: object = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capfd.readouterr()
+        assert isinstance(code, int)
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    counterfact(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def evaluate(dataset: Path, out: Path, *more: object) -> list[object]:
+    model = ["--model", tiny_folder("gpt2"), "--dtype", "float64", "--length", 24]
+    editor = [] if "--editor" in more else ["--editor", "identity"]
+    return ["evaluate", "--dataset", dataset, "--out", out, *model, *editor, *more]
+
+
+def test_the_way_from_records_to_a_page(command: Command, dataset: Path, tmp_path: Path) -> None:
+    code, out, _ = command(*evaluate(dataset, tmp_path / "results"))
+    assert code == 0
+    assert "identity" in out
+    code, out, _ = command(*evaluate(dataset, tmp_path / "results"), "--json")
+    assert code == 0 and json.loads(out)[0]["editor"]["name"] == "identity"
+    code, out, _ = command("summarize", tmp_path / "results", "--format", "json")
+    assert code == 0
+    [table] = json.loads(out)
+    assert [row["label"] for row in table["rows"]][1:] == ["identity"]
+    code, out, _ = command("summarize", tmp_path / "results", "--format", "latex", "--paper", "gpt2-xl")
+    assert code == 0
+    assert r"\toprule" in out
+    code, out, _ = command("leaderboard", "build", tmp_path / "results", "--out", tmp_path / "site")
+    assert code == 0
+    page = (tmp_path / "site" / "index.html").read_text()
+    assert "http" not in page
+    assert "identity" in (tmp_path / "site" / "data.js").read_text()
+    assert (tmp_path / "site" / "ranking.png").stat().st_size > 1000
+    [run] = (tmp_path / "results").rglob("run.json")
+    code, out, _ = command("export", run.parent, "--format", "rome", "--out", tmp_path / "rome")
+    assert code == 0
+    assert len(list((tmp_path / "rome").glob("case_*.json"))) == 6
+
+
+def test_stats_and_doctor(command: Command, dataset: Path) -> None:
+    code, out, _ = command("stats", dataset, "--json")
+    assert code == 0
+    assert json.loads(out)
+    code, out, _ = command("doctor", "--json")
+    assert "torch" in json.loads(out)["facts"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--editor", "rom"], "Did you mean 'rome'"),
+        (["--model", "./no-such-model"], "no-such-model"),
+        (["--dataset", "./no-such-data"], "no-such-data"),
+        (["--set", "layr=1", "--editor", "rome"], "layr"),
+        (["--set", "layer=one", "--editor", "rome"], "layer"),
+        (["--set", "layer=99", "--editor", "rome"], "layers 0 to 2"),
+        (["--texts", "./no-such-texts", "--editor", "rome"], "no-such-texts"),
+        (["--set", "layer=1", "--editor", "rome", "--editor", "ft"], "one editor"),
+        (["--plugin", "nothing.py"], "nothing.py"),
+        (["--limit", "0"], "limit"),
+        (["--dtype", "float99"], "float99"),
+        (
+            ["--precision", "tf32", "--dtype", "float32", "--device", "cpu"],
+            "tf32 products need a CUDA device, and the model is on cpu",
+        ),
+        (["--max-memory", "lots"], "expected a memory size as 8GB"),
+        (["--max-memory", "1MB"], "one record at a time is estimated to need"),
+        (["--no-such-option"], "no-such-option"),
+    ],
+)
+def test_bad_arguments_end_with_2_and_a_reason(
+    command: Command, dataset: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    code, _, err = command(*evaluate(dataset, tmp_path / "results", *arguments))
+    assert code == 2
+    assert said in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.rglob("cases.jsonl"))
+
+
+def test_a_memory_is_planned_for_and_said(command: Command, dataset: Path, tmp_path: Path) -> None:
+    code, _, err = command(*evaluate(dataset, tmp_path / "results", "--max-memory", "570MB"))
+    assert code == 0
+    said = " ".join(err.split())
+    assert "plan for 570 MB" in said and "estimated to need" in said
+    (path,) = tmp_path.rglob("run.json")
+    assert json.loads(path.read_text())["environment"]["plan_needs_bytes"] <= 570e6
+
+
+def broken_line(folder: Path) -> None:
+    path = folder / "records.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], '{"case_id": 2, oops', *lines[3:]]))
+
+
+def twice(folder: Path) -> None:
+    write_jsonl(folder / "records.jsonl", [counterfact_record(1), counterfact_record(1)])
+
+
+def not_records(folder: Path) -> None:
+    write_jsonl(folder / "records.jsonl", [{"a": 1}])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [(broken_line, "records.jsonl:3: not JSON"), (twice, "more than once"), (not_records, "no record has")],
+)
+def test_a_broken_data_set_ends_with_2(
+    command: Command, dataset: Path, tmp_path: Path, spoil: Callable[[Path], None], said: str
+) -> None:
+    spoil(dataset)
+    code, _, err = command(*evaluate(dataset, tmp_path / "results"))
+    assert code == 2
+    assert said in err
+
+
+def test_bad_records_are_counted_and_cost_nothing_else(command: Command, tmp_path: Path) -> None:
+    records = [counterfact_record(case_id) for case_id in range(6)]
+    records[0]["requested_rewrite"]["prompt"] = "was born in"
+    records[1]["requested_rewrite"]["prompt"] = "{} and {} were born in"
+    records[2]["requested_rewrite"]["target_new"] = {"str": "", "id": None}
+    records[3]["requested_rewrite"]["subject"] = ""
+    records[4]["paraphrase_prompts"] = ["word " * 100]
+    write_json(tmp_path / "records.json", records)
+    code, _, _ = command(*evaluate(tmp_path / "records.json", tmp_path / "results"))
+    assert code == 0
+    [path] = (tmp_path / "results").rglob("run.json")
+    run = json.loads(path.read_text())
+    assert (run["n"]["asked"], run["n"]["scored"], run["n"]["failed"]) == (6, 1, 5)
+    lines = [json.loads(line) for line in (path.parent / "cases.jsonl").read_text().splitlines()]
+    assert [line["error"]["stage"] for line in lines[:5]] == ["read", "read", "read", "read", "score"]
+    assert all(line["error"]["reason"] for line in lines[:5])
+
+
+def test_a_full_disk_is_said(command: Command, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    code, _, err = command(*evaluate(dataset, tmp_path / "results"))
+    assert code == 1
+    assert "the disk is full" in err
+    assert "Traceback" not in err
+
+
+def test_edit_save_and_load(command: Command, tmp_path: Path) -> None:
+    model = ["--model", tiny_folder("gpt2"), "--subject", "Anna Ferrand", "--json"]
+    (tmp_path / "texts.txt").write_text("The ferry to the island leaves. The bridge is new.\n" * 40)
+    made = ["--target", "Oslo", "--save", tmp_path / "edit.safetensors", "--texts", tmp_path / "texts.txt"]
+    code, out, err = command("edit", "{} was born in", *model, *made, "--set", "contexts_per_length=1")
+    assert code == 0, err
+    first = json.loads(out[out.index("{") :])
+    assert first["prompts"][0]["before"] != first["prompts"][0]["after"]
+    code, out, err = command("edit", "{} was born in", *model, "--load", tmp_path / "edit.safetensors")
+    assert code == 0, err
+    again = json.loads(out[out.index("{") :])
+    assert again["prompts"] == first["prompts"]
+    code, _, err = command(
+        "edit", "{} was born in", "--model", tiny_folder("llama"), "--subject", "Anna Ferrand",
+        "--load", tmp_path / "edit.safetensors",
+    )  # fmt: skip
+    assert code == 2
+    assert "made for" in err
+
+
+@pytest.mark.parametrize("arguments", [["no slot", "--subject", "A"], ["{} is", "--subject", "A"]])
+def test_edit_refuses(command: Command, arguments: list[str]) -> None:
+    code, _, err = command("edit", *arguments)
+    assert code == 2
+    assert err
+
+
+def test_training_a_network_and_editing_with_it(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COUNTERFACT_CACHE", str(tmp_path / "cache"))
+    quick = ["--set", "batch=4", "--set", "steps=12", "--set", "validate_every=6", "--set", "validation_edits=8"]
+    code, out, _ = command("train", "mend", "--data", "text", "--max-texts", 60, *quick)
+    assert code == 0 and "no edit" in out and "best" in out
+    folder = next((tmp_path / "cache/hypernetworks").glob("factlm-*/mend"))
+    assert {path.name for path in folder.iterdir()} == {
+        "curves.jsonl", "curves.png", "editor.json", "network.safetensors",
+    }  # fmt: skip
+    code, out, _ = command("train", "mend", "--data", "text", "--max-texts", 60, *quick, "--json")
+    assert code == 0 and json.loads(out)["steps"] == 12 and "trained_on" not in json.loads(out)
+    prompt = ["edit", "The capital of {} is", "--subject", "Norway", "--target", "Rome"]
+    code, out, _ = command(*prompt, "--editor", "mend", "--model", "factlm")
+    assert code == 0 and "Rome" in out
+    code, _, err = command(*prompt, "--editor", "mend_cf", "--model", "factlm")
+    assert code == 2 and "counterfact train" in err
+    wild = ["--set", "learning_rate=30.0", "--set", "rate_learning_rate=30.0", "--out", tmp_path / "wild"]
+    code, _, err = command("train", "mend", "--data", "text", "--max-texts", 60, *quick, *wild)
+    assert code == 1 and "no network came out" in err and not (tmp_path / "wild/editor.json").exists()
+    assert command("train")[0] == 2 and command("train", "mend", "--all")[0] == 2
+
+
+def kill_and_go_on(arguments: list[object], seconds: float) -> bool:
+    """Start the command in a process of its own and kill it; True if it was still running."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "counterfact.cli.main", *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    running = process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return running
+
+
+def results_of(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.name in {"cases.jsonl", "pre.jsonl"}:
+            found[str(path.relative_to(folder))] = path.read_bytes()
+        elif path.name == "run.json":
+            found[str(path.relative_to(folder))] = {
+                key: value for key, value in json.loads(path.read_text()).items() if key != "environment"
+            }
+    return found
+
+
+@pytest.mark.soak
+def test_a_command_killed_at_random_moments_gives_the_same_bytes(
+    command: Command, dataset: Path, tmp_path: Path
+) -> None:
+    counterfact(dataset, n=70, bad=(4,))
+    assert command(*evaluate(dataset, tmp_path / "calm"))[0] == 0
+    chance = random.Random(0)
+    killed = 0
+    for _ in range(25):
+        killed += kill_and_go_on(evaluate(dataset, tmp_path / "wild"), chance.uniform(3, 9))
+    assert command(*evaluate(dataset, tmp_path / "wild"))[0] == 0
+    assert killed
+    assert results_of(tmp_path / "wild") == results_of(tmp_path / "calm")

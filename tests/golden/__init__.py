@@ -1,0 +1,1 @@
+"""Golden numbers of our own, and what makes them."""

@@ -1,0 +1,1 @@
+"""What holds of the whole repository: imports, pages, golden numbers, devices."""

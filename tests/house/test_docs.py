@@ -1,0 +1,86 @@
+"""What the pages say is true: their Python runs, their commands and targets exist, generated parts are up to date."""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from counterfact.cli.main import app
+from tests.support import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS: Any = typer.main.get_command(app)
+
+TARGETS = set(re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split())  # type: ignore[index]
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    found = []
+    for page in PAGES:
+        found += [(page.name, text) for text in re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S)]
+    return found
+
+
+@pytest.mark.parametrize(("page", "code"), blocks("python"))
+def test_python_on_the_pages_runs(page: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, page, "exec"), {"__name__": "__main__"})
+
+
+def lines(language: str) -> list[str]:
+    joined = [text.replace("\\\n", " ") for _, text in blocks(language)]
+    # As in a shell, a comment begins a word.
+    return [re.split(r"(?:^|\s)#", line)[0].strip() for text in joined for line in text.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("line", [line for line in lines("sh") if line.startswith("make")])
+def test_make_targets_on_the_pages_exist(line: str) -> None:
+    words = [word for word in shlex.split(line)[1:] if "=" not in word]
+    assert set(words) <= TARGETS
+
+
+def commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Every command with its full name, those of groups included."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*words, name))
+        else:
+            yield " ".join((*words, name)), command
+
+
+def examples() -> list[str]:
+    found = [line for line in lines("sh") if line.startswith("counterfact ")]
+    for name, command in commands(COMMANDS):
+        found += re.findall(r"`(counterfact .*?)`", command.help or "", re.S)
+        assert re.search(rf"`counterfact {name}", command.help or ""), f"{name} --help shows no example"
+    return [" ".join(line.split()) for line in found]
+
+
+@pytest.mark.parametrize("line", examples())
+def test_commands_on_the_pages_parse(line: str) -> None:
+    _, name, *arguments = shlex.split(line)
+    command = COMMANDS.commands[name]
+    while hasattr(command, "commands"):
+        name, *arguments = arguments
+        command = command.commands[name]
+    command.make_context(name, arguments, resilient_parsing=False)
+
+
+def test_every_target_is_phony_and_listed() -> None:
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M):
+        assert target in TARGETS
+        assert re.search(rf"^  {target} ", listed, re.M)
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "docs.generate", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,151 @@
+"""What stands before a prompt, how a target is joined to it, and which token is a subject's."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import PreTrainedTokenizerFast
+
+from counterfact.lm.encoding import Encoding
+from counterfact.lm.loading import LM
+from tests.support.models import BEGIN, FAMILIES, tiny_lm
+
+TEMPLATES = ("{} speaks French", "The mother tongue of {} is", "She met {}", "{}", "In {}, the ferry", "What, {}?")
+SUBJECTS = ("Anna Ferrand", "Pavel Dvořák", "Zoë", "José", "Ý", "東京", "a", "the city of Turin", "naïve")
+
+
+def pieces(lm: LM, text: str) -> list[bytes]:
+    """The bytes of each token, without special ones."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    back = {character: byte for byte, character in bytes_to_unicode().items()}
+    return [bytes(back[c] for c in token) for token in lm.tokenizer.convert_ids_to_tokens(lm.tokens(text))]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_positions_by_counting_bytes(family: str, template: str, subject: str) -> None:
+    lm = tiny_lm(family)
+    text = template.replace("{}", subject)
+    begin = len(template[: template.index("{}")].encode())
+    end = begin + len(subject.encode())
+    ends: list[int] = []
+    for piece in pieces(lm, text):
+        ends.append((ends[-1] if ends else 0) + len(piece))
+    assert ends[-1] == len(text.encode())
+    offset = 1 if family == "llama" else 0
+    last = next(i for i, stop in enumerate(ends) if stop >= end) + offset
+    # A space that is a token of its own counts as the subject's first, as where it is tokenised apart with the subject.
+    space = template.partition("{}")[0].endswith(" ")
+    first = next(i for i, stop in enumerate(ends) if stop > begin - space) + offset
+    final = len(ends) - 1 + offset
+    assert lm.subject_last(template, subject) == last
+    assert lm.subject_position(template, subject, "subject_first") == first
+    assert lm.subject_position(template, subject, "subject_first_after_last") == min(last + 1, final)
+    assert lm.subject_position(template, subject, "last") == final == len(lm.prompt_tokens(text)) - 1
+
+
+def test_some_of_these_subjects_end_within_a_character() -> None:
+    lm = tiny_lm()
+    for subject in ("Ý", "東京", "Zoë"):
+        assert len(lm.tokens(subject[-1])) > 1
+    assert lm.subject_last("{}", "Ý") == 1
+    assert lm.subject_position("{}", "Ý", "subject_first") == 0
+
+
+def test_many_at_once_are_as_one_by_one() -> None:
+    lm = tiny_lm("llama")
+    located = lm.locate(list(TEMPLATES), list(SUBJECTS[: len(TEMPLATES)]))
+    for template, subject, (ids, position) in zip(TEMPLATES, SUBJECTS, located, strict=False):
+        assert ids == lm.prompt_tokens(template.replace("{}", subject))
+        assert position == lm.subject_last(template, subject)
+    assert lm.locate([], []) == []
+
+
+def test_spaces_around_a_subject_are_not_its_last_character() -> None:
+    lm = tiny_lm()
+    assert lm.subject_last("In {}is", " Turin ") == lm.subject_last("In  {} is", "Turin")
+
+
+def test_bad_subjects_and_templates() -> None:
+    lm = tiny_lm()
+    for template, subject, message in (
+        ("no slot", "Anna", "expected one {}"),
+        ("{} and {}", "Anna", "expected one {}"),
+        ("{} is", " ", "the subject is empty"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            lm.subject_last(template, subject)
+    with pytest.raises(ValueError, match="expected a rule among subject_last"):
+        lm.subject_position("{}", "Anna", "middle")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_begins_as_the_tokenizer_says_and_ends_with_itself(family: str) -> None:
+    lm = tiny_lm(family)
+    start = lm.tokenizer.convert_tokens_to_ids([BEGIN]) if family == "llama" else []
+    assert lm.prompt_tokens("Anna speaks") == start + lm.tokens("Anna speaks")
+    assert lm.prompt_tokens("") == start
+    assert lm.text_start == (start or [0])
+    assert BEGIN not in lm.tokenizer.convert_ids_to_tokens(lm.tokens("Anna"))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("target", ["Oslo", " Oslo", "an engineer", "東京", "5,000", "'s"])
+def test_a_target_follows_one_space(family: str, target: str) -> None:
+    lm = tiny_lm(family)
+    assert lm.decode(lm.target_tokens(target)) == " " + target.strip()
+    assert lm.target_tokens(target) == lm.tokens(" " + target.strip())
+
+
+@pytest.mark.parametrize("target", ["", "  ", "\n"])
+def test_an_empty_target_is_refused(target: str) -> None:
+    with pytest.raises(ValueError, match="the target is empty"):
+        tiny_lm().target_tokens(target)
+
+
+def sentence_piece(words: list[str]) -> Encoding:
+    """A tokenizer that puts a space of its own before each text, as those of Llama 2 do, and knows few characters."""
+    vocabulary = {"<unk>": 0, "</s>": 1}
+    for piece in ["▁", *"abcdefghijklmnopqrstuvwxyzOPL", *words]:
+        vocabulary.setdefault(piece, len(vocabulary))
+    merges = []
+    for word in words:
+        for i in range(1, len(word)):
+            vocabulary.setdefault(word[: i + 1], len(vocabulary))
+            if (word[:i], word[i]) not in merges:
+                merges.append((word[:i], word[i]))
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Metaspace()
+    return Encoding.of(PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>"))
+
+
+def test_a_tokenizer_that_adds_a_space_does_not_add_two() -> None:
+    encoding = sentence_piece(["▁Oslo", "▁in"])
+    tokens = encoding.tokenizer.convert_ids_to_tokens(encoding.target("Oslo"))
+    assert tokens == ["▁Oslo"]
+    together = encoding.prompts(["a in Oslo"])[0]
+    assert encoding.prompts(["a in"])[0] + encoding.target("Oslo") == together
+    with pytest.raises(ValueError, match="cannot encode the target 'Ångström'"):
+        encoding.target("Ångström")
+    ((_, position),) = encoding.locate(["a in {} a"], ["Oslo"])
+    assert tokens[0] == encoding.tokenizer.convert_ids_to_tokens(encoding.prompts(["a in Oslo a"])[0])[position]
+
+
+def test_both_rules_agree_on_real_records(real_data: Path) -> None:
+    """The rule by separate tokenisation, as the reference has it, against ours by offsets."""
+    from counterfact.lm.loading import load_lm
+
+    lm = load_lm(real_data / "golden" / "model", device="cpu")
+    for record in json.loads((real_data / "counterfact" / "counterfact_100.json").read_text()):
+        template, subject = (record["requested_rewrite"][key] for key in ("prompt", "subject"))
+        prefix, suffix = template.split("{}")
+        p = len(lm.tokens(prefix.rstrip(" "))) if prefix else 0
+        w, s = len(lm.tokens(f" {subject}" if prefix else subject)), len(lm.tokens(suffix))
+        assert lm.subject_last(template, subject) == p + w - 1
+        assert lm.subject_position(template, subject, "subject_first") == p
+        assert lm.subject_position(template, subject, "subject_first_after_last") == p + w - (s == 0)
+        assert lm.subject_position(template, subject, "last") == p + w + s - 1

@@ -1,0 +1,139 @@
+"""Rows that stand one after the other are the same rows: layouts, attention, edits, tails, in every family."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from counterfact.lm.deltas import EditStack
+from counterfact.lm.earlier import Earlier, Recorded
+from counterfact.lm.loading import LM
+from counterfact.lm.ragged import Ragged
+from counterfact.lm.rows import RaggedRows
+from counterfact.lm.stack import Recorder, embed, logits, run_blocks
+from tests.lm.test_deltas import one_by_one, some_edits
+from tests.support.models import FAMILIES, tiny_lm
+
+LENGTHS = (5, 3, 9, 1, 3, 5, 7)
+
+
+def rows_of(lm: LM, lengths: tuple[int, ...] = LENGTHS) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(2, lm.vocabulary, (n,), generator=generator).tolist() for n in lengths]
+
+
+def run(lm: LM, rows: list[list[int]], tail: int | None = None) -> tuple[Ragged, Tensor]:
+    layout = Ragged.of([len(row) for row in rows])
+    ids, positions = torch.tensor([layout.flat(rows)]), torch.tensor([layout.counted()])
+    ragged = RaggedRows(layout, lm.device, tail=tail)
+    return layout, run_blocks(lm, embed(lm, ids, positions), 0, lm.n_layers, positions=positions, ragged=ragged)
+
+
+def tolerance(lm: LM) -> float:
+    return 2e-5 if lm.layout.family == "gptj" else 1e-9  # its own attention is in float32
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tail", [None, 1, 2])
+def test_each_row_is_as_it_is_alone(family: str, tail: int | None) -> None:
+    lm = tiny_lm(family)
+    rows = rows_of(lm)
+    layout, hidden = run(lm, rows, tail)
+    found = logits(lm, hidden)[0]
+    tokens = {token: i for i, token in enumerate(layout.tails(tail or max(LENGTHS)))}
+    assert len(found) == sum(min(tail or n, n) for n in LENGTHS)
+    for number, row in enumerate(rows):
+        alone = lm.model(torch.tensor([row]), use_cache=False).logits[0]
+        for i in range(max(0, len(row) - (tail or len(row))), len(row)):
+            place = tokens[layout.starts[number] + i]
+            torch.testing.assert_close(found[place], alone[i], rtol=0, atol=tolerance(lm))
+    vars_left = [module for module in lm.model.modules() if "_attn" in vars(module)]
+    assert not vars_left
+    assert lm.model.config._attn_implementation == lm.layout.attention_kernel
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tail", [None, 2])
+def test_edits_by_row_are_those_of_the_merged_model(family: str, tail: int | None) -> None:
+    lm = tiny_lm(family)
+    edits, owners = some_edits(lm), [2, 0, -1, 3, 1, 2, 4]
+    rows = rows_of(lm)
+    layout = Ragged.of(LENGTHS)
+    with EditStack(lm, edits).rows(owners, RaggedRows(layout, lm.device, tail=tail)):
+        _, hidden = run(lm, rows, tail)
+    last = {token: i for i, token in enumerate(layout.tails(tail or max(LENGTHS)))}
+    for number, (row, owner) in enumerate(zip(rows, owners, strict=True)):
+        alone = one_by_one(lm, edits, [owner], torch.tensor([row]))[0, -1]
+        place = last[layout.starts[number] + len(row) - 1]
+        torch.testing.assert_close(logits(lm, hidden[0, place]), alone, rtol=0, atol=tolerance(lm))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("held", [False, True])
+def test_earlier_tokens_stand_for_themselves_and_gradients_pass_by_them(family: str, held: bool) -> None:
+    lm = tiny_lm(family)
+    rows, cuts = rows_of(lm), [2, 0, 6, 0, 1, 2, 6]
+    suffixes = Ragged.of([len(row) - cut for row, cut in zip(rows, cuts, strict=True)])
+    kept: list[Recorded] = []
+    for row, cut in zip(rows, cuts, strict=True):
+        recorder = Recorder()
+        run_blocks(lm, embed(lm, torch.tensor([row[: max(cut, 1)]])), 0, lm.n_layers, cache=recorder)
+        keys, values = ({layer: it[0] for layer, it in side.items()} for side in (recorder.keys, recorder.values))
+        kept.append(Recorded(keys, values, [range(cut)]))
+    # One row's tokens after the other's, in one table.
+    counts = [next(iter(part.keys.values())).shape[1] for part in kept]
+    begins = [sum(counts[:i]) for i in range(len(counts))]
+    table = Recorded(
+        *(
+            {layer: torch.cat([side(part)[layer] for part in kept], 1) for layer in range(lm.n_layers)}
+            for side in (lambda part: part.keys, lambda part: part.values)
+        ),
+        [range(begin, begin + cut) for begin, cut in zip(begins, cuts, strict=True)],
+    )
+    picked = table.before(suffixes, torch.float64)
+    earlier: Earlier = picked.held(range(lm.n_layers)) if held else picked
+    ids = torch.tensor([suffixes.flat([row[cut:] for row, cut in zip(rows, cuts, strict=True)])])
+    positions = torch.tensor([suffixes.counted(cuts)])
+    ragged = RaggedRows(suffixes, lm.device, earlier)
+    start = embed(lm, ids, positions).requires_grad_()
+    hidden = run_blocks(lm, start, 0, lm.n_layers, positions=positions, ragged=ragged)
+    for number, row in enumerate(rows):
+        end = suffixes.starts[number] + suffixes.lengths[number] - 1
+        alone = lm.model(torch.tensor([row]), use_cache=False).logits[0, -1]
+        torch.testing.assert_close(logits(lm, hidden[0, end]), alone, rtol=0, atol=tolerance(lm))
+    (gradient,) = torch.autograd.grad(hidden[0, suffixes.starts[2]].sum(), start)
+    touched = gradient[0].abs().sum(1) > 0
+    assert touched.nonzero()[:, 0].tolist() == [suffixes.starts[2]], "a row's first token sees nothing but earlier ones"
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=12), st.data())
+def test_a_layout_holds_every_token_once_and_keeps_what_it_is_told(lengths: list[int], data: st.DataObject) -> None:
+    layout = Ragged.of(lengths)
+    assert list(layout.lengths) == lengths
+    assert sorted(layout.order) == list(range(len(lengths)))
+    named = [[(row, i) for i in range(length)] for row, length in enumerate(lengths)]
+    flat = layout.flat(named)  # type: ignore[arg-type]
+    assert all(flat[layout.starts[row] + i] == (row, i) for row, length in enumerate(lengths) for i in range(length))
+    assert layout.counted([10 * row for row in range(len(lengths))]) == [10 * row + i for row, i in flat]  # type: ignore[misc]
+    tail = data.draw(st.integers(1, 6))
+    assert [flat[token] for token in layout.tails(tail)] == [
+        (row, i)
+        for row, i in flat
+        if i >= lengths[row] - tail  # type: ignore[misc]
+    ]
+    assert layout.cut(tail).tokens == len(layout.tails(tail))
+    kept = data.draw(st.lists(st.booleans(), min_size=len(lengths), max_size=len(lengths)).filter(any))
+    rest = layout.keep(kept)
+    numbers = [row for row, keep in enumerate(kept) if keep]
+    assert rest.layout.lengths == tuple(lengths[row] for row in numbers)
+    assert [flat[token] for token in rest.tokens.tolist()] == rest.layout.flat([named[row] for row in numbers])  # type: ignore[arg-type]
+    for new, (old, places) in enumerate(zip(rest.groups, rest.places, strict=True)):
+        mine = [layout.members[old][place] for place in places.tolist()]
+        assert mine == [numbers[row] for row in rest.layout.members[new]]
+
+
+def test_positions_are_asked_for() -> None:
+    lm = tiny_lm()
+    with pytest.raises(ValueError, match="need positions"):
+        run_blocks(lm, torch.zeros(1, 3, lm.width), 0, 1, ragged=RaggedRows(Ragged.of([3]), lm.device))

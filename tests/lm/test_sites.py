@@ -1,0 +1,62 @@
+"""The map of each architecture: every name exists, shapes are (d_in, d_out), and the down projection is where it is."""
+
+import pytest
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from counterfact.core.errors import BadInput
+from counterfact.lm.hooks import Site, Tape, find_module, hooked
+from counterfact.lm.sites import LAYOUTS, layout_of, weight_shape, weight_view
+from tests.support.models import FAMILIES, INNER, LAYERS, WIDTH, tiny_lm
+
+
+def test_every_family_has_a_tiny_model() -> None:
+    assert set(FAMILIES) == set(LAYOUTS)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_names_exist_and_shapes_are_in_by_out(family: str) -> None:
+    lm = tiny_lm(family)
+    layout = lm.layout
+    names = [layout.embed, layout.blocks, layout.final_norm, layout.head, layout.positions, layout.rotary]
+    for name in filter(None, names):
+        find_module(lm.model, name)
+    for layer in range(LAYERS):
+        for name in (layout.block(layer), layout.attention(layer), layout.mlp(layer)):
+            find_module(lm.model, name)
+        assert weight_shape(lm.model, layout.up(layer)) == (WIDTH, INNER)
+        assert weight_shape(lm.model, layout.down(layer)) == (INNER, WIDTH)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_mlp_output_is_the_down_projection_of_its_input(family: str) -> None:
+    lm = tiny_lm(family)
+    name, tape = lm.layout.down(1), Tape()
+    sites = Site(name, "in"), Site(lm.layout.mlp(1))
+    with hooked(lm.model, *map(tape.read, sites)):
+        lm.model(torch.arange(5)[None] + 7)
+    keys, values = (tape[site] for site in sites)
+    bias = find_module(lm.model, name).bias
+    expected = keys @ weight_view(lm.model, name) + (0 if bias is None else bias)
+    torch.testing.assert_close(values, expected)
+
+
+def test_orientation_is_told_by_type_even_for_square_weights() -> None:
+    model = nn.ModuleDict({"linear": nn.Linear(3, 3, bias=False), "conv": Conv1D(3, 3), "norm": nn.LayerNorm(3)})
+    weight = torch.arange(9.0).view(3, 3)
+    with torch.no_grad():
+        for name in ("linear", "conv"):
+            weight_view(model, name).copy_(weight)
+            nn.init.zeros_(model[name].bias) if name == "conv" else None
+            x = torch.tensor([[1.0, 0.0, 0.0]])
+            assert torch.equal(model[name](x), weight[:1])
+    with pytest.raises(TypeError, match="expected a Linear or Conv1D"):
+        weight_view(model, "norm")
+    with pytest.raises(LookupError, match="'nowhere'"):
+        weight_view(model, "nowhere")
+
+
+def test_an_unknown_family_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(BadInput, match=r"'bert'. Known: gpt2, gptj"):
+        layout_of("bert")
