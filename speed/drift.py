@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.contracts.editors import EDITORS, Resources
-from counterfact.core.datasets import Dataset, load_dataset
 from counterfact.core.files import write_json
 from counterfact.core.places import cache_folder, data_folder
 from counterfact.core.texts import load_texts

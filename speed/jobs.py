@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from counterfact.contracts.editors import EDITORS, Resources, edit_singly
-from counterfact.core.records import CounterFactRecord
 from counterfact.core.seeds import derive_seed
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from counterfact.lm.deltas import Edit
 from counterfact.lm.generation import Generation, generate
 from counterfact.lm.loading import LM

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from counterfact.contracts.datasets import Dataset
 from counterfact.contracts.editors import EditorSpec, Resources
-from counterfact.core.datasets import Dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.files import one_writer, read_json, read_jsonl, write_json
 from counterfact.core.records import BadRecord
@@ -21,7 +21,7 @@ from counterfact.evaluation.runners.local import LocalRunner
 from counterfact.evaluation.schedule import Schedule
 from counterfact.evaluation.store import CASES, PRE, RUN, SCHEMA, Run, load_run, migrated, write_run
 from counterfact.evaluation.task import Prepared, Task
-from counterfact.evaluation.text_metrics import TextScorer, is_unscored
+from counterfact.evaluation.text_metrics import TextScorer
 from counterfact.evaluation.text_pool import TextPool
 from counterfact.evaluation.units import Computed, Unit
 from counterfact.lm.loading import LM
@@ -192,7 +192,7 @@ def _compute(lm: LM, task: Task, runner: Runner, prepared: Prepared, progress: C
     account, records = Account(), task.dataset.records
     task = replace(task, plan=prepared.plan)
     side: Literal["pre", "post"] = "pre" if task.editor is None else "post"
-    pool = TextPool(task.dataset.reference_texts, side, prepared.text_workers * runner.text_processes)
+    pool = TextPool(task.dataset, side, prepared.text_workers * runner.text_processes)
     name = PRE if task.editor is None else CASES
 
     def run(units: Sequence[Unit]) -> Iterator[Computed]:
@@ -242,16 +242,17 @@ def _trial(lm: LM, dataset: Dataset, options: Options) -> Trial:
         raise BadInput(f"{dataset.path} holds no records")
     if _has_texts(dataset, options) and options.length > lm.max_length:
         raise BadInput(f"{lm.name} takes {lm.max_length} tokens at most; choose a shorter text than {options.length}")
-    return trial_of(lm, dataset, seed=options.seed, generation=options.generation, schedule=options.schedule)
+    generation = options.generation if _has_texts(dataset, options) else None
+    return trial_of(lm, dataset, seed=options.seed, generation=generation, schedule=options.schedule)
 
 
 def _has_texts(dataset: Dataset, options: Options) -> bool:
-    return options.generate and dataset.kind == "counterfact"
+    return options.generate and dataset.benchmark.generation_prompts is not None
 
 
 def _text_scorer(dataset: Dataset, options: Options) -> TextScorer | None:
     wanted = _has_texts(dataset, options) and not options.defer_text_metrics
-    return TextScorer(dataset.reference_texts) if wanted else None
+    return TextScorer(dataset.benchmark.text_metrics, dataset.reference_texts) if wanted else None
 
 
 def _finished(folder: Path, identity: Mapping[str, Any], texts: TextScorer | None) -> Run:
@@ -261,6 +262,6 @@ def _finished(folder: Path, identity: Mapping[str, Any], texts: TextScorer | Non
     before = {**run.data, "editor": {name: value for name, value in run.data["editor"].items() if name not in notes}}
     check_unmoved(folder, before, identity, code=False)
     (folder / UNFINISHED).unlink(missing_ok=True)
-    if texts is None or not any(is_unscored(line["post"]) for line in run.cases if "post" in line):
+    if texts is None or not any(texts.is_unscored(line["post"]) for line in run.cases if "post" in line):
         return run
     return rescore(run, texts)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from counterfact.contracts.datasets import Dataset
 from counterfact.contracts.editors import Resources
-from counterfact.core.datasets import Dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.registry import load_plugin
 from counterfact.evaluation.schedule import Schedule

@@ -10,7 +10,6 @@ from counterfact.contracts.editors import EDITORS, Editor, EditorSpec, provenanc
 from counterfact.core.records import BadRecord
 from counterfact.evaluation.chunks import Job, run_chunk
 from counterfact.evaluation.environment import machine, peak_memory
-from counterfact.evaluation.protocols import PROTOCOLS
 from counterfact.evaluation.task import ModelSource, Prepared, Task
 from counterfact.evaluation.text_metrics import TextScorer
 from counterfact.evaluation.units import Computed, Unit
@@ -87,7 +86,7 @@ class Worker:
         inline = task.length is not None and task.measure_texts and not self._text_workers(task)
         return Job(
             lm=self.lm,
-            protocol=PROTOCOLS[task.dataset.kind],
+            benchmark=task.dataset.benchmark,
             plan=plan,
             seed=task.seed,
             side="pre" if editor is None else "post",
@@ -96,7 +95,7 @@ class Worker:
             length=task.length,
             top_k=task.top_k,
             references=references,
-            texts=TextScorer(references) if inline else None,
+            texts=TextScorer(task.dataset.benchmark.text_metrics, references) if inline else None,
         )
 
 

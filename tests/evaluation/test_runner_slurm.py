@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from counterfact.core.datasets import Dataset
+from counterfact.contracts.datasets import Dataset
 from counterfact.core.errors import BadInput
 from counterfact.evaluation.harness import Options, evaluate_unedited
 from counterfact.evaluation.runners.exchange import PREFIX, Exchange, Order

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.contracts.editors import EDITORS, Edited, Editor, EditorSpec, Failure, Group, Resources
-from counterfact.core.datasets import Dataset, load_dataset
 from counterfact.core.files import write_json, write_jsonl
 from counterfact.core.records import Request
 from counterfact.core.seeds import derive_seed
