@@ -20,7 +20,8 @@ from counterfact.core.files import write_json
 from counterfact.core.places import cache_folder, data_folder
 from counterfact.core.texts import load_texts
 from counterfact.editing.contexts import context_templates
-from counterfact.evaluation.harness import Options, evaluate
+from counterfact.evaluation.harness import evaluate
+from counterfact.evaluation.options import Options
 from counterfact.evaluation.store import Run
 from counterfact.lm.loading import LM, Dtype, default_device, load_lm
 from counterfact.lm.plan import Plan, default_plan

@@ -59,7 +59,7 @@ def demo(
     Example: `counterfact demo --out demo --limit 100`
     """
     from counterfact.contracts.datasets import load_dataset  # noqa: PLC0415
-    from counterfact.evaluation.harness import Options  # noqa: PLC0415
+    from counterfact.evaluation.options import Options  # noqa: PLC0415
 
     budget = Budget()
     with budget.stage("build"):

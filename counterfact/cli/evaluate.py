@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from counterfact.contracts.datasets import Dataset
-    from counterfact.evaluation.harness import Options
+    from counterfact.evaluation.options import Options
     from counterfact.evaluation.store import Run
     from counterfact.lm.loading import LM
 
@@ -89,7 +89,7 @@ def evaluate(
 
     from counterfact.contracts.datasets import load_dataset  # noqa: PLC0415
     from counterfact.contracts.editors import EDITORS  # noqa: PLC0415
-    from counterfact.evaluation.harness import Options  # noqa: PLC0415
+    from counterfact.evaluation.options import Options  # noqa: PLC0415
     from counterfact.evaluation.summary import terminal_tables  # noqa: PLC0415
 
     load_plugins(plugin)

@@ -61,7 +61,7 @@ def sweep(
     from counterfact.cli.evaluate import run_editors  # noqa: PLC0415
     from counterfact.contracts.datasets import load_dataset  # noqa: PLC0415
     from counterfact.contracts.editors import EDITORS  # noqa: PLC0415
-    from counterfact.evaluation.harness import Options  # noqa: PLC0415
+    from counterfact.evaluation.options import Options  # noqa: PLC0415
     from counterfact.tracing.causal import CAVEAT  # noqa: PLC0415
     from counterfact.tracing.sweeps import write_sweep  # noqa: PLC0415
 

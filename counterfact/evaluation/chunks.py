@@ -17,7 +17,7 @@ from counterfact.core.records import BadRecord, Record
 from counterfact.core.references import ReferenceTexts
 from counterfact.core.seeds import derive_seed
 from counterfact.evaluation.passages import text_perplexities
-from counterfact.evaluation.schedule import Schedule
+from counterfact.evaluation.task import Task
 from counterfact.evaluation.text_metrics import TextScorer
 from counterfact.lm.deltas import Edit
 from counterfact.lm.generation import Generation, generate
@@ -38,20 +38,17 @@ class Job:
     """What is the same for all chunks of a pass over a data set."""
 
     lm: LM
-    benchmark: Benchmark[Any]
+    task: Task
     plan: Plan
-    seed: int
-    side: Literal["post", "pre"]
     editor: Editor | None
     """`None`: the unedited model."""
-    schedule: Schedule
-    """Which records share an edit."""
-    length: int | None
-    """Tokens of a generated text, its prompt included; `None`: nothing is generated."""
-    top_k: int
-    references: ReferenceTexts | None
     texts: TextScorer | None
-    """`None`: metrics of texts are deferred."""
+    """`None`: metrics of texts are taken elsewhere, or later."""
+
+    @property
+    def benchmark(self) -> Benchmark[Any]:
+        """What is asked about each record."""
+        return self.task.dataset.benchmark
 
 
 @dataclass
@@ -81,11 +78,13 @@ class Outcome:
 def run_chunk(job: Job, records: Sequence[Record | BadRecord]) -> list[Outcome]:
     """Return one outcome for each record, in order."""
     states = {record.case_id: State(record) for record in records if not isinstance(record, BadRecord)}
-    groups = [[states[r.case_id] for r in group if r.case_id in states] for group in job.schedule.cut(records)]
+    groups = [
+        [states[r.case_id] for r in group if r.case_id in states] for group in job.task.options.schedule.cut(records)
+    ]
     alone = [[state] for state in states.values()]
     with float32_products(job.lm.precision):
         if (editor := job.editor) is not None:
-            _stage("edit", job.plan, groups, lambda some: _edit(job.lm, editor, job.seed, some))
+            _stage("edit", job.plan, groups, lambda some: _edit(job.lm, editor, job.task.options.seed, some))
         _stage("score", job.plan, alone, lambda some: _score(job, _flat(some)))
         _stage("generate", job.plan, alone, lambda some: _generate(job, _flat(some)))
         _stage("text", job.plan, alone, lambda some: _measure_texts(job, _flat(some)))
@@ -192,12 +191,12 @@ def _shifts(job: Job, states: Sequence[State], of_state: Sequence[int], edits: S
 
 
 def _generate(job: Job, states: list[State]) -> None:
-    if job.length is None or job.benchmark.generation_prompts is None:
+    if (length := job.task.length) is None or job.benchmark.generation_prompts is None:
         return
     prompts = [job.benchmark.generation_prompts(state.record) for state in states]
     of_state, edits = _edits_of(states)
     seeds = [
-        derive_seed(job.seed, "generate", state.record.case_id, index)
+        derive_seed(job.task.options.seed, "generate", state.record.case_id, index)
         for state, mine in zip(states, prompts, strict=True)
         for index in range(len(mine))
     ]
@@ -205,7 +204,9 @@ def _generate(job: Job, states: list[State]) -> None:
     flat = [prompt for mine in prompts for prompt in mine]
     if not flat:
         return
-    generated = iter(generate(job.lm, flat, seeds, owners, edits, length=job.length, top_k=job.top_k, plan=job.plan))
+    generated = iter(
+        generate(job.lm, flat, seeds, owners, edits, length=length, top_k=job.task.options.top_k, plan=job.plan)
+    )
     for state, mine in zip(states, prompts, strict=True):
         results = [next(generated) for _ in mine]
         state.block["text"] = [result.text if isinstance(result, Generation) else None for result in results]
@@ -231,7 +232,8 @@ def _measure_texts(job: Job, states: list[State]) -> None:
 
 def _perplexities(job: Job, states: Sequence[State]) -> list[dict[str, float | None]]:
     """Return for each record, by key of the block, the perplexity of each passage under its edit."""
-    references = job.references if job.length is not None and job.references is not None else ReferenceTexts([])
+    texts = job.task.dataset.reference_texts
+    references = texts if texts is not None and job.task.length is not None else ReferenceTexts([])
     found = [dict(job.benchmark.passages(state.record, references)) for state in states]
     of_state, edits = _edits_of(states)
     there = [(i, key, text) for i, mine in enumerate(found) for key, text in mine.items() if text is not None]
@@ -256,7 +258,7 @@ def _outcome(job: Job, state: State) -> Outcome:
         "case_id": case_id,
         "requested_rewrite": job.benchmark.requested_rewrite(state.record),
         "target_tokens": state.target_tokens,
-        job.side: state.block,
+        job.task.side: state.block,
     }
     if state.edit is not None:
         notes = dict(state.edit.diagnostics)

@@ -14,7 +14,8 @@ from counterfact.contracts.editors import EDITORS, Resources
 from counterfact.core.errors import BadInput
 from counterfact.core.files import read_jsonl
 from counterfact.evaluation.benchmarks.counterfact import COUNTERFACT
-from counterfact.evaluation.harness import Options, evaluate, evaluate_unedited
+from counterfact.evaluation.harness import evaluate, evaluate_unedited
+from counterfact.evaluation.options import Options
 from counterfact.evaluation.paper import N, PaperRow, Published, paper_rows
 from counterfact.evaluation.store import PRE, results
 from counterfact.evaluation.tables import Cell, Row, Table

@@ -12,7 +12,8 @@ from counterfact.contracts.editors import Edited, Editor, EditorSpec, Group, Res
 from counterfact.core.files import write_json
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from counterfact.evaluation.benchmarks.counterfact_plus import plus_prompts
-from counterfact.evaluation.harness import Options, evaluate
+from counterfact.evaluation.harness import evaluate
+from counterfact.evaluation.options import Options
 from counterfact.evaluation.store import Run
 from counterfact.lm.deltas import merged
 from counterfact.lm.edits import Dense, Edit

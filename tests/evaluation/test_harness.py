@@ -22,7 +22,8 @@ from counterfact.core.files import JsonLog, hash_file, one_writer, read_json, re
 from counterfact.core.records import BadRecord, Request
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from counterfact.evaluation.benchmarks.counterfact import queries as counterfact_queries
-from counterfact.evaluation.harness import Options, evaluate, evaluate_unedited
+from counterfact.evaluation.harness import evaluate, evaluate_unedited
+from counterfact.evaluation.options import Options
 from counterfact.evaluation.passages import text_perplexities
 from counterfact.evaluation.rescore import score_texts
 from counterfact.evaluation.schedule import Schedule

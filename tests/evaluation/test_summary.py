@@ -12,7 +12,7 @@ from rich.console import Console
 from counterfact.contracts.datasets import Dataset
 from counterfact.core.errors import BadInput
 from counterfact.evaluation.export import export
-from counterfact.evaluation.harness import Options
+from counterfact.evaluation.options import Options
 from counterfact.evaluation.paper import BASES, PaperRow, Published, paper_rows
 from counterfact.evaluation.reproduce import records_needed, reproduce, verdict, verdict_table
 from counterfact.evaluation.store import Run, find_runs

@@ -13,7 +13,8 @@ from counterfact.core.files import write_json, write_jsonl
 from counterfact.core.records import Request
 from counterfact.core.seeds import derive_seed
 from counterfact.core.settings import Resolved, Settings
-from counterfact.evaluation.harness import Options, evaluate
+from counterfact.evaluation.harness import evaluate
+from counterfact.evaluation.options import Options
 from counterfact.evaluation.store import Run
 from counterfact.lm.deltas import Edit, LowRank
 from counterfact.lm.loading import LM

@@ -11,7 +11,8 @@ from counterfact.core.files import read_json
 from counterfact.core.places import cache_folder, data_folder
 from counterfact.core.texts import load_texts
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
-from counterfact.evaluation.harness import Options, evaluate
+from counterfact.evaluation.harness import evaluate
+from counterfact.evaluation.options import Options
 from counterfact.evaluation.store import Run
 from counterfact.evaluation.summary import paired
 from counterfact.lm.loading import LM, load_lm
