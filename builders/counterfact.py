@@ -19,21 +19,21 @@ from counterfact.core.files import hash_file, hash_json, read_json
 from counterfact.core.places import data_folder
 from counterfact.core.texts import TextSource
 
-from .accounts import relation_counts, totals
-from .articles import ArticleSource, LocalArticles, Sentence
-from .choices import Chooser
-from .contexts import Contexts, sentences_of
-from .drafts import Draft, Dropped, RecordSettings
-from .generation_prompts import generation_files, load_generation_prompts
-from .knowledge import Knowledge, gather
-from .output import content_hash, environment, finished_build, work_folder, write_build
-from .pararel import Relation, language_folder, pararel_files, relation_number
-from .popularity import sitelinks_of_all
-from .reference_texts import reference_entries, sample_subjects
-from .relations import load_relations, needed
-from .statistics import stats_json
-from .variants import in_order, without_conflicts
-from .wikidata import SparqlSource, StoreSource, hash_files
+from .audit.statistics import stats_json
+from .build_folder import content_hash, environment, finished_build, work_folder, write_build
+from .choosing.candidates import Draft, Dropped, RecordSettings
+from .choosing.counts import relation_counts, totals
+from .choosing.selection import Chooser
+from .choosing.variants import in_order, without_conflicts
+from .sources.articles import ArticleSource, LocalArticles, Sentence
+from .sources.knowledge import Knowledge, gather
+from .sources.pararel import Relation, language_folder, pararel_files, relation_number
+from .sources.popularity import sitelinks_of_all
+from .sources.relations import load_relations, needed
+from .sources.sparql import SparqlSource, StoreSource, hash_files
+from .texts.contexts import Contexts, sentences_of
+from .texts.generation_prompts import generation_files, load_generation_prompts
+from .texts.reference_texts import reference_entries, sample_subjects
 
 Progress = Callable[[str, int, int], None]
 """Told the stage, and how much of it is done out of how much."""
@@ -300,4 +300,4 @@ def _places(sources: Sources) -> dict[str, str]:
 
 
 def _code_hash() -> str:
-    return hash_json(hash_files(sorted(Path(__file__).parent.glob("*.py"))))
+    return hash_json(hash_files(sorted(Path(__file__).parent.rglob("*.py"))))

@@ -16,8 +16,8 @@ from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_file, hash_json, read_json, read_jsonl
 from counterfact.core.records import BadRecord, parse_record
 
+from .build_folder import content_hash, environment, finished_build, work_folder, write_build
 from .counterfact import BuildReport
-from .output import content_hash, environment, finished_build, work_folder, write_build
 
 _KEYS = ("subject", "src", "rephrase", "answers", "loc", "loc_ans")
 

@@ -18,7 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from counterfact.builders.counterfact import BuildSettings, Sources, build_counterfact
-from counterfact.builders.wikidata import StoreSource
+from counterfact.builders.sources.sparql import StoreSource
 from counterfact.core.places import data_folder
 
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from counterfact.builders.dump import BLOCK, open_dump, slice_of_dump
-from counterfact.builders.dump_lines import Wanted, blocks_of, cut_block
-from counterfact.builders.pararel import Relation, load_pararel
+from counterfact.builders.sources.dump_filter import Wanted, blocks_of, cut_block
+from counterfact.builders.sources.pararel import Relation, load_pararel
+from counterfact.builders.sources.truthy_dump import BLOCK, open_dump, slice_of_dump
 from tests.support.made_up_world import crowded, small_world
 from tests.support.truthy_dump import write_dump
 

@@ -8,7 +8,7 @@ import typer
 from counterfact.cli._common import console
 
 if TYPE_CHECKING:
-    from counterfact.builders.client import Client
+    from counterfact.builders.sources.client import Client
 
 Sparql = Annotated[str | None, typer.Option(help="Facts: wdqs, qlever, an endpoint's URL, or .nt/.ttl/.tsv file(s).")]
 Pararel = Annotated[

@@ -27,9 +27,9 @@ def audit(
 
     Example: `counterfact audit datasets/counterfact --page audit.html`
     """
-    from counterfact.builders.audit import KINDS  # noqa: PLC0415
-    from counterfact.builders.audit import audit as look_through  # noqa: PLC0415
-    from counterfact.builders.audit_page import audit_page  # noqa: PLC0415
+    from counterfact.builders.audit.findings import KINDS  # noqa: PLC0415
+    from counterfact.builders.audit.findings import audit as look_through  # noqa: PLC0415
+    from counterfact.builders.audit.page import audit_page  # noqa: PLC0415
     from counterfact.core.datasets import load_dataset  # noqa: PLC0415
     from counterfact.core.files import canonical_json, write_atomic  # noqa: PLC0415
     from counterfact.core.records import CounterFactRecord  # noqa: PLC0415

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from counterfact.builders.counterfact import BuildReport, BuildSettings
-    from counterfact.builders.sources import Named
+    from counterfact.builders.sources.options import Named
 
 
 def register(app: typer.Typer) -> None:
@@ -67,7 +67,7 @@ def build(
     Example: `counterfact build --sparql wdqs --contact you@example.org --out datasets/counterfact-live`
     """
     from counterfact.builders.counterfact import BuildSettings, build_counterfact  # noqa: PLC0415
-    from counterfact.builders.sources import Named  # noqa: PLC0415
+    from counterfact.builders.sources.options import Named  # noqa: PLC0415
 
     named = Named(sparql, pararel, articles, prompts, templates, texts, contact, cache, replay, pause, language)
     values = {
@@ -124,8 +124,8 @@ def zsre(
 
 
 def _print_plan(named: "Named", settings: "BuildSettings") -> None:
-    from counterfact.builders.plan import one_by_one, plan_build  # noqa: PLC0415
-    from counterfact.builders.upstream import FILES  # noqa: PLC0415
+    from counterfact.builders.sources.pararel_download import FILES  # noqa: PLC0415
+    from counterfact.builders.sources.request_estimate import one_by_one, plan_build  # noqa: PLC0415
 
     needed = named.needed_relations(settings)
     given = (needed, settings.reference_texts, named.pause, FILES if named.fetches_pararel else 0)

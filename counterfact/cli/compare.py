@@ -13,7 +13,7 @@ from counterfact.core.errors import BadInput
 if TYPE_CHECKING:
     from collections import Counter
 
-    from counterfact.builders.overlap import Shared
+    from counterfact.builders.audit.overlap import Shared
     from counterfact.core.datasets import Dataset
     from counterfact.core.records import CounterFactRecord
 
@@ -59,7 +59,7 @@ def _runs(folders: list[Path], baseline: Path, form: str) -> None:
 
 
 def _data_sets(first: str, second: str, *, as_json: bool) -> None:
-    from counterfact.builders.overlap import overlap, why_missing  # noqa: PLC0415
+    from counterfact.builders.audit.overlap import overlap, why_missing  # noqa: PLC0415
     from counterfact.core.files import canonical_json  # noqa: PLC0415
 
     (ours, records), (theirs, others) = _open(first), _open(second)

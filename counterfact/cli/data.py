@@ -24,7 +24,7 @@ def stats(
 
     Example: `counterfact stats datasets/counterfact`
     """
-    from counterfact.builders.statistics import PAPER_TABLE_2, stats_json, table_2  # noqa: PLC0415
+    from counterfact.builders.audit.statistics import PAPER_TABLE_2, stats_json, table_2  # noqa: PLC0415
     from counterfact.cli._counts import statistics_table  # noqa: PLC0415
     from counterfact.core.datasets import load_dataset  # noqa: PLC0415
     from counterfact.core.records import BadRecord, CounterFactRecord  # noqa: PLC0415

@@ -98,7 +98,7 @@ def _step(command: str) -> None:
 
 
 def _print_statistics(data: "Dataset") -> None:
-    from counterfact.builders.statistics import PAPER_TABLE_2, table_2  # noqa: PLC0415
+    from counterfact.builders.audit.statistics import PAPER_TABLE_2, table_2  # noqa: PLC0415
     from counterfact.core.records import CounterFactRecord  # noqa: PLC0415
 
     records = [record for record in data.records if isinstance(record, CounterFactRecord)]

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from counterfact.builders.wikidata import SourceError
+from counterfact.builders.sources.sparql import SourceError
 from counterfact.cli import (
     audit,
     build,

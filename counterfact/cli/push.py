@@ -8,7 +8,7 @@ import typer
 from counterfact.cli._common import console
 
 if TYPE_CHECKING:
-    from counterfact.builders.hub import Pushed
+    from counterfact.builders.hub.upload import Pushed
 
 
 def register(app: typer.Typer) -> None:
@@ -37,10 +37,10 @@ def push(
     """
     from datetime import UTC, datetime  # noqa: PLC0415
 
-    from counterfact.builders.hub import check_repo  # noqa: PLC0415
-    from counterfact.builders.hub import push as upload  # noqa: PLC0415
-    from counterfact.builders.hub_parts import read_parts  # noqa: PLC0415
-    from counterfact.builders.hub_stage import stage as make  # noqa: PLC0415
+    from counterfact.builders.hub.parts import read_parts  # noqa: PLC0415
+    from counterfact.builders.hub.staging import stage as make  # noqa: PLC0415
+    from counterfact.builders.hub.upload import check_repo  # noqa: PLC0415
+    from counterfact.builders.hub.upload import push as upload  # noqa: PLC0415
     from counterfact.core.places import cache_folder  # noqa: PLC0415
 
     out = stage or cache_folder() / "hub" / check_repo(to).replace("/", "--")

@@ -13,7 +13,7 @@ from counterfact.core.errors import BadInput
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from counterfact.builders.pararel import Relation
+    from counterfact.builders.sources.pararel import Relation
 
 
 def register(app: typer.Typer) -> None:
@@ -45,7 +45,7 @@ def snapshot(
 
     Example: `counterfact snapshot slice.nt --sparql data/wikidata/facts.nt --site https://articles.counterfact.invalid/`
     """
-    from counterfact.builders.sources import Named  # noqa: PLC0415
+    from counterfact.builders.sources.options import Named  # noqa: PLC0415
 
     if (sparql is None) == (dump is None):
         raise BadInput("expected one of --sparql (an endpoint or files) and --dump (a truthy dump)")
@@ -53,7 +53,7 @@ def snapshot(
         raise BadInput(f"expected a name that ends in .nt or .nt.gz, got {out}")
     named = Named(sparql, pararel, contact=contact, cache=cache, replay=replay, pause=pause)
     if dump is not None:
-        from counterfact.builders.dump import slice_of_dump  # noqa: PLC0415
+        from counterfact.builders.sources.truthy_dump import slice_of_dump  # noqa: PLC0415
 
         relations = _relations(named.open_pararel(), language, relation)
         with progress_bar("slice") as advance:
@@ -62,8 +62,8 @@ def snapshot(
         said = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()) if count)
         console.print(f"{out}: {said}", markup=False)
         return
-    from counterfact.builders.slices import write_slice  # noqa: PLC0415
-    from counterfact.builders.snapshot import take_snapshot  # noqa: PLC0415
+    from counterfact.builders.sources.ntriples import write_slice  # noqa: PLC0415
+    from counterfact.builders.sources.snapshot import take_snapshot  # noqa: PLC0415
 
     opened = named.open()
     relations = _relations(opened.sources.pararel, language, relation)
@@ -75,7 +75,7 @@ def snapshot(
 
 
 def _relations(pararel: Path, language: str, names: list[str] | None) -> "list[Relation]":
-    from counterfact.builders.pararel import language_folder, load_pararel  # noqa: PLC0415
+    from counterfact.builders.sources.pararel import language_folder, load_pararel  # noqa: PLC0415
 
     folder = language_folder(pararel, language)
     relations = [one for one in load_pararel(folder, language) if names is None or one.id in names]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from counterfact.builders.audit import KINDS, audit
-from counterfact.builders.audit_page import audit_page
+from counterfact.builders.audit.findings import KINDS, audit
+from counterfact.builders.audit.page import audit_page
+from counterfact.builders.audit.prompt_form import bad_seams
 from counterfact.builders.counterfact import BuildSettings, build_counterfact
-from counterfact.builders.seams import bad_seams
 from counterfact.core.datasets import load_dataset
 from counterfact.core.records import CounterFactRecord
 from tests.support.made_up_world import small_world

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from counterfact.builders.counterfact import BuildReport, BuildSettings, Sources, build_counterfact
-from counterfact.builders.knowledge import gather
-from counterfact.builders.pararel import cut_pattern, load_pararel
+from counterfact.builders.sources.knowledge import gather
+from counterfact.builders.sources.pararel import cut_pattern, load_pararel
 from counterfact.core.errors import BadInput
 from counterfact.core.texts import load_texts
 from tests.support.made_up_world import PATTERNS, World, small_world

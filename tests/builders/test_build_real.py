@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from counterfact.builders.audit.overlap import overlap, why_missing
+from counterfact.builders.choosing.candidates import RecordSettings
 from counterfact.builders.counterfact import BuildReport, BuildSettings, Sources, build_counterfact, embedded_sources
-from counterfact.builders.drafts import RecordSettings
-from counterfact.builders.knowledge import gather
-from counterfact.builders.overlap import overlap, why_missing
-from counterfact.builders.pararel import load_pararel
-from counterfact.builders.plan import one_by_one, plan_build
-from counterfact.builders.sources import Named
-from counterfact.builders.upstream import FILES
-from counterfact.builders.wikidata import StoreSource
+from counterfact.builders.sources.knowledge import gather
+from counterfact.builders.sources.options import Named
+from counterfact.builders.sources.pararel import load_pararel
+from counterfact.builders.sources.pararel_download import FILES
+from counterfact.builders.sources.request_estimate import one_by_one, plan_build
+from counterfact.builders.sources.sparql import StoreSource
 from counterfact.core.datasets import Dataset, load_dataset
 from counterfact.core.places import data_folder
 from counterfact.core.records import CounterFactRecord

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from counterfact.builders.cache import ResponseCache, Stored, response_key
+from counterfact.builders.sources.cache import ResponseCache, Stored, response_key
 from counterfact.core.errors import BadInput
 from tests.support import ROOT
 
@@ -93,7 +93,7 @@ WRITER = """
 import sys
 from hashlib import sha256
 from pathlib import Path
-from counterfact.builders.cache import ResponseCache, Stored
+from counterfact.builders.sources.cache import ResponseCache, Stored
 cache = ResponseCache(Path(sys.argv[1]))
 print("ready", flush=True)
 for n in range(10**6):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from counterfact.builders.client import Client, user_agent
-from counterfact.builders.exchange import Missing, Question, Refused, Response, check_status, retry_after, send_form
-from counterfact.builders.wikidata import SourceError, TooMuch
+from counterfact.builders.sources.client import Client, user_agent
+from counterfact.builders.sources.http import Missing, Question, Refused, Response, check_status, retry_after, send_form
+from counterfact.builders.sources.sparql import SourceError, TooMuch
 from counterfact.core.errors import BadInput
 from tests.support.asking import FAST, SPEED, client, impatient
 from tests.support.web_server import Asked, Log, Reply, serve_answers
@@ -22,7 +22,7 @@ MAXLAG = json.dumps({"error": {"code": "maxlag", "info": "Waiting for a server: 
 
 
 def read(response: Response) -> dict[str, bool]:
-    from counterfact.builders.wikipedia import read_api
+    from counterfact.builders.sources.wikipedia import read_api
 
     return read_api(response, "the server")
 

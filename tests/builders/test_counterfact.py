@@ -17,10 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from counterfact.builders.articles import LocalArticles
-from counterfact.builders.contexts import Contexts
+from counterfact.builders.choosing.sampling import WeightedRace, collides, shuffled
 from counterfact.builders.counterfact import BuildReport, BuildSettings, Sources, build_counterfact
-from counterfact.builders.sampling import WeightedRace, collides, shuffled
+from counterfact.builders.sources.articles import LocalArticles
+from counterfact.builders.texts.contexts import Contexts
 from counterfact.core.datasets import load_dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.records import CounterFactRecord
@@ -351,9 +351,9 @@ def test_a_build_killed_at_any_write_goes_on_to_the_same_bytes(tmp_path: Path, m
 SCRIPT = """
 import sys
 from pathlib import Path
-from counterfact.builders.articles import LocalArticles
+from counterfact.builders.sources.articles import LocalArticles
 from counterfact.builders.counterfact import BuildSettings, Sources, build_counterfact
-from counterfact.builders.wikidata import StoreSource
+from counterfact.builders.sources.sparql import StoreSource
 world, out = Path(sys.argv[1]), Path(sys.argv[2])
 sources = Sources(world / "pararel", StoreSource.open(world / "wikidata"), world / "generation",
                   LocalArticles.open(world / "articles"))

@@ -20,16 +20,16 @@ from typing import Any, NamedTuple
 import pytest
 from pyoxigraph import RdfFormat, Store
 
-from counterfact.builders.articles import LocalArticles
-from counterfact.builders.cache import ResponseCache
-from counterfact.builders.client import Client
 from counterfact.builders.counterfact import BuildSettings, Sources, build_counterfact
-from counterfact.builders.endpoint import EndpointSource
-from counterfact.builders.exchange import Refused
-from counterfact.builders.facts_table import read_facts_table
-from counterfact.builders.upstream import fetch_pararel
-from counterfact.builders.wikidata import SourceError, StoreSource
-from counterfact.builders.wikipedia import Wikipedia
+from counterfact.builders.sources.articles import LocalArticles
+from counterfact.builders.sources.cache import ResponseCache
+from counterfact.builders.sources.client import Client
+from counterfact.builders.sources.endpoint import EndpointSource
+from counterfact.builders.sources.facts_table import read_facts_table
+from counterfact.builders.sources.http import Refused
+from counterfact.builders.sources.pararel_download import fetch_pararel
+from counterfact.builders.sources.sparql import SourceError, StoreSource
+from counterfact.builders.sources.wikipedia import Wikipedia
 from counterfact.core.errors import BadInput
 from counterfact.core.places import data_folder
 from tests.builders.test_counterfact import contents
@@ -289,7 +289,7 @@ def check_manners(there: Servers) -> None:
 
 
 def small_blocks(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    from counterfact.builders import knowledge
+    from counterfact.builders.sources import knowledge
 
     monkeypatch.setattr(knowledge, "PAIRS_A_QUERY", size)
     monkeypatch.setattr(knowledge, "ENTITIES_A_QUERY", size)
@@ -358,12 +358,12 @@ SCRIPT = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from counterfact.builders.articles import LocalArticles
+from counterfact.builders.sources.articles import LocalArticles
 from counterfact.builders.counterfact import Sources, build_counterfact
-from counterfact.builders.endpoint import EndpointSource
-from counterfact.builders.upstream import fetch_pararel
-from counterfact.builders.wikidata import StoreSource
-from counterfact.builders.wikipedia import Wikipedia
+from counterfact.builders.sources.endpoint import EndpointSource
+from counterfact.builders.sources.pararel_download import fetch_pararel
+from counterfact.builders.sources.sparql import StoreSource
+from counterfact.builders.sources.wikipedia import Wikipedia
 from tests.support.asking import client
 from tests.builders.test_factory import SETTINGS
 world, out, cache, sparql, wiki, pararel = sys.argv[1:]

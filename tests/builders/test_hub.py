@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from counterfact.builders.hub import Pushed, check_repo, push
-from counterfact.builders.hub_parts import read_parts
-from counterfact.builders.hub_stage import Staged, stage
-from counterfact.builders.output import content_hash
+from counterfact.builders.build_folder import content_hash
+from counterfact.builders.hub.parts import read_parts
+from counterfact.builders.hub.staging import Staged, stage
+from counterfact.builders.hub.upload import Pushed, check_repo, push
 from counterfact.core.errors import BadInput, Failed
 from counterfact.core.files import read_jsonl, write_json
 from tests.support.evaluating import counterfact

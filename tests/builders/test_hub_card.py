@@ -9,11 +9,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from counterfact.builders.hub_card import merge_card
-from counterfact.builders.hub_header import merge_header, split_card
-from counterfact.builders.hub_parts import Part, read_parts
-from counterfact.builders.hub_stage import Staged, semantic, stage
-from counterfact.builders.hub_tables import features_of, write_table
+from counterfact.builders.hub.card import merge_card
+from counterfact.builders.hub.card_header import merge_header, split_card
+from counterfact.builders.hub.parquet import features_of, write_table
+from counterfact.builders.hub.parts import Part, read_parts
+from counterfact.builders.hub.staging import Staged, semantic, stage
 from counterfact.builders.zsre import build_zsre
 from counterfact.core.datasets import load_dataset
 from counterfact.core.errors import BadInput
@@ -247,7 +247,7 @@ def test_edits_of_people_stay_and_figures_follow(staged: Staged) -> None:
 
 def _marked(card: str) -> str:
     """Give blocks whose content was replaced the marks they would have been generated with."""
-    from counterfact.builders import hub_card
+    from counterfact.builders.hub import card as hub_card
 
     return hub_card._BLOCK.sub(lambda found: hub_card._block(found[1], found[3]), card)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-import counterfact.builders.sources
-from counterfact.builders import wikipedia
-from counterfact.builders.pararel import load_pararel
-from counterfact.builders.plan import Assumed, plan_build
-from counterfact.builders.sources import Named
-from counterfact.builders.upstream import UPSTREAM
-from counterfact.builders.wikipedia import wiki_of
+import counterfact.builders.sources.options
+from counterfact.builders.sources import wikipedia
+from counterfact.builders.sources.options import Named
+from counterfact.builders.sources.pararel import load_pararel
+from counterfact.builders.sources.pararel_download import UPSTREAM
+from counterfact.builders.sources.request_estimate import Assumed, plan_build
+from counterfact.builders.sources.wikipedia import wiki_of
 from counterfact.cli.main import main
 from counterfact.core.errors import BadInput
 from tests.builders.test_factory import Place, make, services, without_sources
@@ -81,7 +81,7 @@ def test_the_language_chooses_the_wikipedia(
     with services(place) as there:
         host = there.wiki.removesuffix("/w/api.php")
         monkeypatch.setattr(wikipedia, "WIKIPEDIA", host + "/{}/w/api.php")
-        monkeypatch.setattr(counterfact.builders.sources, "WIKIDATA", host + "/wikidata/w/api.php")
+        monkeypatch.setattr(counterfact.builders.sources.options, "WIKIDATA", host + "/wikidata/w/api.php")
         named = ["build", "--sparql", there.sparql, "--pararel", place.sources.pararel, "--language", "fr"]
         named += ["--prompts", place.sources.generation, "--contact", CONTACT, "--pause", 0]
         named += ["--cache", tmp_path / "a.sqlite", "--out", tmp_path / "out"]

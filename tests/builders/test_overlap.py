@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from counterfact.builders.audit.overlap import Shared, overlap, why_missing
 from counterfact.builders.counterfact import BuildSettings, build_counterfact
-from counterfact.builders.overlap import Shared, overlap, why_missing
 from counterfact.core.datasets import load_dataset
 from counterfact.core.records import CounterFactRecord
 from tests.builders.test_statistics import record

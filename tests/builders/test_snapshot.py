@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from counterfact.builders.articles import EMBEDDED_SITE
 from counterfact.builders.counterfact import BuildSettings, Sources, build_counterfact, embedded_sources
-from counterfact.builders.dump import slice_of_dump
-from counterfact.builders.dump_lines import Wanted, blocks_of, cut_block
-from counterfact.builders.endpoint import EndpointSource
-from counterfact.builders.pararel import load_pararel
-from counterfact.builders.queries import DIRECT, ENTITY, LABEL
-from counterfact.builders.slices import write_slice
-from counterfact.builders.snapshot import take_snapshot
-from counterfact.builders.wikidata import StoreSource
+from counterfact.builders.sources.articles import EMBEDDED_SITE
+from counterfact.builders.sources.dump_filter import Wanted, blocks_of, cut_block
+from counterfact.builders.sources.endpoint import EndpointSource
+from counterfact.builders.sources.ntriples import write_slice
+from counterfact.builders.sources.pararel import load_pararel
+from counterfact.builders.sources.queries import DIRECT, ENTITY, LABEL
+from counterfact.builders.sources.snapshot import take_snapshot
+from counterfact.builders.sources.sparql import StoreSource
+from counterfact.builders.sources.truthy_dump import slice_of_dump
 from counterfact.core.errors import BadInput
 from tests.builders.test_wikidata import store_of
 from tests.support import ROOT
@@ -206,8 +206,8 @@ def test_what_is_no_dump_is_refused_and_leaves_nothing(world: World, tmp_path: P
 SCRIPT = """
 import json, resource, sys
 from pathlib import Path
-from counterfact.builders.dump import slice_of_dump
-from counterfact.builders.pararel import load_pararel
+from counterfact.builders.sources.truthy_dump import slice_of_dump
+from counterfact.builders.sources.pararel import load_pararel
 counts = slice_of_dump(Path(sys.argv[1]), load_pararel(Path(sys.argv[2])), Path(sys.argv[3]), workers=int(sys.argv[4]))
 used = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 print(json.dumps({"facts": counts["facts"], "bytes": counts["bytes"], "kilobytes": max(used)}))

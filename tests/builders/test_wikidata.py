@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyoxigraph import RdfFormat, Store
 
-from counterfact.builders import knowledge, queries
-from counterfact.builders.client import user_agent
-from counterfact.builders.endpoint import EndpointSource
-from counterfact.builders.knowledge import gather
-from counterfact.builders.pararel import load_pararel
-from counterfact.builders.queries import DIRECT, ENTITY, LABEL
-from counterfact.builders.wikidata import SourceError, StoreSource, read_answer
+from counterfact.builders.sources import knowledge, queries
+from counterfact.builders.sources.client import user_agent
+from counterfact.builders.sources.endpoint import EndpointSource
+from counterfact.builders.sources.knowledge import gather
+from counterfact.builders.sources.pararel import load_pararel
+from counterfact.builders.sources.queries import DIRECT, ENTITY, LABEL
+from counterfact.builders.sources.sparql import SourceError, StoreSource, read_answer
 from counterfact.core.errors import BadInput
 from counterfact.core.places import data_folder
 from tests.support.asking import CONTACT, client, impatient

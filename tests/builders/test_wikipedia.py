@@ -8,9 +8,9 @@ from urllib.parse import parse_qsl
 
 import pytest
 
-from counterfact.builders.articles import Article, LocalArticles
-from counterfact.builders.wikidata import SourceError
-from counterfact.builders.wikipedia import Wikipedia
+from counterfact.builders.sources.articles import Article, LocalArticles
+from counterfact.builders.sources.sparql import SourceError
+from counterfact.builders.sources.wikipedia import Wikipedia
 from counterfact.core.places import data_folder
 from tests.support.asking import client
 from tests.support.made_up_world import small_world

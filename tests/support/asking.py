@@ -5,8 +5,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from counterfact.builders.cache import ResponseCache
-from counterfact.builders.client import Client, Clock, Manners, user_agent
+from counterfact.builders.sources.cache import ResponseCache
+from counterfact.builders.sources.client import Client, Clock, Manners, user_agent
 
 CONTACT = "tests@example.invalid"
 SPEED = 1000.0

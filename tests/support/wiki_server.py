@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl
 
-from counterfact.builders.articles import Article
+from counterfact.builders.sources.articles import Article
 from tests.support.web_server import Asked, Log, Reply, Spoil, serve_answers
 
 JSON_KIND = "application/json; charset=utf-8"

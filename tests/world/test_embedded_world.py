@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from counterfact.builders.generation_prompts import load_generation_prompts
+from counterfact.builders.texts.generation_prompts import load_generation_prompts
 from counterfact.contracts.editors import EDITORS, Resources
 from counterfact.core.datasets import Dataset, load_dataset
 from counterfact.core.files import read_json
