@@ -1,4 +1,4 @@
-"""Looks through a CounterFact data set for what a careful reader would mark: every record, every prompt.
+"""An audit of a CounterFact data set: what a careful reader would mark in every record and every prompt.
 
 Works on a data set from anywhere, from its texts alone; where the provenance names the subjects of neighborhood
 prompts, it is not needed, since the edited facts of other records tell who holds what.
@@ -8,16 +8,16 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from counterfact.core.prompts import fill
 from counterfact.core.records import CounterFactRecord
 
-from .prompt_form import bad_seams, joined, normal
+from .prompt_form import holds_label, malformations, normal_form
 
 
 class Kind(NamedTuple):
-    """A kind of finding."""
+    """A kind of finding, and what it means."""
 
     name: str
     meaning: str
@@ -38,10 +38,10 @@ KINDS = (
         "neighbor holds the new object", "a neighborhood prompt is also an attribute prompt, or another record's fact"
     ),
     Kind("neighbor edited elsewhere", "another record edits this neighbor; matters where many edits are made at once"),
-    Kind("bad seam", "double spaces, a word twice, an empty slot, a space before a comma"),
+    Kind("malformed prompt", "double spaces, a word twice, an empty slot, a space before a comma"),
     Kind("a or an", "a prompt ends in an article that one of the objects does not take"),
 )
-"""Every kind, in the order in which they are shown."""
+"""All kinds, in the order in which they are shown."""
 
 
 TOGETHER = frozenset({"subject in several relations", "neighbor edited elsewhere"})
@@ -49,7 +49,7 @@ TOGETHER = frozenset({"subject in several relations", "neighbor edited elsewhere
 
 
 class Finding(NamedTuple):
-    """One thing found."""
+    """One finding."""
 
     kind: str
     case_id: int
@@ -58,9 +58,10 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Audit:
-    """All that was found."""
+    """Findings of an audit."""
 
     records: int
+    """Number of records."""
     findings: tuple[Finding, ...]
 
     @property
@@ -69,6 +70,11 @@ class Audit:
         found = Counter(finding.kind for finding in self.findings)
         records = Counter(kind for kind, _ in {(finding.kind, finding.case_id) for finding in self.findings})
         return {kind.name: (found[kind.name], records[kind.name]) for kind in KINDS}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts as JSON values."""
+        counts = {kind: {"found": count, "records": records} for kind, (count, records) in self.counts.items()}
+        return {"records": self.records, "found": counts}
 
     def of(self, case_id: int) -> list[Finding]:
         """Return what was found in one record, taken by itself."""
@@ -84,14 +90,14 @@ class Audit:
 
 
 def audit(records: Sequence[CounterFactRecord]) -> Audit:
-    """Look through a data set; what is found is a hint to a reader, and some of it the released data has too."""
-    world = _World(records)
-    found = [finding for record in records for finding in _of_record(record, world)]
+    """Audit a data set; findings are hints to a reader, and the released data have some of them too."""
+    index = _Index(records)
+    found = [finding for record in records for finding in _of_record(record, index)]
     return Audit(len(records), tuple(found))
 
 
-class _World:
-    """What all records say together."""
+class _Index:
+    """Index of what all records say together."""
 
     def __init__(self, records: Sequence[CounterFactRecord]) -> None:
         self.edits: Counter[tuple[object, ...]] = Counter()
@@ -106,7 +112,7 @@ class _World:
             self.facts[key] += 1
             self.edits[(*key, rewrite.target_true.text, rewrite.target_new.text)] += 1
             self.relations[rewrite.subject].add(rewrite.relation_id)
-            self.names[rewrite.relation_id, normal(rewrite.subject)].add(rewrite.subject)
+            self.names[rewrite.relation_id, normal_form(rewrite.subject)].add(rewrite.subject)
         templates: defaultdict[str | None, set[str]] = defaultdict(set)
         for record in records:
             templates[record.requested_rewrite.relation_id].add(record.requested_rewrite.prompt)
@@ -116,24 +122,24 @@ class _World:
                 self.true[fill(template, rewrite.subject)].add(rewrite.target_true.text)
 
 
-def _of_record(record: CounterFactRecord, world: _World) -> Iterator[Finding]:
-    for kind, text in (*_as_a_whole(record, world), *_own_prompts(record), *_other_prompts(record, world)):
+def _of_record(record: CounterFactRecord, index: _Index) -> Iterator[Finding]:
+    for kind, text in (*_as_a_whole(record, index), *_own_prompts(record), *_other_prompts(record, index)):
         yield Finding(kind, record.case_id, text)
-    for kind, text in _seams(record):
+    for kind, text in _malformed(record):
         yield Finding(kind, record.case_id, text)
 
 
-def _as_a_whole(record: CounterFactRecord, world: _World) -> Iterator[tuple[str, str]]:
+def _as_a_whole(record: CounterFactRecord, index: _Index) -> Iterator[tuple[str, str]]:
     rewrite = record.requested_rewrite
     key = (rewrite.relation_id, rewrite.subject)
     said = f"{fill(rewrite.prompt, rewrite.subject)} {rewrite.target_true.text} → {rewrite.target_new.text}"
-    if world.edits[(*key, rewrite.target_true.text, rewrite.target_new.text)] > 1:
+    if index.edits[(*key, rewrite.target_true.text, rewrite.target_new.text)] > 1:
         yield "duplicate record", said
-    elif world.facts[key] > 1:
+    elif index.facts[key] > 1:
         yield "subject twice in a relation", said
-    if len(names := world.names[rewrite.relation_id, normal(rewrite.subject)]) > 1:
+    if len(names := index.names[rewrite.relation_id, normal_form(rewrite.subject)]) > 1:
         yield "near-duplicate record", " · ".join(sorted(names))
-    if len(relations := world.relations[rewrite.subject]) > 1:
+    if len(relations := index.relations[rewrite.subject]) > 1:
         yield "subject in several relations", f"{rewrite.subject}: {', '.join(sorted(map(str, relations)))}"
     own = [fill(rewrite.prompt, rewrite.subject), *record.paraphrase_prompts]
     for asked in (Counter(own + record.neighborhood_prompts), Counter(record.attribute_prompts)):
@@ -145,32 +151,30 @@ def _own_prompts(record: CounterFactRecord) -> Iterator[tuple[str, str]]:
     rewriting = fill(rewrite.prompt, rewrite.subject)
     for prompt in dict.fromkeys([rewriting, *record.paraphrase_prompts, *record.generation_prompts]):
         for which, label in (("true", rewrite.target_true.text), ("new", rewrite.target_new.text)):
-            if joined(label, prompt):
+            if holds_label(label, prompt):
                 yield f"prompt holds the {which} object", f"{prompt} [{label}]"
 
 
-def _other_prompts(record: CounterFactRecord, world: _World) -> Iterator[tuple[str, str]]:
+def _other_prompts(record: CounterFactRecord, index: _Index) -> Iterator[tuple[str, str]]:
     rewrite = record.requested_rewrite
     new, true = rewrite.target_new.text, rewrite.target_true.text
-    told = f"{fill(rewrite.prompt, rewrite.subject)} {new}. "
     attributes = set(record.attribute_prompts)
-    for whole in record.neighborhood_prompts:
-        prompt = whole.removeprefix(told)
-        if joined(true, prompt):
+    for prompt in record.neighborhood_prompts:
+        if holds_label(true, prompt):
             yield "neighbor names its object", f"{prompt} [{true}]"
-        if joined(rewrite.subject, prompt):
+        if holds_label(rewrite.subject, prompt):
             yield "neighbor is the subject", prompt
-        edited = world.true.get(prompt, set())
+        edited = index.true.get(prompt, set())
         if prompt in attributes or new in edited:
             yield "neighbor holds the new object", f"{prompt} [{new}]"
         if edited:
             yield "neighbor edited elsewhere", prompt
     for prompt in record.attribute_prompts:
-        if joined(new, prompt):
+        if holds_label(new, prompt):
             yield "attribute names its object", f"{prompt} [{new}]"
 
 
-def _seams(record: CounterFactRecord) -> Iterator[tuple[str, str]]:
+def _malformed(record: CounterFactRecord) -> Iterator[tuple[str, str]]:
     rewrite = record.requested_rewrite
     rewriting = fill(rewrite.prompt, rewrite.subject)
     both = (rewrite.target_true.text, rewrite.target_new.text)
@@ -181,4 +185,4 @@ def _seams(record: CounterFactRecord) -> Iterator[tuple[str, str]]:
         *((prompt, ()) for prompt in dict.fromkeys(record.generation_prompts)),
     ]
     for prompt, objects in answered:
-        yield from bad_seams(prompt, objects)
+        yield from malformations(prompt, objects)

@@ -1,7 +1,7 @@
-"""How much two CounterFact data sets share, and why one lacks facts of the other."""
+"""What two CounterFact data sets share, and why one lacks facts of the other."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,13 +9,15 @@ from counterfact.core.files import read_jsonl
 from counterfact.core.prompts import fill
 from counterfact.core.records import CounterFactRecord
 
-Things = Callable[[CounterFactRecord], Iterable[object]]
+from .loading import load_counterfact
+from .statistics import Things
+
 Triple = tuple[str | None, str, str]
 """Relation, and the labels of subject and true object."""
 
 
 class Shared(NamedTuple):
-    """How many different things of a kind each data set has, and both."""
+    """Number of different things of a kind in each data set, and in both."""
 
     item: str
     first: int
@@ -24,12 +26,12 @@ class Shared(NamedTuple):
 
     @property
     def of_first(self) -> float | None:
-        """Share of the first's that the second has too; None where it has none."""
+        """Share of the first's things that the second has too; None where it has none."""
         return self.both / self.first if self.first else None
 
     @property
     def of_second(self) -> float | None:
-        """Share of the second's that the first has too; None where it has none."""
+        """Share of the second's things that the first has too; None where it has none."""
         return self.both / self.second if self.second else None
 
 
@@ -51,6 +53,33 @@ _ITEMS: Mapping[str, Things] = {
     "attribute prompts": lambda record: record.attribute_prompts,
     "generation prompts": lambda record: record.generation_prompts,
 }
+
+
+class Comparison(NamedTuple):
+    """What two data sets share."""
+
+    first: str
+    """Label of the first."""
+    second: str
+    """Label of the second."""
+    overlap: list[Shared]
+    missing: Counter[str] | None
+    """Reason why the first lacks a fact of the second, to number of facts; None where its folder does not say."""
+
+
+def compare_datasets(first: str, second: str) -> Comparison:
+    """Compare two CounterFact data sets.
+
+    Args:
+        first: a data set, as `core.datasets.load_dataset` takes it.
+        second: another one.
+
+    Raises:
+        BadInput: there is no such data set, or it holds no CounterFact records.
+    """
+    ours, theirs = load_counterfact(first), load_counterfact(second)
+    missing = why_missing(Path(first), ours.records, theirs.records)
+    return Comparison(ours.label, theirs.label, overlap(ours.records, theirs.records), missing)
 
 
 def overlap(first: Sequence[CounterFactRecord], second: Sequence[CounterFactRecord]) -> list[Shared]:

@@ -3,13 +3,16 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
 from random import Random
 
+from counterfact.core.files import write_atomic
 from counterfact.core.prompts import fill
 from counterfact.core.records import CounterFactRecord
 from counterfact.core.seeds import derive_seed
 
-from .findings import KINDS, Audit
+from .findings import KINDS, Audit, audit
+from .loading import load_counterfact
 
 _EXAMPLES = 5
 _STYLE = """
@@ -30,6 +33,28 @@ dd div { padding-left: 1em; text-indent: -1em; } .context { color: #888; } .note
 """
 
 
+def write_audit(source: str, page: Path, sample: int = 3, seed: int = 0, limit: int | None = None) -> tuple[str, Audit]:
+    """Audit a data set and write the page.
+
+    Args:
+        source: a data set, as `core.datasets.load_dataset` takes it.
+        page: file to be written.
+        sample: records of every relation that the page shows.
+        seed: seed of their choice.
+        limit: number of records to audit, from the first; None for all.
+
+    Returns:
+        the data set's label, and the audit.
+
+    Raises:
+        BadInput: there is no such data set, or it holds no CounterFact records.
+    """
+    data = load_counterfact(source, limit)
+    found = audit(data.records)
+    write_atomic(page, audit_page(data.records, found, data.label, sample, seed))
+    return data.label, found
+
+
 def audit_page(records: Sequence[CounterFactRecord], found: Audit, title: str, sample: int, seed: int) -> str:
     """Return the page, which needs no other file.
 
@@ -38,7 +63,7 @@ def audit_page(records: Sequence[CounterFactRecord], found: Audit, title: str, s
         found: its audit.
         title: name of the data set.
         sample: records of every relation that are shown.
-        seed: chooses them.
+        seed: seed of their choice.
     """
     relations: defaultdict[str, list[CounterFactRecord]] = defaultdict(list)
     for record in records:

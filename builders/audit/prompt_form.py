@@ -1,4 +1,4 @@
-"""How a prompt reads where its parts were put together: template, subject, and the object that goes on."""
+"""The form of a prompt: how it reads where template, subject and object were put together."""
 
 import re
 import unicodedata
@@ -19,32 +19,32 @@ _FAULTS = (
 )
 
 
-def bad_seams(prompt: str, objects: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield what reads badly in a prompt and where the objects go on: kind of finding, and the text.
+def malformations(prompt: str, objects: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield what is malformed in a prompt, or where an object follows it: kind of finding, and the text.
 
-    >>> list(bad_seams("Lyon is in", ["in the south"]))
-    [('bad seam', "Lyon is in [in the south]: 'in' twice")]
-    >>> list(bad_seams("Ada is a", ["actor", "lawyer"]))
+    >>> list(malformations("Lyon is in", ["in the south"]))
+    [('malformed prompt', "Lyon is in [in the south]: 'in' twice")]
+    >>> list(malformations("Ada is a", ["actor", "lawyer"]))
     [('a or an', 'Ada is a [actor]')]
     """
     for pattern, fault in _FAULTS:
         if pattern.search(prompt):
-            yield "bad seam", f"{prompt}: {fault}"
+            yield "malformed prompt", f"{prompt}: {fault}"
     repeated = [match[1] for match in _TWICE.finditer(prompt) if match[1] not in _MEANT]
     if repeated:
-        yield "bad seam", f"{prompt}: {repeated[0]!r} twice"
+        yield "malformed prompt", f"{prompt}: {repeated[0]!r} twice"
     last = prompt.rsplit(maxsplit=1)[-1].casefold() if prompt.strip() else ""
     for label in objects:
         if label.split(maxsplit=1)[0].casefold() == last:
-            yield "bad seam", f"{prompt} [{label}]: {last!r} twice"
+            yield "malformed prompt", f"{prompt} [{label}]: {last!r} twice"
         if last in ("a", "an") and (last == "an") != _takes_an(label):
             yield "a or an", f"{prompt} [{label}]"
 
 
-def joined(label: str, prompt: str) -> bool:
+def holds_label(label: str, prompt: str) -> bool:
     """Tell whether a prompt holds a label as whole words, letter case apart.
 
-    >>> joined("Rome", "rome is in"), joined("Rome", "Jerome is in")
+    >>> holds_label("Rome", "rome is in"), holds_label("Rome", "Jerome is in")
     (True, False)
     """
     place = (text := prompt.casefold()).find(part := label.casefold())
@@ -56,10 +56,10 @@ def joined(label: str, prompt: str) -> bool:
     return False
 
 
-def normal(label: str) -> str:
+def normal_form(label: str) -> str:
     """Return what two names share that are the same but for case, accents, punctuation and the order of their words.
 
-    >>> normal("Müller, Ada") == normal("ada muller")
+    >>> normal_form("Müller, Ada") == normal_form("ada muller")
     True
     """
     plain = "".join(letter for letter in unicodedata.normalize("NFKD", label) if not unicodedata.combining(letter))

@@ -13,19 +13,20 @@ from counterfact.core.prompts import fill
 from counterfact.core.records import CounterFactRecord
 
 Things = Callable[[CounterFactRecord], Iterable[object]]
+"""Function that returns the things of one kind in a record."""
 
 
 @dataclass(frozen=True)
 class Count:
-    """One row: how many different things of a kind there are."""
+    """Row of a table: the number of different things of a kind."""
 
     item: str
     total: int
-    """Different ones in the whole data set."""
+    """Number in the whole data set."""
     per_relation: float
-    """Different ones in a relation, averaged over the relations."""
+    """Number in a relation, averaged over the relations."""
     per_record: float
-    """Different ones in a record, averaged over the records."""
+    """Number in a record, averaged over the records."""
 
 
 PAPER_TABLE_2 = (

@@ -1,16 +1,20 @@
-"""A record in the making: what it may hold, the draft of one, and a tuple that gave none with the reason."""
+"""Candidates for records: complete but for a case id, in a seeded order, without those that contradict others.
 
+Meng, Sen Sharma, Andonian, Belinkov, Bau. Mass-Editing Memory in a Transformer. ICLR 2023.
+https://arxiv.org/abs/2210.07229, whose MultiCounterFact is the part of CounterFact without contradictions.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from pydantic import Field
-
-from counterfact.core.prompts import fill
 from counterfact.core.records import CounterFactRecord, Entity, RequestedRewrite
-from counterfact.core.settings import Settings
+from counterfact.core.seeds import derive_seed
 
+from ..sources.knowledge import LabelledEntity
 from ..sources.pararel import FactTuple
-from .sampling import Drawn
+from .sampling import DrawnPrompt
+from .settings import BuildSettings
 
 Reason = Literal[
     "too few templates",
@@ -26,42 +30,10 @@ Reason = Literal[
     "subject and relation of another record",
     "contradicts another record",
 ]
-"""Why a tuple gave no record, in the order in which it is looked at."""
+"""Reason why a tuple gave no record, in the order in which they are checked."""
 
 
-class RecordSettings(Settings):
-    """What a record holds."""
-
-    seed: int = 0
-    """Every choice derives from it and from what is chosen for."""
-    paraphrase_prompts: int = Field(default=2, ge=0)
-    """Paraphrase prompts a record."""
-    neighborhood_prompts: int = Field(default=10, ge=0)
-    """Prompts about other subjects with the true object, a record."""
-    attribute_prompts: int = Field(default=10, ge=0)
-    """Prompts about subjects that have the new object, a record."""
-    generation_prompts: int = Field(default=10, ge=0)
-    """Generation prompts a record, drawn with replacement."""
-    objects_in_subjects: Literal["keep", "drop"] = "keep"
-    """Whether a subject, or a neighbor, may name its object, as in the released data ("Porsche 911", by Porsche)."""
-    paraphrase_context: Literal["articles", "texts", "none"] = "articles"
-    """What stands before a paraphrase prompt: a random unrelated sentence of the articles or of texts, or nothing."""
-    neighborhood_context: Literal["none", "edited fact"] = "none"
-    """What stands before a neighborhood prompt: nothing, or the edited fact, as in CounterFact+ (arXiv 2305.17553)."""
-    fewest_sitelinks: int = Field(default=0, ge=0)
-    """Sitelinks that the subject of a record has at least, WikiData's own measure of how well known it is."""
-    non_conflicting: bool = False
-    """Whether no two records may ask for different answers to one prompt, so that all can be edited at once."""
-
-
-class Object(NamedTuple):
-    """An object, true or false of the subject."""
-
-    id: str
-    label: str
-
-
-class Dropped(NamedTuple):
+class DroppedTuple(NamedTuple):
     """A tuple that gave no record."""
 
     fact: FactTuple
@@ -75,29 +47,27 @@ class Dropped(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Draft:
-    """A record without its case id, and the ids the reference texts are found by."""
+class Candidate:
+    """A record without its case id, and the ids by which its reference texts are found."""
 
     fact: FactTuple
     subject_id: str
     true_id: str
-    new: Object
+    new: LabelledEntity
     prompt: str
     paraphrases: tuple[str, ...]
-    taught: frozenset[str]
-    """Rewriting and paraphrase prompts, without what stands before them."""
-    neighborhood: tuple[Drawn, ...]
-    attribute: tuple[Drawn, ...]
+    edited_prompts: frozenset[str]
+    """Rewriting and paraphrase prompts, without the sentences before them."""
+    neighborhood: tuple[DrawnPrompt, ...]
+    attribute: tuple[DrawnPrompt, ...]
     generation: tuple[str, ...]
     topped_up: bool = False
-    """Whether the prompts about other subjects needed templates from elsewhere."""
+    """Whether the prompts about other subjects needed the templates of another collection."""
 
-    def record(self, case_id: int, settings: RecordSettings) -> CounterFactRecord:
+    def record(self, case_id: int, settings: BuildSettings) -> CounterFactRecord:
         """Return the finished record."""
         true = Entity(str=self.fact.object, id=self.true_id)
         neighborhood, attribute = [p.id for p in self.neighborhood], [p.id for p in self.attribute]
-        told = settings.neighborhood_context == "edited fact"
-        before = f"{fill(self.prompt, self.fact.subject)} {self.new.label}. " if told else ""
         return CounterFactRecord(
             case_id=case_id,
             pararel_idx=self.fact.line,
@@ -109,14 +79,13 @@ class Draft:
                 subject=self.fact.subject,
             ),
             paraphrase_prompts=list(self.paraphrases),
-            neighborhood_prompts=[before + drawn.prompt for drawn in self.neighborhood],
+            neighborhood_prompts=[drawn.prompt for drawn in self.neighborhood],
             attribute_prompts=[drawn.prompt for drawn in self.attribute],
             generation_prompts=list(self.generation),
             provenance={
                 "pararel_uuid": self.fact.uuid,
                 "subject_id": self.subject_id,
                 "paraphrase_context": settings.paraphrase_context,
-                **({"neighborhood_context": settings.neighborhood_context} if told else {}),
                 **({"neighborhood_templates": "topped up"} if self.topped_up else {}),
                 "neighborhood_subjects": len(set(neighborhood)),
                 "neighborhood_ids": neighborhood,
@@ -124,3 +93,36 @@ class Draft:
                 "attribute_ids": attribute,
             },
         )
+
+
+def in_seeded_order(candidates: Iterable[Candidate], seed: int) -> list[Candidate]:
+    """Put candidates in a seeded order, so that any prefix is a random sample."""
+
+    def place(candidate: Candidate) -> tuple[int, str]:
+        return derive_seed(seed, "order", candidate.fact.relation, candidate.fact.uuid), candidate.fact.uuid
+
+    return sorted(candidates, key=place)
+
+
+def without_conflicts(candidates: Iterable[Candidate]) -> tuple[list[Candidate], list[DroppedTuple]]:
+    """Leave out every candidate that gives a prompt another answer than a candidate before it.
+
+    One relation has a subject once, but two relations may share a template ("{} was created in" asks for the place
+    where a band was formed and for its country), and then their records contradict each other.
+
+    Args:
+        candidates: all candidates, in order of preference.
+
+    Returns:
+        the candidates that are kept, and the tuples of the others.
+    """
+    answers: dict[str, str] = {}
+    left: list[Candidate] = []
+    dropped: list[DroppedTuple] = []
+    for candidate in candidates:
+        if any(answers.get(prompt, candidate.new.label) != candidate.new.label for prompt in candidate.edited_prompts):
+            dropped.append(DroppedTuple(candidate.fact, "contradicts another record"))
+            continue
+        answers.update(dict.fromkeys(candidate.edited_prompts, candidate.new.label))
+        left.append(candidate)
+    return left, dropped

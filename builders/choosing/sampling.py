@@ -1,4 +1,4 @@
-"""Random choices that depend on a seed for the thing chosen for, never on the order in which things are chosen."""
+"""Random choices that depend on the seed and on what they are made for, never on the order in which they are made."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,12 +10,14 @@ import numpy as np
 from counterfact.core.prompts import fill
 from counterfact.core.seeds import derive_seed
 
-from ..sources.knowledge import Holder
+from ..sources.knowledge import LabelledEntity
 
 T = TypeVar("T")
 
+_SPARE_SUBJECTS = 4
 
-class Drawn(NamedTuple):
+
+class DrawnPrompt(NamedTuple):
     """A prompt about another subject."""
 
     id: str
@@ -32,8 +34,8 @@ def collides(first: str, second: str) -> bool:
     return a in b or b in a
 
 
-class WeightedRace:
-    """Draw without replacement with chances proportional to weights, steadily.
+class WeightedOrder:
+    """Stable weighted sampling without replacement.
 
     Every item has an exponential waiting time of its own, $-\\ln(u_i) / w_i$ with $u_i$ a hash of the seed and the
     item; the items come in order of their times (Efraimidis and Spirakis 2006), so the first is item $i$ with
@@ -52,7 +54,7 @@ class WeightedRace:
     def order(self, seed: int) -> Iterator[str]:
         """Yield the items in the order in which a seed draws them.
 
-        >>> sorted(WeightedRace({"a": 1, "b": 5}).order(7))
+        >>> sorted(WeightedOrder({"a": 1, "b": 5}).order(7))
         ['a', 'b']
         """
         mixed = _mix(self._hashes ^ np.uint64(seed))
@@ -85,12 +87,12 @@ def shuffled(values: Sequence[T], random: Random) -> Iterator[T]:
 
 
 def draw_prompts(
-    holders: Sequence[Holder],
-    allowed: Callable[[Holder], bool],
+    holders: Sequence[LabelledEntity],
+    allowed: Callable[[LabelledEntity], bool],
     templates: Sequence[str],
     count: int,
     random: Random,
-) -> list[Drawn] | None:
+) -> list[DrawnPrompt] | None:
     """Draw `count` distinct prompts from subjects x templates, spread over as many subjects as there are.
 
     Every subject gives one prompt before any gives a second one; a label that two subjects share is taken once.
@@ -98,17 +100,28 @@ def draw_prompts(
     Returns:
         the prompts, or None where there are not so many.
     """
-    chosen: dict[str, Holder] = {}
+    chosen: dict[str, LabelledEntity] = {}
     for holder in shuffled(holders, random) if count else ():
         if holder.label not in chosen and allowed(holder):
             chosen[holder.label] = holder
             if len(chosen) == count:
                 break
     orders = [(holder, shuffled(templates, random)) for holder in chosen.values()]
-    prompts: dict[str, Drawn] = {}
+    prompts: dict[str, DrawnPrompt] = {}
     for holder, order in itertools.chain.from_iterable(itertools.repeat(orders, len(templates))):
         if len(prompts) == count:
             break
         prompt = fill(next(order), holder.label)
-        prompts.setdefault(prompt, Drawn(holder.id, prompt))
+        prompts.setdefault(prompt, DrawnPrompt(holder.id, prompt))
     return list(prompts.values()) if len(prompts) == count else None
+
+
+def sample_subjects(held: Sequence[LabelledEntity], relation: str, object: str, count: int, seed: int) -> list[str]:
+    """Draw the subjects whose articles may become reference texts of an object.
+
+    Returns:
+        their ids in drawn order, several times as many as texts are wanted, since not all have an article.
+    """
+    random = Random(derive_seed(seed, "reference texts", relation, object))
+    drawn = shuffled(held, random)
+    return [holder.id for holder, _ in zip(drawn, range(_SPARE_SUBJECTS * count), strict=False)]

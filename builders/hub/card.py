@@ -16,7 +16,7 @@ import yaml
 
 from .card_header import merge_header, split_card
 from .croissant import StagedFile
-from .wording import Words
+from .wording import Wording
 
 CARD = "README.md"
 _BLOCK = re.compile(r"<!-- generated: (\w+)(?: ([0-9a-f]{8}))? -->\n(.*?)\n?<!-- end -->", re.S)
@@ -31,7 +31,7 @@ class Merged(NamedTuple):
     """What was edited by hand and so left as it is: names of blocks, keys of the header."""
 
 
-def card(repo: str, version: str, files: Sequence[StagedFile], words: Words) -> str:
+def card(repo: str, version: str, files: Sequence[StagedFile], words: Wording) -> str:
     """Return a fresh card.
 
     Args:
@@ -105,7 +105,7 @@ def _mark(content: str) -> str:
     return sha256(content.strip().encode()).hexdigest()[:8]
 
 
-def _header(files: Sequence[StagedFile], words: Words) -> dict[str, Any]:
+def _header(files: Sequence[StagedFile], words: Wording) -> dict[str, Any]:
     """Return the YAML header; `configs` and `dataset_info` are what `datasets` reads the files by."""
     from datasets import DatasetInfo, SplitDict, SplitInfo  # noqa: PLC0415
     from datasets.info import DatasetInfosDict  # noqa: PLC0415

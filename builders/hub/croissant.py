@@ -58,7 +58,7 @@ CONTEXT: Mapping[str, Any] = {
     "subField": "cr:subField",
     "transform": "cr:transform",
 }
-"""The context that the specification prescribes."""
+"""JSON-LD context that the specification prescribes."""
 
 _TYPES = {
     "string": "sc:Text",
@@ -86,9 +86,9 @@ class StagedFile:
     features: "Features"
     sha256: str
     bytes: int
-    """On disk."""
+    """Size on disk."""
     table_bytes: int
-    """In memory."""
+    """Size of the table in memory, in bytes."""
 
 
 def croissant(

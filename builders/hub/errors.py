@@ -1,4 +1,4 @@
-"""What went wrong with the Hub, in words that hold no token and no signed address, and whether it may pass."""
+"""Failures of the Hub, in words that contain no token and no signed address, and whether they may pass."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ _LONGEST_WAIT = 300.0
 
 
 @dataclass(frozen=True)
-class Trouble:
+class HubFailure:
     """One failure of the Hub."""
 
     what: str
     advice: str
-    users: bool
-    """Whether what was asked for was wrong, rather than the Hub in trouble."""
+    users_fault: bool
+    """Whether the user's input was wrong, rather than the Hub in trouble."""
     may_pass: bool
     wait: float | None = None
     """Seconds after which the Hub asked to be tried again."""
 
 
-def understand(error: Exception, repo: str) -> Trouble:
+def explain_failure(error: Exception, repo: str) -> HubFailure:
     """Find the answer of the Hub behind an error, and say what it means.
 
     Args:
@@ -30,33 +30,33 @@ def understand(error: Exception, repo: str) -> Trouble:
     for found in _chain(error):
         if _is_connection(found):
             advice = "check the network and HF_ENDPOINT; what arrived is kept, so run the same command again"
-            return Trouble(f"the connection to the Hub broke ({type(found).__name__})", advice, False, True)
+            return HubFailure(f"the connection to the Hub broke ({type(found).__name__})", advice, False, True)
         response = getattr(found, "response", None)
         status = getattr(response, "status_code", None)
         if isinstance(status, int):
             return _of_status(status, repo, _asked_wait(getattr(response, "headers", {})))
     kind = type(list(_chain(error))[-1]).__name__
     advice = "the answer was not what huggingface_hub expects; check HF_ENDPOINT and the version of huggingface_hub"
-    return Trouble(f"the upload to {repo} came to nothing ({kind})", advice, users=False, may_pass=False)
+    return HubFailure(f"the upload to {repo} came to nothing ({kind})", advice, users_fault=False, may_pass=False)
 
 
-def _of_status(status: int, repo: str, wait: float | None) -> Trouble:
+def _of_status(status: int, repo: str, wait: float | None) -> HubFailure:
     name = f"the Hub answered {status}"
     again = "what arrived is kept; run the same command again later"
     if status == 401:
-        return Trouble(f"{name}: it does not know this token", "run `hf auth login`, or set HF_TOKEN", True, False)
+        return HubFailure(f"{name}: it does not know this token", "run `hf auth login`, or set HF_TOKEN", True, False)
     if status == 403:
         advice = f"use one with write access to {repo.partition('/')[0]}, or another --to"
-        return Trouble(f"{name}: this token may not write to {repo}", advice, True, False)
+        return HubFailure(f"{name}: this token may not write to {repo}", advice, True, False)
     if status == 404:
-        return Trouble(f"{name}: there is no {repo}, or this token may not see it", "check --to", True, False)
+        return HubFailure(f"{name}: there is no {repo}, or this token may not see it", "check --to", True, False)
     if status in (409, 412):
-        return Trouble(f"{name}: someone else changed {repo} meanwhile", again, False, True, wait)
+        return HubFailure(f"{name}: someone else changed {repo} meanwhile", again, False, True, wait)
     if status == 429:
-        return Trouble(f"{name}: too many requests", again, False, True, wait)
+        return HubFailure(f"{name}: too many requests", again, False, True, wait)
     if status >= 500 or status in _PASSING:
-        return Trouble(f"{name}: a fault of the server", again, False, True, wait)
-    return Trouble(f"{name}, which it should not", "check --to and the version of huggingface_hub", False, False)
+        return HubFailure(f"{name}: a fault of the server", again, False, True, wait)
+    return HubFailure(f"{name}, which it should not", "check --to and the version of huggingface_hub", False, False)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

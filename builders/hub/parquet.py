@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from datasets import Features
 
 _ROWS_A_GROUP = 1_000
-"""What a reader that shows a page of rows has to fetch."""
+"""Rows in a group: what a reader that shows a page of rows has to fetch."""
 
 
 def features_of(rows: Sequence[dict[str, Any]]) -> "Features":

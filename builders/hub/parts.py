@@ -35,9 +35,9 @@ class Part:
     config: str
     split: str
     kind: Kind | None
-    """None for reference texts."""
+    """Kind of the records; None for reference texts."""
     rows: tuple[dict[str, Any], ...]
-    """As the folder's file holds them, in its order."""
+    """Rows of the folder's file, in its order."""
     build: Mapping[str, Any]
     """The build's `build.json`, without what may differ between equal builds (which names places on this machine)."""
     stats: Mapping[str, Any]
@@ -45,7 +45,7 @@ class Part:
     licence: str
     """Identifier as the Hub spells it."""
     licence_note: str
-    """Which parts of a row it covers, in words."""
+    """Parts of a row that the licence covers, in words."""
 
     @property
     def language(self) -> str:
@@ -63,7 +63,7 @@ def read_parts(arguments: Sequence[str]) -> list[Part]:
 
     Args:
         arguments: `[CONFIG[/SPLIT]=]FOLDER` each. The configuration is by default what the folder holds
-            (`counterfact`, `counterfact_plus` or `zsre`), the split `test`.
+            (`counterfact` or `zsre`), the split `test`.
 
     Returns:
         A part for each folder, followed by its reference texts where it has them.
@@ -102,7 +102,7 @@ def _read(argument: str) -> list[Part]:
         raise BadInput(
             f"{folder}: records.jsonl was changed since it was built; build it again, or under a new version"
         )
-    config, split = config or _config_of(data.kind, build), split or "test"
+    config, split = config or data.kind, split or "test"
     if config == TEXTS:
         raise BadInput(f"a configuration of records cannot be called {TEXTS}")
     stats = read_json(folder / "stats.json") if (folder / "stats.json").is_file() else {}
@@ -116,12 +116,6 @@ def _read(argument: str) -> list[Part]:
         note = _ARTICLES[licence]
         parts.append(Part(texts_config, split, None, entries, build, {}, licence, note))
     return parts
-
-
-def _config_of(kind: Kind, build: Mapping[str, Any]) -> str:
-    """A CounterFact in which the edited fact stands before neighborhood prompts has a name of its own."""
-    context = (build.get("settings") or {}).get("neighborhood_context") or "none"
-    return kind if context == "none" else f"{kind}_plus"
 
 
 def _licence_of_articles(articles: Mapping[str, Any]) -> str:

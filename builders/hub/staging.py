@@ -1,27 +1,31 @@
-"""A data set repository as a folder: written beside its place, read back with `datasets`, then put there whole."""
+"""A data set repository as a folder: written beside its place, read back with `datasets`, then moved there whole."""
 
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_file, hash_json, read_json, write_atomic, write_json
+from counterfact.core.places import cache_folder
 
 from .card import CARD, build_path, card
 from .croissant import StagedFile, croissant
 from .parquet import features_of, write_table
-from .parts import Part
-from .wording import words_about
+from .parts import Part, read_parts
+from .wording import wording_for
 
 if TYPE_CHECKING:
     from datasets import Features
 
 CROISSANT = "croissant.json"
 _DATE = "datePublished"
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _MARK = ".staged-by-counterfact"
 
 
@@ -44,6 +48,25 @@ class Staged:
     def data(self) -> tuple[str, ...]:
         """The files that are the version: a version of which these differ is another version."""
         return tuple(file for file in self.files if file not in (CARD, CROISSANT))
+
+
+def stage_datasets(datasets: Sequence[str], to: str, version: str | None = None, folder: Path | None = None) -> Staged:
+    """Stage folders that builds wrote.
+
+    Args:
+        datasets: `[CONFIG[/SPLIT]=]FOLDER` each; the first one's configuration is the default.
+        to: the repository, as `org/name`.
+        version: one to three numbers with dots between; by default the version of the first folder.
+        folder: where to stage; by default a folder in the cache.
+
+    Raises:
+        BadInput: see `read_parts` and `stage`.
+    """
+    repo = check_repo(to)
+    parts = read_parts(datasets)
+    out = folder or cache_folder() / "hub" / repo.replace("/", "--")
+    given = version or str(parts[0].build.get("version") or "1")
+    return stage(parts, repo, given, out, datetime.now(UTC).date().isoformat())
 
 
 def stage(parts: Sequence[Part], repo: str, version: str, out: Path, today: str) -> Staged:
@@ -69,7 +92,7 @@ def stage(parts: Sequence[Part], repo: str, version: str, out: Path, today: str)
         _write(fresh, part, features_of([row for other in parts if other.config == part.config for row in other.rows]))
         for part in parts
     ]
-    words = words_about(parts)
+    words = wording_for(parts)
     for file in files:
         if file.part.kind is not None:
             write_json(fresh / build_path(file), {**file.part.build, "stats": file.part.stats})
@@ -81,6 +104,17 @@ def stage(parts: Sequence[Part], repo: str, version: str, out: Path, today: str)
     shutil.rmtree(out, ignore_errors=True)
     fresh.rename(out)
     return Staged(out, repo, version, tuple(names))
+
+
+def check_repo(repo: str) -> str:
+    """Return the name of a repository.
+
+    Raises:
+        BadInput: it is not of the form `org/name`. It is not quoted: a token may have been given in its place.
+    """
+    if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo:
+        raise BadInput("--to: expected the name of a data set repository, as org/name")
+    return repo
 
 
 def semantic(version: str) -> str:

@@ -1,4 +1,4 @@
-"""Uploads a staged data set repository: only what differs, in one commit, under a version tag, again and again.
+"""Upload of a staged data set repository: only what differs, in one commit, under a version tag; repeatable.
 
 What is there already is compared by content, so that an unchanged upload changes nothing and one that was cut off
 goes on: large files that arrived are not sent again. The protocol is that of `huggingface_hub`; its errors become ours,
@@ -22,24 +22,23 @@ from counterfact.core.errors import BadInput, Failed
 from counterfact.core.files import indented_json
 
 from .card import CARD, merge_card
-from .errors import Trouble, understand
+from .errors import HubFailure, explain_failure
 from .staging import CROISSANT, Staged, keep_date, read_croissant
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
 
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _TYPE = "dataset"
 
 
 @dataclass(frozen=True)
-class Pushed:
+class Upload:
     """What an upload did."""
 
     url: str
     commit: str
-    """The commit that holds the version."""
+    """Commit that holds the version."""
     tag: str
     sent: tuple[str, ...]
     """Files that differed and were committed; none where nothing changed."""
@@ -50,24 +49,13 @@ class Pushed:
 
 
 @dataclass(frozen=True)
-class _There:
+class _Repository:
     """What the repository holds at one commit."""
 
     commit: str
     files: dict[str, tuple[str, str | None]]
     """Path to git's name of the content and, for large files, its sha256."""
     tags: dict[str, str]
-
-
-def check_repo(repo: str) -> str:
-    """Return the name of a repository.
-
-    Raises:
-        BadInput: it is not of the form `org/name`. It is not quoted: a token may have been given in its place.
-    """
-    if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo:
-        raise BadInput("--to: expected the name of a data set repository, as org/name")
-    return repo
 
 
 def push(
@@ -79,7 +67,7 @@ def push(
     attempts: int = 5,
     wait: float = 2.0,
     tell: Callable[[str], None] = lambda _message: None,
-) -> Pushed:
+) -> Upload:
     """Upload a staged repository.
 
     Args:
@@ -109,23 +97,23 @@ def push(
             except (BadInput, Failed):
                 raise
             except Exception as error:
-                trouble = understand(error, staged.repo)
-            if not trouble.may_pass or attempt >= attempts:
+                failure = explain_failure(error, staged.repo)
+            if not failure.may_pass or attempt >= attempts:
                 # Outside of the handler: the error holds the request, whose header holds the token.
-                raise _final(trouble, attempt)
-            pause = trouble.wait if trouble.wait is not None else wait * 2 ** (attempt - 1)
-            tell(f"{trouble.what}; trying again in {pause:g} s")
+                raise _final(failure, attempt)
+            pause = failure.wait if failure.wait is not None else wait * 2 ** (attempt - 1)
+            tell(f"{failure.what}; trying again in {pause:g} s")
             time.sleep(pause)
             attempt += 1
 
 
-def _final(trouble: Trouble, attempts: int) -> Exception:
+def _final(failure: HubFailure, attempts: int) -> Exception:
     tried = f" ({attempts} attempts)" if attempts > 1 else ""
-    message = f"{trouble.what}{tried}: {trouble.advice}"
-    return BadInput(message) if trouble.users else Failed(message)
+    message = f"{failure.what}{tried}: {failure.advice}"
+    return BadInput(message) if failure.users_fault else Failed(message)
 
 
-def _push_once(api: "HfApi", staged: Staged, private: bool, tell: Callable[[str], None]) -> Pushed:
+def _push_once(api: "HfApi", staged: Staged, private: bool, tell: Callable[[str], None]) -> Upload:
     api.whoami()  # says plainly that a token is unknown; other calls then say that the repository is
     there = _open(api, staged.repo, private)
     _check_tag(api, staged, there)
@@ -147,10 +135,10 @@ def _push_once(api: "HfApi", staged: Staged, private: bool, tell: Callable[[str]
     if tagged:
         api.create_tag(staged.repo, tag=staged.tag, revision=commit, repo_type=_TYPE)
     url = f"{api.endpoint}/datasets/{staged.repo}"
-    return Pushed(url, there.tags.get(staged.tag, commit), staged.tag, sent, tagged, kept)
+    return Upload(url, there.tags.get(staged.tag, commit), staged.tag, sent, tagged, kept)
 
 
-def _open(api: "HfApi", repo: str, private: bool) -> _There:
+def _open(api: "HfApi", repo: str, private: bool) -> _Repository:
     from huggingface_hub.errors import RepositoryNotFoundError  # noqa: PLC0415
 
     with suppress(RepositoryNotFoundError):
@@ -159,10 +147,10 @@ def _open(api: "HfApi", repo: str, private: bool) -> _There:
     return _look(api, repo)
 
 
-def _look(api: "HfApi", repo: str) -> _There:
+def _look(api: "HfApi", repo: str) -> _Repository:
     commit = api.dataset_info(repo).sha
     refs = api.list_repo_refs(repo, repo_type=_TYPE)
-    return _There(str(commit), _tree(api, repo, str(commit)), {tag.name: tag.target_commit for tag in refs.tags})
+    return _Repository(str(commit), _tree(api, repo, str(commit)), {tag.name: tag.target_commit for tag in refs.tags})
 
 
 def _tree(api: "HfApi", repo: str, revision: str) -> dict[str, tuple[str, str | None]]:
@@ -176,7 +164,7 @@ def _tree(api: "HfApi", repo: str, revision: str) -> dict[str, tuple[str, str | 
     }
 
 
-def _check_tag(api: "HfApi", staged: Staged, there: _There) -> None:
+def _check_tag(api: "HfApi", staged: Staged, there: _Repository) -> None:
     """Refuse to give a version that is tagged other data."""
     if staged.tag not in there.tags:
         return
@@ -194,7 +182,7 @@ def _check_tag(api: "HfApi", staged: Staged, there: _There) -> None:
 
 
 def _differences(
-    api: "HfApi", staged: Staged, there: _There, files: ExitStack
+    api: "HfApi", staged: Staged, there: _Repository, files: ExitStack
 ) -> tuple[list["CommitOperationAdd"], tuple[str, ...]]:
     """Return what is to be committed, and what of the card stays as a person edited it."""
     from huggingface_hub import CommitOperationAdd  # noqa: PLC0415

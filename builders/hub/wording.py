@@ -1,4 +1,4 @@
-"""What is said about a data set that is published: one wording for its card and its Croissant metadata."""
+"""The sentences about a data set on the Hub, the same in its card and its Croissant metadata."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ BIBTEX = """@inproceedings{meng2022locating,
 
 
 @dataclass(frozen=True)
-class Words:
+class Wording:
     """Sentences about one data set."""
 
     title: str
@@ -29,8 +29,8 @@ class Words:
     citation: str = BIBTEX
 
 
-def words_about(parts: Sequence[Part]) -> Words:
-    """Return what is to be said; figures come from the builds."""
+def wording_for(parts: Sequence[Part]) -> Wording:
+    """Return the sentences; figures come from the builds."""
     records = [part for part in parts if part.kind is not None]
     rows = sum(len(part.rows) for part in records)
     names = list(dict.fromkeys(str(part.build.get("name") or part.config) for part in records))
@@ -49,7 +49,7 @@ def words_about(parts: Sequence[Part]) -> Words:
     collection = (
         "Records are a function of their sources and a seed, made by a program; nobody was asked or paid to annotate."
     )
-    return Words(
+    return Wording(
         title=", ".join(names),
         description=f"{rows:,} requests to edit facts in language models, with the prompts that measure an edit.",
         collection=collection,

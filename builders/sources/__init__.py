@@ -1,1 +1,1 @@
-"""Where a data set comes from: SPARQL sources of facts, ParaRel, articles, truthy dumps, and the client that asks."""
+"""Where a data set comes from: SPARQL sources of facts, ParaRel, articles, truthy dumps, and the HTTP client."""

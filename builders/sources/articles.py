@@ -15,29 +15,24 @@ from counterfact.core.errors import BadInput
 from counterfact.core.files import read_jsonl
 
 from . import queries
-from .batches import ask_in_blocks
+from .batches import query_in_batches
+from .local_store import hash_files
 from .queries import entity_id
-from .sparql import SparqlSource, hash_files
+from .sparql import SparqlSource
 
 EMBEDDED_SITE = "https://articles.counterfact.invalid/"
-"""The namespace of the articles in this repository; nothing is served there."""
+"""Namespace of the articles in this repository; nothing is served there."""
 
 _ENTITIES_A_QUERY = 500
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"“])")
 _SENTENCE_LENGTH = range(20, 201)
 
 
-class Article(NamedTuple):
-    """One article."""
+class Passage(NamedTuple):
+    """An article, or a sentence of one."""
 
     name: str
-    text: str
-
-
-class Sentence(NamedTuple):
-    """A sentence of an article, and the article's name."""
-
-    name: str
+    """Name of the article."""
     text: str
 
 
@@ -48,17 +43,17 @@ class ArticleSource(Protocol):
         """Return entity to the IRI of its article, for the entities that have one."""
         ...
 
-    def read(self, iris: Sequence[str]) -> dict[str, Article]:
+    def read(self, iris: Sequence[str]) -> dict[str, Passage]:
         """Return the articles there are, by IRI."""
         ...
 
     @property
-    def sentences(self) -> Sequence[Sentence]:
+    def sentences(self) -> Sequence[Passage]:
         """Sentences to draw contexts from, in a fixed order."""
         ...
 
     def identity(self) -> dict[str, Any]:
-        """Say what this source is, for `build.json`."""
+        """Return what this source is, for `build.json`."""
         ...
 
 
@@ -84,29 +79,29 @@ class LocalArticles:
     def about(self, entities: Sequence[str], facts: SparqlSource) -> dict[str, str]:
         """Return entity to the IRI of its article, the first in order where it has several, as the facts say."""
         iris: dict[str, str] = {}
-        for answer in ask_in_blocks(
-            facts, entities, _ENTITIES_A_QUERY, lambda block: queries.articles(block, self.site)
+        for answer in query_in_batches(
+            facts, entities, _ENTITIES_A_QUERY, lambda batch: queries.articles(batch, self.site)
         ):
             for row in answer.rows:
                 iris.setdefault(entity_id(row["entity"]), row["article"])
         return iris
 
-    def read(self, iris: Sequence[str]) -> dict[str, Article]:
+    def read(self, iris: Sequence[str]) -> dict[str, Passage]:
         """Return the articles there are, by IRI."""
         return {iri: self._articles[iri] for iri in iris if iri in self._articles}
 
     @cached_property
-    def sentences(self) -> list[Sentence]:
-        """All sentences of 20 to 200 characters that end as a sentence does, in file order, each once."""
-        found = (Sentence(article.name, text) for article in self._articles.values() for text in split(article.text))
+    def sentences(self) -> list[Passage]:
+        """Sentences of 20 to 200 characters with a full stop or the like at the end, in file order, each once."""
+        found = (Passage(article.name, text) for article in self._articles.values() for text in split(article.text))
         return list({sentence.text: sentence for sentence in found}.values())
 
     def identity(self) -> dict[str, Any]:
-        """Site, and name and sha256 of every file."""
+        """Return the site, and name and sha256 of every file."""
         return {"kind": "files", "site": self.site, "files": hash_files(self.files)}
 
     @cached_property
-    def _articles(self) -> dict[str, Article]:
+    def _articles(self) -> dict[str, Passage]:
         return {self.site + key: article for file in self.files for key, article in _read(file)}
 
 
@@ -120,10 +115,10 @@ def split(text: str) -> list[str]:
     return [sentence for sentence in sentences if len(sentence) in _SENTENCE_LENGTH and sentence[-1] in ".!?"]
 
 
-def _read(file: Path) -> Iterator[tuple[str, Article]]:
+def _read(file: Path) -> Iterator[tuple[str, Passage]]:
     for value in read_jsonl(file):
         try:
-            key, article = value["id"], Article(value["title"], value["text"])
+            key, article = value["id"], Passage(value["title"], value["text"])
         except (KeyError, TypeError) as error:
             raise BadInput(f"{file}: expected id, title and text in every line, got {value!r}") from error
         if not all(isinstance(part, str) for part in (key, *article)):

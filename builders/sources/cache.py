@@ -1,4 +1,4 @@
-"""Keeps every decisive response of a server, raw, in one SQLite file, so that a build is a function of that file.
+"""A cache that keeps every decisive response of a server, raw, in one SQLite file: a build is a function of it.
 
 A response is one row: what was asked of whom, when, the status, the sha256 of the body and the body itself, deflated.
 A row is written in one transaction, flushed to the disk: a process killed at any moment leaves all rows written before.
@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json
@@ -26,21 +26,20 @@ _TABLE = """CREATE TABLE IF NOT EXISTS responses (
 _COLUMNS = "key, endpoint, request, asked_at, status, kind, sha256, body"
 
 
-class Stored(NamedTuple):
-    """A response as it lies in the cache."""
+class StoredResponse(NamedTuple):
+    """A response in the cache."""
 
     endpoint: str
     """The address that was asked."""
     request: str
     """What it was asked: a query, or the parameters of an API; empty for a plain page."""
-    asked_at: str
-    """When, in ISO 8601, UTC."""
+    sent_at: str
+    """When the request was sent, in ISO 8601, UTC."""
     status: int
-    """Of HTTP; 0 where nothing came in time."""
-    kind: str
-    """The Content-Type."""
+    """HTTP status; 0 where nothing came in time."""
+    content_type: str
     sha256: str
-    """Of the body."""
+    """Hash of the body."""
     body: bytes
 
 
@@ -93,7 +92,7 @@ class ResponseCache:
             raise BadInput(f"{self.path}: a cache of version {version}, and this program reads version {_SCHEMA}")
         return bool(made_by == _MADE_BY)
 
-    def find(self, endpoint: str, request: str) -> Stored | None:
+    def find(self, endpoint: str, request: str) -> StoredResponse | None:
         """Return what was stored for a request.
 
         Raises:
@@ -111,25 +110,17 @@ class ResponseCache:
             raise BadInput(f"{self.path}: the response {row[0]} is damaged: {error}") from error
         if sha256(body).hexdigest() != row[-2]:
             raise BadInput(f"{self.path}: the response {row[0]} is damaged: its sha256 is not the one stored with it")
-        _, asked_of, asked, asked_at, status, kind, digest, _ = row
-        return Stored(asked_of, asked, asked_at, status, kind, digest, body)
+        _, endpoint, asked, sent_at, status, content_type, digest, _ = row
+        return StoredResponse(endpoint, asked, sent_at, status, content_type, digest, body)
 
-    def store(self, stored: Stored) -> None:
+    def store(self, stored: StoredResponse) -> None:
         """Store a response, unless there is one for its request already."""
         row = (response_key(stored.endpoint, stored.request), *stored[:-1], zlib.compress(stored.body))
         with self._lock, self._database:
             self._database.execute(f"INSERT OR IGNORE INTO responses ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)", row)
 
-    def endpoints(self) -> dict[str, int]:
-        """Return how many responses each endpoint gave, by its address."""
-        with self._lock:
-            rows = self._database.execute(
-                "SELECT endpoint, count(*) FROM responses GROUP BY endpoint ORDER BY endpoint"
-            )
-            return dict(rows.fetchall())
-
     def pack(self, target: Path, keys: Iterable[str]) -> None:
-        """Copy the responses of the keys into a file of its own, which is put in its place whole.
+        """Copy the responses of the keys into a file of its own, which appears only when it is complete.
 
         Raises:
             BadInput: the target is this cache.
@@ -155,14 +146,8 @@ class ResponseCache:
             temporary.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
 
 def response_key(endpoint: str, request: str) -> str:

@@ -1,9 +1,9 @@
-"""Asks servers politely and remembers what they said: one question at a time, patient when told to wait.
+"""An HTTP client with a cache: one request at a time to a server, and patience when told to wait.
 
-A question is looked for in the cache first. One that is not there is sent, and sent again after a failure that may
+A request is looked for in the cache first. One that is not there is sent, and sent again after a failure that may
 pass: not before the time the server named, and with pauses that double, with jitter, up to a budget. Only a response
-that decides something is stored: the answer, or that the question was too much. Processes that share a cache take turns
-at a server, so that it is asked one question at a time by all of them together.
+that decides something is stored: the answer, or that the request was too large. Processes that share a cache share a
+lock for every server, so that all of them together send it one request at a time.
 """
 
 import logging
@@ -11,23 +11,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
+from pathlib import Path
 from random import Random
 from threading import Lock
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json
 
-from .cache import ResponseCache, Stored, moment, response_key
-from .http import Again, Missing, Question, Response, check_status, retry_after
-from .server_lock import Turn, Turns
-from .sparql import SourceError, TooMuch
+from .cache import ResponseCache, StoredResponse, moment, response_key
+from .http import NotFound, Response, ServerRequest, TransientError, check_status, retry_after
+from .server_lock import ServerLock, server_lock
+from .sparql import QueryTooLarge, SourceError
 
 T = TypeVar("T")
-Send = Callable[[Question, str, int], Response]
-"""Sends a question, for an agent, and waits so many seconds for the response."""
+Send = Callable[[ServerRequest, str, int], Response]
+"""Function that sends a request with a User-Agent, and waits so many seconds for the response."""
 Read = Callable[[Response], T]
-"""Reads what was asked for, or raises `Again`, `TooMuch` or `SourceError`."""
+"""Function that reads a response, or raises `TransientError`, `QueryTooLarge` or `SourceError`."""
 
 AGENT = "counterfact-toolkit/0.1"
 
@@ -36,89 +37,99 @@ _log = logging.getLogger(__name__)
 
 
 class Clock:
-    """The time that passes."""
+    """The system's clock."""
 
     def now(self) -> float:
         """Return seconds since 1970."""
         return time.time()
 
     def sleep(self, seconds: float) -> None:
-        """Let so many seconds pass."""
+        """Wait for so many seconds."""
         time.sleep(seconds)
 
 
 @dataclass(frozen=True)
-class Manners:
-    """How a server is treated; all times in seconds."""
+class RetryPolicy:
+    """How long to wait for a server, and how often to try; all times in seconds."""
 
     pause: float = 1.0
-    """Between an answer and the next question."""
+    """Pause between a response and the next request."""
     first_wait: float = 5.0
-    """After the first failure of a question; doubled after each further one."""
+    """Wait after the first failure of a request; doubled after each further one."""
     longest_wait: float = 300.0
-    """No pause is longer, but for those the server asks for."""
+    """Longest wait, except where the server asks for a longer one."""
     budget: float = 3600.0
-    """Waited for one question in all, before it is given up."""
+    """Time spent waiting for one request in all, before it is given up."""
     tries: int = 10
-    """Times a question is sent, at most."""
+    """Times a request is sent, at most."""
     timeout: int = 70
-    """Waited for an answer; WikiData's own limit for a query is 60."""
+    """Time allowed for a response; WikiData's own limit for a query is 60."""
     clock: Clock = field(default_factory=Clock)
 
 
+class ResponseCounts(NamedTuple):
+    """Where the responses that a client gave came from."""
+
+    new: int
+    """Responses that servers sent now."""
+    cached: int
+    """Responses that were in the cache already."""
+    requests: int
+    """Requests sent, failures included."""
+    oldest: str | None
+    """Time of the oldest response, in ISO 8601, UTC."""
+    cache: Path
+
+
 class Client:
-    """Asks servers, through a cache.
+    """A client of any number of servers, with one cache.
 
     Args:
         cache: where responses are looked for and stored.
-        agent: who asks, as `user_agent` makes it; None asks nobody and takes all from the cache.
-        manners: how servers are treated.
+        agent: the User-Agent, as `user_agent` makes it; None sends nothing and takes all from the cache.
+        policy: when to try again.
     """
 
-    def __init__(self, cache: ResponseCache, agent: str | None, manners: Manners | None = None) -> None:
+    def __init__(self, cache: ResponseCache, agent: str | None, policy: RetryPolicy | None = None) -> None:
         self.cache = cache
         self.sent = 0
         """Requests sent."""
-        self.stored = 0
-        """Responses stored."""
+        self._stored = 0
         self._agent = agent
-        self._manners = manners or Manners()
+        self._policy = policy or RetryPolicy()
         self._jitter = Random()
-        self._used: dict[str, Stored] = {}
+        self._used: dict[str, StoredResponse] = {}
         self._one_at_a_time = Lock()
-        self._turns = Turns(cache.path)
-        self._free_at = 0.0
-        self._left_alone_until = 0.0
 
-    def ask(self, question: Question, send: Send, read: Read[T]) -> T:
+    def fetch(self, request: ServerRequest, send: Send, read: Read[T]) -> T:
         """Return what a server answers, now or at an earlier time.
 
         Args:
-            question: what is asked.
-            send: how.
+            request: what to ask.
+            send: sends the request.
             read: reads the response.
 
         Raises:
-            TooMuch: a divisible question should be asked in smaller parts.
-            Missing: there is nothing at the address.
+            QueryTooLarge: a divisible request should be made in smaller parts.
+            NotFound: there is nothing at the address.
             SourceError: there is no answer: the server refused, the budget is spent, or the cache lacks it.
         """
         with self._one_at_a_time:
-            stored = self.cache.find(question.endpoint, question.text)
+            stored = self.cache.find(request.endpoint, request.body)
             if stored is not None:
                 return self._read_stored(stored, read)
             if self._agent is None:
                 raise SourceError(
-                    f"{self.cache.path} holds no answer of {question.endpoint} to a question of this build; build with "
-                    "the settings and sources it was made with, or without --replay. The question was:\n"
-                    f"{question.text[:500]}"
+                    f"{self.cache.path} holds no answer of {request.endpoint} to a request of this build; build with "
+                    "the settings and sources it was made with, or without --replay. The request was:\n"
+                    f"{request.body[:500]}"
                 )
-            return self._insist(question, send, read, self._agent)
+            return self._fetch_with_retries(request, send, read, self._agent)
 
     def used(self, endpoint: str) -> dict[str, Any]:
-        """Say what was taken from an endpoint so far: how many responses, from when, and one hash over all of them."""
+        """Return how many responses were taken from an endpoint so far, from when, and one hash over all of them."""
         found = [(key, stored) for key, stored in sorted(self._used.items()) if stored.endpoint == endpoint]
-        times = [stored.asked_at for _, stored in found]
+        times = [stored.sent_at for _, stored in found]
         return {
             "responses": len(found),
             "sha256": hash_json([[key, stored.status, stored.sha256] for key, stored in found]),
@@ -126,108 +137,117 @@ class Client:
             "last": max(times, default=None),
         }
 
-    def oldest(self) -> str | None:
-        """Return when the oldest response taken so far came."""
-        return min((stored.asked_at for stored in self._used.values()), default=None)
+    def counts(self) -> ResponseCounts:
+        """Return how many responses are new, and how old the others are."""
+        oldest = min((stored.sent_at for stored in self._used.values()), default=None)
+        return ResponseCounts(self._stored, len(self._used) - self._stored, self.sent, oldest, self.cache.path)
 
-    def used_keys(self) -> list[str]:
-        """Return the keys of all responses taken so far."""
-        return sorted(self._used)
+    def pack(self, target: Path) -> int:
+        """Copy the responses taken so far into a cache of its own, and return how many they are."""
+        self.cache.pack(target, self._used)
+        return len(self._used)
 
-    def _insist(self, question: Question, send: Send, read: Read[T], agent: str) -> T:
-        manners, clock = self._manners, self._manners.clock
+    def _fetch_with_retries(self, request: ServerRequest, send: Send, read: Read[T], agent: str) -> T:
+        policy = self._policy
         waited = 0.0
-        for attempt in range(manners.tries):
+        for attempt in range(policy.tries):
             try:
-                with self._turns.take(question.endpoint) as turn:
-                    # Another process may have asked it while this one waited for its turn.
-                    stored = self.cache.find(question.endpoint, question.text)
+                with server_lock(self.cache.path, request.endpoint) as lock:
+                    # Another process may have sent it while this one waited for the lock.
+                    stored = self.cache.find(request.endpoint, request.body)
                     if stored is not None:
                         return self._read_stored(stored, read)
-                    return self._send(question, send, read, agent, turn)
-            except (Again, TooMuch) as error:
-                if isinstance(error, TooMuch) and question.divisible:
+                    return self._send(request, send, read, agent, lock)
+            except (TransientError, QueryTooLarge) as error:
+                if isinstance(error, QueryTooLarge) and request.divisible:
                     raise
                 failure = error
             wait = self._wait(attempt, failure)
-            if waited + wait > manners.budget or attempt + 1 == manners.tries:
-                self._give_up(question, attempt + 1, wait, failure)
+            if waited + wait > policy.budget or attempt + 1 == policy.tries:
+                self._give_up(request, attempt + 1, wait, failure)
             if wait >= _LONG_WAIT:
-                _log.warning("%s: %s; asked again in %.0f seconds", question.endpoint, failure, wait)
-            clock.sleep(wait)
+                _log.warning("%s: %s; asked again in %.0f seconds", request.endpoint, failure, wait)
+            policy.clock.sleep(wait)
             waited += wait
-        raise BadInput(f"expected to send a question once or more, got tries={manners.tries}")
+        raise BadInput(f"expected to send a request once or more, got tries={policy.tries}")
 
-    def _send(self, question: Question, send: Send, read: Read[T], agent: str, turn: Turn) -> T:
-        manners, clock = self._manners, self._manners.clock
-        wait = max(self._free_at, turn.free_at) - clock.now()
-        if wait > manners.budget:
+    def _send(self, request: ServerRequest, send: Send, read: Read[T], agent: str, lock: ServerLock) -> T:
+        policy, clock = self._policy, self._policy.clock
+        wait = lock.free_at - clock.now()
+        if wait > policy.budget:
             raise SourceError(
-                f"{question.endpoint}: the server asked to be left alone until {moment(turn.free_at)}; run the same "
+                f"{request.endpoint}: the server asked to be left alone until {moment(lock.free_at)}; run the same "
                 "command again then"
             )
         clock.sleep(max(0.0, wait))
-        asked_at = clock.now()
-        turn.leave_alone_until(asked_at + manners.pause)
+        sent_at = clock.now()
+        lock.postpone(sent_at + policy.pause)
+        self.sent += 1
         try:
-            self.sent += 1
-            response = send(question, agent, manners.timeout)
-            return self._read_fresh(question, response, read, asked_at)
+            response = send(request, agent, policy.timeout)
         finally:
-            self._free_at = max(clock.now() + manners.pause, self._left_alone_until)
-            turn.leave_alone_until(self._free_at)
+            lock.postpone(clock.now() + policy.pause)
+        return self._read_fresh(request, response, read, sent_at, lock)
 
-    def _read_fresh(self, question: Question, response: Response, read: Read[T], asked_at: float) -> T:
-        now = self._manners.clock.now()
+    def _read_fresh(
+        self, request: ServerRequest, response: Response, read: Read[T], sent_at: float, lock: ServerLock
+    ) -> T:
+        now = self._policy.clock.now()
         named = retry_after(response.headers, now)
-        self._left_alone_until = now + (named or 0.0)
+        lock.postpone(now + (named or 0.0))
         try:
-            check_status(question.endpoint, response, now)
+            check_status(request.endpoint, response, now)
             value = read(response)
-        except Again as error:
+        except TransientError as error:
             if error.wait is None:
                 error.wait = named
-            self._left_alone_until = now + (error.wait or 0.0)
+            lock.postpone(now + (error.wait or 0.0))
             raise
-        except (TooMuch, Missing) as error:
-            if question.divisible if isinstance(error, TooMuch) else question.optional:
-                self._keep(question, response, asked_at)
+        except (QueryTooLarge, NotFound) as error:
+            if request.divisible if isinstance(error, QueryTooLarge) else request.optional:
+                self._store(request, response, sent_at)
             raise
-        self._keep(question, response, asked_at)
+        self._store(request, response, sent_at)
         return value
 
-    def _read_stored(self, stored: Stored, read: Read[T]) -> T:
+    def _read_stored(self, stored: StoredResponse, read: Read[T]) -> T:
         self._remember(stored)
-        response = Response(stored.status, {"content-type": stored.kind}, stored.body)
+        response = Response(stored.status, {"content-type": stored.content_type}, stored.body)
         try:
             check_status(stored.endpoint, response, 0.0)
             return read(response)
-        except Again as error:
+        except TransientError as error:
             raise SourceError(
                 f"{self.cache.path}: a stored response cannot be read: {error}; use a new cache"
             ) from error
 
-    def _keep(self, question: Question, response: Response, asked_at: float) -> None:
+    def _store(self, request: ServerRequest, response: Response, sent_at: float) -> None:
         hashed = sha256(response.body).hexdigest()
-        stored = Stored(
-            question.endpoint, question.text, moment(asked_at), response.status, response.kind, hashed, response.body
+        stored = StoredResponse(
+            request.endpoint,
+            request.body,
+            moment(sent_at),
+            response.status,
+            response.content_type,
+            hashed,
+            response.body,
         )
         self.cache.store(stored)
-        self.stored += 1
+        self._stored += 1
         self._remember(stored)
 
-    def _remember(self, stored: Stored) -> None:
+    def _remember(self, stored: StoredResponse) -> None:
         self._used[response_key(stored.endpoint, stored.request)] = stored._replace(body=b"", request="")
 
     def _wait(self, attempt: int, failure: Exception) -> float:
-        manners = self._manners
-        pause = min(manners.longest_wait, manners.first_wait * 2.0**attempt) * self._jitter.uniform(1.0, 1.5)
-        asked = failure.wait if isinstance(failure, Again) else None
+        policy = self._policy
+        pause = min(policy.longest_wait, policy.first_wait * 2.0**attempt) * self._jitter.uniform(1.0, 1.5)
+        asked = failure.wait if isinstance(failure, TransientError) else None
         return max(pause, asked or 0.0)
 
-    def _give_up(self, question: Question, attempts: int, wait: float, failure: Exception) -> NoReturn:
+    def _give_up(self, request: ServerRequest, attempts: int, wait: float, failure: Exception) -> NoReturn:
         raise SourceError(
-            f"{question.endpoint}: no answer after {attempts} attempts; the last: {failure}. Nothing was taken "
+            f"{request.endpoint}: no answer after {attempts} attempts; the last: {failure}. Nothing was taken "
             f"from it. What came before is in {self.cache.path}: run the same command again in {max(60.0, wait):.0f} "
             "seconds or later, and it goes on from there"
         ) from failure

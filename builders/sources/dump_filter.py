@@ -1,4 +1,4 @@
-"""The lines of a WikiData truthy dump that a slice may need, cut out block by block by any number of workers.
+"""The lines of a WikiData truthy dump that a slice may need, filtered block by block by any number of workers.
 
 The dump (https://www.wikidata.org/wiki/Wikidata:Database_download, latest-truthy.nt) holds the statements of best rank
 as `wdt:` triples, labels in all languages and much else, all lines of an entity together. An unknown value is a blank
@@ -18,26 +18,26 @@ _ESCAPE = re.compile(r"\\(u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)")
 _LETTERS = {"t": "\t", "b": "\b", "n": "\n", "r": "\r", "f": "\f"}
 
 
-class Cut(NamedTuple):
-    """What was cut out of a block."""
+class FilteredBlock(NamedTuple):
+    """Lines of a block that a slice may need, and counts of what was seen."""
 
     lines: bytes
     counts: dict[str, int]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is looked for."""
+class LineFilter:
+    """Lines that a slice may need."""
 
     relations: frozenset[str]
     labels: frozenset[str]
-    """Of subjects and objects of tuples: entities with such a label are kept though they have no fact."""
+    """Labels of subjects and objects of tuples: entities with one are kept although they have no fact."""
     language: str = "en"
     site: str | None = None
-    """What the IRIs of articles start with."""
+    """Beginning of the IRIs of articles; None for no articles."""
 
     def pattern(self) -> re.Pattern[bytes]:
-        """Return what finds a line: facts, labels in the language or `mul`, sitelinks, articles."""
+        """Return the pattern of such a line: facts, labels in the language or `mul`, sitelinks, articles."""
         relations = "|".join(sorted(relation[1:] for relation in self.relations))
         entity = f"<{re.escape(ENTITY)}(Q[0-9]+)>"
         fact = rf"<{re.escape(DIRECT)}P(?:{relations})> (?:<{re.escape(ENTITY)}(Q[0-9]+)>|.*?)"
@@ -49,7 +49,7 @@ class Wanted:
         return re.compile(f"^(?:{line})$".encode(), re.M)
 
 
-def blocks_of(stream: BinaryIO, size: int) -> Iterator[bytes]:
+def entity_blocks(stream: BinaryIO, size: int) -> Iterator[bytes]:
     """Yield a dump in blocks of about `size` bytes, each of whole entities; an entity's lines are held together."""
     left = b""
     while chunk := stream.read(size):
@@ -67,8 +67,8 @@ def blocks_of(stream: BinaryIO, size: int) -> Iterator[bytes]:
         yield left if left.endswith(b"\n") else left + b"\n"
 
 
-def cut_block(block: bytes, wanted: Wanted) -> Cut:
-    """Cut the lines of a block that may be needed: all of entities with a fact, labels of those with a wanted one."""
+def filter_block(block: bytes, wanted: LineFilter) -> FilteredBlock:
+    """Return the lines of a block that may be needed: of entities with a fact, and of those with a wanted label."""
     counts: Counter[str] = Counter(bytes=len(block))
     kept: list[bytes] = []
     current, facts, links = b"", list[bytes](), list[bytes]()
@@ -101,7 +101,7 @@ def cut_block(block: bytes, wanted: Wanted) -> Cut:
         else:
             counts["facts with an unknown value"] += 1
     finish()
-    return Cut(b"".join(line + b"\n" for line in kept), dict(counts))
+    return FilteredBlock(b"".join(line + b"\n" for line in kept), dict(counts))
 
 
 def read_label(escaped: bytes) -> str:

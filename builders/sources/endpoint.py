@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .client import Client
-from .http import Question, Response, send_query
-from .sparql import Answer, read_answer
+from .http import Response, ServerRequest, lower_names, receive
+from .sparql import QueryResult, read_results
 
 ENDPOINTS = {
     "wdqs": "https://query.wikidata.org/sparql",
@@ -16,24 +16,46 @@ ENDPOINTS = {
 
 @dataclass(frozen=True)
 class EndpointSource:
-    """Facts from an endpoint over HTTP."""
+    """A SPARQL endpoint over HTTP."""
 
     url: str
     client: Client
 
-    def select(self, query: str, *, divisible: bool = False) -> Answer:
+    def select(self, query: str, *, divisible: bool = False) -> QueryResult:
         """Answer a SELECT query, from the cache where it was asked before.
 
         Raises:
-            TooMuch: a divisible query takes the server longer than it allows itself.
+            QueryTooLarge: a divisible query takes the server longer than it allows itself.
             SourceError: the server cannot be reached, refuses, or answers with something else than results.
         """
 
-        def read(response: Response) -> Answer:
-            return read_answer(response.body, self.url)
+        def read(response: Response) -> QueryResult:
+            return read_results(response.body, self.url)
 
-        return self.client.ask(Question(self.url, query, divisible), send_query, read)
+        return self.client.fetch(ServerRequest(self.url, query, divisible), send_query, read)
 
     def identity(self) -> dict[str, Any]:
-        """The address, and what was taken from it."""
+        """Return the address, and what was taken from it."""
         return {"kind": "endpoint", "url": self.url, **self.client.used(self.url)}
+
+
+def send_query(request: ServerRequest, agent: str, timeout: int) -> Response:
+    """POST a SPARQL query with SPARQLWrapper, and ask for JSON.
+
+    Raises:
+        TransientError: no complete response came.
+    """
+    from SPARQLWrapper import JSON, POST, SPARQLWrapper  # noqa: PLC0415
+    from SPARQLWrapper.SPARQLExceptions import SPARQLWrapperException  # noqa: PLC0415
+
+    wrapper = SPARQLWrapper(request.endpoint, returnFormat=JSON, agent=agent)
+    wrapper.setQuery(request.body)
+    wrapper.setMethod(POST)
+    wrapper.setOnlyConneg(True)
+    wrapper.setTimeout(timeout)
+    try:
+        return receive(lambda: wrapper.query().response)
+    except SPARQLWrapperException as error:
+        # It replaces an HTTPError, whose body it has read into its message.
+        failure: Any = error.__context__
+        return Response(failure.code, lower_names(failure.headers), str(error).encode())

@@ -1,6 +1,6 @@
-"""What a source of facts knows of one relation: everything the choices of the pipeline need, and nothing else.
+"""The facts of one relation in a source: everything that the choices of a build need, and nothing else.
 
-The questions go in this order, each in VALUES blocks: which entities the labels of the tuples mean; all objects of
+The queries go in this order, each in VALUES blocks: which entities the labels of the tuples mean; all objects of
 those subjects; how many subjects each of those objects has; and who they are, in pages made to hold whole objects. An
 object with very many subjects (a country, of places in it) is not listed: no endpoint sorts millions of rows in the
 time it allows itself. Its subjects are those met otherwise: the tuples' own, and those that other objects led to.
@@ -11,13 +11,15 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
+
+from counterfact.core.errors import BadInput
 
 from . import queries
-from .batches import ask_in_blocks, expect, select
+from .batches import query_in_batches, require_complete, select
 from .pararel import Relation, relation_number
 from .queries import Key, entity_id
-from .sparql import SourceError, SparqlSource, TooMuch
+from .sparql import QueryTooLarge, SourceError, SparqlSource
 
 T = TypeVar("T")
 
@@ -25,14 +27,13 @@ PAIRS_A_QUERY = 200
 ENTITIES_A_QUERY = 500
 ROWS_A_PAGE = 20_000
 MANY_SUBJECTS = 100_000
-"""Objects with more subjects are not listed."""
+"""Largest number of subjects of an object that are listed."""
 
 _ID_FOR_LABEL = re.compile(r"[QPL][0-9]+")
 
 
-@dataclass(frozen=True)
-class Holder:
-    """A subject that has an object, with its label."""
+class LabelledEntity(NamedTuple):
+    """An entity of WikiData with its label."""
 
     id: str
     label: str
@@ -40,20 +41,20 @@ class Holder:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """The facts of one relation."""
+    """Facts of one relation."""
 
     resolved: dict[tuple[str, str], tuple[str, str]]
     """Labels of subject and object to their ids."""
     objects: dict[str, tuple[str, ...]]
     """Subject to all its objects."""
-    holders: dict[str, tuple[Holder, ...]]
+    holders: dict[str, tuple[LabelledEntity, ...]]
     """Object to its subjects that have a label, by number: all, but for objects with very many."""
     counts: dict[str, int]
-    """What was seen: tuples asked for, resolved, ambiguous; rows with unknown values; holders without a label."""
+    """Counts of tuples, those resolved and those ambiguous, rows with unknown values, holders without a label."""
 
 
-def gather(relation: Relation, source: SparqlSource, language: str = "en") -> Knowledge:
-    """Ask a source for everything about the tuples of one relation.
+def query_knowledge(relation: Relation, source: SparqlSource, language: str = "en") -> Knowledge:
+    """Query everything about the tuples of one relation.
 
     A pair of labels that fits several facts is resolved to the one with the lowest ids, and counted as ambiguous. A
     label that means different entities in different tuples was resolved by the facts, and is counted as shared.
@@ -62,6 +63,27 @@ def gather(relation: Relation, source: SparqlSource, language: str = "en") -> Kn
         SourceError: the source could not answer, or contradicts itself.
     """
     return _Gathering(relation, source, language).knowledge()
+
+
+def count_sitelinks(known: Mapping[str, Knowledge], source: SparqlSource) -> dict[str, int]:
+    """Query how many sitelinks the subjects of all tuples have; those without a count are left out.
+
+    Raises:
+        BadInput: the source has no count for any of them.
+        SourceError: the source could not answer.
+    """
+    subjects = {subject for knowledge in known.values() for subject, _ in knowledge.resolved.values()}
+    ordered = sorted(subjects, key=relation_number)
+    found: dict[str, int] = {}
+    for answer in query_in_batches(source, ordered, ENTITIES_A_QUERY, queries.sitelinks):
+        found.update({entity_id(row["entity"]): int(row["count"]) for row in answer.rows})
+    if ordered and not found:
+        raise BadInput(
+            f"fewest_sitelinks asks how well known subjects are, but the source of facts has no wikibase:sitelinks for "
+            f"any of {len(ordered)} of them: take a source that has (query.wikidata.org; a slice made with "
+            "`counterfact snapshot`), or leave fewest_sitelinks at 0"
+        )
+    return found
 
 
 class _Gathering:
@@ -79,9 +101,9 @@ class _Gathering:
         subjects = _by_number({subject for subject, _ in resolved.values()})
         objects = _by_number({object for _, object in resolved.values()})
         known = self._objects(subjects)
-        expect(sum(map(bool, known.values())), len(known), f"subjects of {self._relation.id} with an object")
+        require_complete(sum(map(bool, known.values())), len(known), f"subjects of {self._relation.id} with an object")
         sizes = self._sizes(objects)
-        expect(sum(sizes.values()), len(objects), f"objects of {self._relation.id} with a subject")
+        require_complete(sum(sizes.values()), len(objects), f"objects of {self._relation.id} with a subject")
         many = [object for object in objects if sizes[object] > MANY_SUBJECTS]
         self._counts["objects with too many subjects to list"] = len(many)
         labels = self._holders([object for object in objects if object not in many], sizes, many)
@@ -115,26 +137,26 @@ class _Gathering:
         self, objects: Sequence[str], sizes: Mapping[str, int], many: Sequence[str]
     ) -> defaultdict[str, dict[str, str | None]]:
         labels: defaultdict[str, dict[str, str | None]] = defaultdict(dict)
-        for block in _fitting(objects, sizes):
-            for row in self._pages(block, sizes, many):
+        for batch in _fitting(objects, sizes):
+            for row in self._pages(batch, sizes, many):
                 subject, label = entity_id(row["subject"]), row.get("own", row.get("mul"))
                 for object in {row["object"], row.get("more", row["object"])}:
                     _keep_label(labels[entity_id(object)], subject, label)
         return labels
 
-    def _pages(self, block: Sequence[str], sizes: Mapping[str, int], many: Sequence[str]) -> Iterator[dict[str, str]]:
-        """Yield the rows of a block, page by page; where a page is too much, of half the block, or half the page."""
+    def _pages(self, batch: Sequence[str], sizes: Mapping[str, int], many: Sequence[str]) -> Iterator[dict[str, str]]:
+        """Yield the rows of a batch, page by page; where a page is too much, of half the batch, or half the page."""
         after: Key | None = None
-        size, seen, expected = ROWS_A_PAGE, 0, sum(sizes[object] for object in block)
+        size, seen, expected = ROWS_A_PAGE, 0, sum(sizes[object] for object in batch)
         while True:
-            query = queries.holders(self._relation.id, block, after, size, many, self._language)
+            query = queries.holders(self._relation.id, batch, after, size, many, self._language)
             try:
-                answer = select(self._source, query, divisible=size > 1 or (after is None and len(block) > 1))
-            except TooMuch:
-                if after is None and len(block) > 1:
-                    middle = len(block) // 2
-                    yield from self._pages(block[:middle], sizes, many)
-                    yield from self._pages(block[middle:], sizes, many)
+                answer = select(self._source, query, divisible=size > 1 or (after is None and len(batch) > 1))
+            except QueryTooLarge:
+                if after is None and len(batch) > 1:
+                    middle = len(batch) // 2
+                    yield from self._pages(batch[:middle], sizes, many)
+                    yield from self._pages(batch[middle:], sizes, many)
                     return
                 if size == 1:
                     raise
@@ -144,9 +166,9 @@ class _Gathering:
             yield from answer.rows
             pairs = len({(row["object"], row["subject"]) for row in answer.rows}) + answer.unknown
             seen += pairs
-            # Some endpoints cut answers at a limit of their own: a short page ends a block only when all were seen.
+            # Some endpoints cut answers at a limit of their own: a short page ends a batch only when all were seen.
             if not pairs or (pairs < size and seen >= expected):
-                return expect(seen, expected, f"subjects of {self._relation.id}")
+                return require_complete(seen, expected, f"subjects of {self._relation.id}")
             if not answer.rows:
                 raise SourceError(
                     f"a whole page of subjects of {self._relation.id} is unknown; look at the source's data"
@@ -155,11 +177,12 @@ class _Gathering:
 
     def _labelled(
         self, objects: Sequence[str], labels: Mapping[str, Mapping[str, str | None]]
-    ) -> dict[str, tuple[Holder, ...]]:
+    ) -> dict[str, tuple[LabelledEntity, ...]]:
         found = {}
         for object in objects:
             held = labels.get(object, {})
-            found[object] = tuple(Holder(id, label) for id in _by_number(held) if (label := held[id]) is not None)
+            labelled = ((id, held[id]) for id in _by_number(held))
+            found[object] = tuple(LabelledEntity(id, label) for id, label in labelled if label is not None)
             self._counts["holders"] += len(held)
             self._counts["holders without a label"] += len(held) - len(found[object])
         return found
@@ -167,22 +190,22 @@ class _Gathering:
     def _rows(
         self, values: Sequence[T], size: int, query: Callable[[str, Sequence[T]], str]
     ) -> Iterator[dict[str, str]]:
-        for answer in ask_in_blocks(self._source, values, size, lambda block: query(self._relation.id, block)):
+        for answer in query_in_batches(self._source, values, size, lambda batch: query(self._relation.id, batch)):
             self._counts["rows with an unknown value"] += answer.unknown
             yield from answer.rows
 
 
 def _fitting(objects: Sequence[str], sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    """Yield blocks of objects whose subjects fit on one page, where they can."""
-    block: list[str] = []
+    """Yield batches of objects whose subjects fit on one page, where they can."""
+    batch: list[str] = []
     for object in objects:
-        rows = sum(sizes[other] for other in block)
-        if block and (rows + sizes[object] > ROWS_A_PAGE or len(block) == ENTITIES_A_QUERY):
-            yield block
-            block = []
-        block.append(object)
-    if block:
-        yield block
+        rows = sum(sizes[other] for other in batch)
+        if batch and (rows + sizes[object] > ROWS_A_PAGE or len(batch) == ENTITIES_A_QUERY):
+            yield batch
+            batch = []
+        batch.append(object)
+    if batch:
+        yield batch
 
 
 def _keep_label(held: dict[str, str | None], subject: str, label: str | None) -> None:

@@ -1,33 +1,53 @@
-"""Opens what a user names as sources: a service by its short name, an address, a folder, or the embedded world."""
+"""The sources of a build, opened by name: a service's short name, an address, a folder, or the embedded world."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from counterfact.core.errors import BadInput
-from counterfact.core.places import cache_folder
-from counterfact.core.texts import load_texts
+from counterfact.core.places import cache_folder, data_folder
+from counterfact.core.texts import TextSource, load_texts
 
-from ..counterfact import BuildSettings, Sources, embedded_sources
-from ..texts.generation_prompts import load_generation_prompts
 from .articles import ArticleSource, LocalArticles
 from .cache import ResponseCache
-from .client import Client, Manners, user_agent
+from .client import Client, RetryPolicy, user_agent
 from .endpoint import ENDPOINTS, EndpointSource
-from .pararel import Relation, language_folder
+from .local_store import StoreSource
 from .pararel_download import CONTENT_HASH, UPSTREAM, fetch_pararel
-from .relations import load_relations, needed
-from .sparql import SparqlSource, StoreSource
+from .sparql import SparqlSource
 from .wikipedia import WIKIDATA, Wikipedia, wiki_of
 
 
 @dataclass(frozen=True)
-class Named:
-    """Sources as they are named; what is not comes from the embedded world, or, once facts come from an endpoint,
-    from ParaRel's repository and from Wikipedia."""
+class Sources:
+    """Sources of a data set, opened."""
+
+    pararel: Path
+    """A folder in ParaRel's layout."""
+    facts: SparqlSource
+    generation: Path
+    """A folder of generation prompts."""
+    articles: ArticleSource | None
+    """Reference texts and contexts; None for neither."""
+    templates: Path | None = None
+    """A folder in ParaRel's layout, whose templates top up relations with too few in `pararel`, and records with too
+    few neighborhood prompts."""
+    texts: TextSource | None = None
+    """Texts with sentences to put before paraphrase prompts, instead of the articles."""
+    client: Client | None = None
+    """Client of the sources that are asked over HTTP; None where there are none."""
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """Names of sources.
+
+    What has no name comes from the embedded world; once facts come from an endpoint, ParaRel comes from its repository
+    and articles from Wikipedia.
+    """
 
     sparql: str | None = None
-    """`wdqs`, `qlever`, an address of an endpoint, or files."""
+    """`wdqs`, `qlever`, the address of an endpoint, or files."""
     pararel: str | None = None
     """`upstream`, an address, or a folder."""
     articles: str | None = None
@@ -39,99 +59,92 @@ class Named:
     texts: str | None = None
     """Texts for contexts, as `core.texts.load_texts` takes them."""
     contact: str | None = None
-    """Who asks."""
+    """E-mail address or page of the user, for the User-Agent; by default `COUNTERFACT_CONTACT`."""
     cache: Path | None = None
-    """Where responses are kept; by default `sources.sqlite` in the cache folder."""
+    """File in which responses are kept; by default `sources.sqlite` in the cache folder."""
     replay: bool = False
-    """Take all from the cache, and ask nobody."""
-    pause: float = Manners.pause
-    """Seconds between an answer and the next question."""
+    """Whether to take all responses from the cache, and send nothing."""
+    pause: float = RetryPolicy.pause
+    """Seconds between a response and the next request."""
     language: str = "en"
-    """Chooses the Wikipedia."""
+    """Code of the language, which chooses the Wikipedia."""
 
     @property
     def live(self) -> bool:
         """Whether facts come from an endpoint."""
         return _is_remote(self.sparql)
 
-    def open(self) -> "Opened":
-        """Open all sources; what is fetched now is ParaRel.
-
-        Raises:
-            BadInput: a contact is missing, nothing is there, or only `replay` was given.
-            SourceError: ParaRel cannot be fetched.
-        """
-        articles = self.articles or ("wikipedia" if self.live else None)
-        remote = self.live or self.fetches_pararel or _is_remote(articles)
-        if self.replay and not remote:
-            raise BadInput("--replay: expected to know whose answers to take, such as --sparql wdqs")
-        client = self._client() if remote else None
-        embedded = embedded_sources()
-        sources = Sources(
-            pararel=self._pararel(client) or embedded.pararel,
-            facts=_facts(self.sparql, client) if self.sparql else embedded.facts,
-            generation=self.prompts or embedded.generation,
-            articles=_articles(articles, client, self.language) if articles else embedded.articles,
-            templates=self.templates,
-            texts=load_texts(self.texts) if self.texts else None,
-        )
-        return Opened(sources, client)
-
     @property
     def fetches_pararel(self) -> bool:
         """Whether ParaRel comes over HTTP."""
         return _is_remote(self.pararel) if self.pararel else self.live
 
-    def open_pararel(self) -> Path:
-        """Open ParaRel alone."""
-        return self._pararel(self._client() if self.fetches_pararel else None) or embedded_sources().pararel
+    @property
+    def generation(self) -> Path:
+        """Folder of generation prompts."""
+        return self.prompts or data_folder() / "prompts" / "generation"
 
-    def needed_relations(self, settings: BuildSettings) -> list[Relation]:
-        """Open ParaRel alone, and return the relations whose facts a build with these settings asks for."""
-        language = settings.language
-        templates = self.templates and language_folder(self.templates, language)
-        prompts = load_generation_prompts(language_folder(self.prompts or embedded_sources().generation, language))
-        folder, fewest = language_folder(self.open_pararel(), language), 1 + settings.paraphrase_prompts
-        return needed(load_relations(folder, templates, language, settings.relations, fewest), prompts, settings)
+    def open(self, *, articles: bool = True, texts: bool = True) -> Sources:
+        """Open the sources; ParaRel is fetched now, all else when it is needed.
 
-    def _pararel(self, client: Client | None) -> Path | None:
-        if client is None or not self.fetches_pararel:
-            return Path(self.pararel) if self.pararel else None
+        Args:
+            articles: whether articles are needed.
+            texts: whether texts for contexts are needed.
+
+        Raises:
+            BadInput: a contact is missing, nothing is there, or only `replay` was given.
+            SourceError: ParaRel cannot be fetched.
+        """
+        named = (self.articles or ("wikipedia" if self.live else None)) if articles else None
+        remote = self.live or self.fetches_pararel or _is_remote(named)
+        if self.replay and not remote:
+            raise BadInput("--replay: expected to know whose answers to take, such as --sparql wdqs")
+        client = self._client() if remote else None
+        return Sources(
+            pararel=self.open_pararel(client),
+            facts=self._facts(client),
+            generation=self.generation,
+            articles=self._articles(named, client) if articles else None,
+            templates=self.templates,
+            texts=load_texts(self.texts) if texts and self.texts else None,
+            client=client,
+        )
+
+    def open_pararel(self, client: Client | None = None) -> Path:
+        """Return the folder of ParaRel, fetched where it comes over HTTP.
+
+        Args:
+            client: fetches it; by default a client of its own.
+        """
+        if not self.fetches_pararel:
+            return Path(self.pararel) if self.pararel else data_folder() / "pararel"
         url = UPSTREAM if self.pararel in (None, "upstream") else str(self.pararel).rstrip("/")
-        return fetch_pararel(client, cache_folder(), url, CONTENT_HASH if url == UPSTREAM else None)
+        content_hash = CONTENT_HASH if url == UPSTREAM else None
+        return fetch_pararel(client or self._client(), cache_folder(), url, content_hash)
 
     def _client(self) -> Client:
-        contact = self.contact or os.environ.get("COUNTERFACT_CONTACT")
-        agent = None if self.replay else user_agent(contact)
+        agent = None if self.replay else user_agent(self.contact or os.environ.get("COUNTERFACT_CONTACT"))
         path = self.cache or cache_folder() / "sources.sqlite"
-        return Client(ResponseCache(path, read_only=self.replay), agent, Manners(pause=self.pause))
+        return Client(ResponseCache(path, read_only=self.replay), agent, RetryPolicy(pause=self.pause))
+
+    def _facts(self, client: Client | None) -> SparqlSource:
+        if client and self.sparql and self.live:
+            return EndpointSource(ENDPOINTS.get(self.sparql, self.sparql), client)
+        return StoreSource.open(Path(self.sparql) if self.sparql else data_folder() / "wikidata")
+
+    def _articles(self, name: str | None, client: Client | None) -> ArticleSource:
+        if client and name and _is_remote(name):
+            # The sentences that ship are English: before prompts in another language they would be noise.
+            contexts = _embedded_articles() if self.language == "en" else None
+            api, wiki = wiki_of(self.language)
+            return Wikipedia(client, contexts, *((api, WIKIDATA) if name == "wikipedia" else (name, name)), wiki)
+        return LocalArticles.open(Path(name)) if name else _embedded_articles()
 
 
-@dataclass(frozen=True)
-class Opened:
-    """Sources, and the client of those that are asked over HTTP."""
-
-    sources: Sources
-    client: Client | None
-
-
-def _facts(name: str, client: Client | None) -> SparqlSource:
-    url = ENDPOINTS.get(name, name)
-    return EndpointSource(url, client) if client and _is_url(url) else StoreSource.open(Path(name))
-
-
-def _articles(name: str, client: Client | None, language: str) -> ArticleSource:
-    if client and (name == "wikipedia" or _is_url(name)):
-        # The sentences that ship are English: before prompts in another language they would be noise.
-        contexts = embedded_sources().articles if language == "en" else None
-        api, wiki = wiki_of(language)
-        return Wikipedia(client, contexts, *((api, WIKIDATA) if name == "wikipedia" else (name, name)), wiki)
-    return LocalArticles.open(Path(name))
-
-
-def _is_url(name: str) -> bool:
-    return name.startswith(("http://", "https://"))
+def _embedded_articles() -> LocalArticles:
+    return LocalArticles.open(data_folder() / "articles")
 
 
 def _is_remote(name: str | None) -> bool:
-    return name is not None and (name in (*ENDPOINTS, "upstream", "wikipedia") or _is_url(name))
+    known = (*ENDPOINTS, "upstream", "wikipedia")
+    return name is not None and (name in known or name.startswith(("http://", "https://")))

@@ -7,7 +7,7 @@ https://arxiv.org/abs/2102.01017. A folder holds `trex_lms_vocab/P*.jsonl` (tupl
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,8 @@ class FactTuple:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """What a pattern became: a template with one `{}`, or the reason why it gives none."""
+class CutPattern:
+    """A pattern cut at its object: a template with one `{}`, or the reason why it gives none."""
 
     template: str | None
     outcome: str
@@ -45,16 +45,16 @@ class Cut:
 
 @dataclass(frozen=True)
 class Relation:
-    """What ParaRel knows of one relation."""
+    """Tuples and templates of one relation."""
 
     id: str
     tuples: tuple[FactTuple, ...]
     templates: tuple[str, ...]
-    """Distinct, in file order; those from elsewhere last."""
+    """Distinct templates in file order, those from elsewhere last."""
     outcomes: dict[str, int]
-    """How many patterns met which fate (`cut_pattern`; `the same as another`)."""
+    """Outcome to the number of patterns (see `cut_pattern`; `the same as another`)."""
     added: int = 0
-    """How many of the templates are from elsewhere (`top_up`)."""
+    """Number of templates from elsewhere (see `top_up`)."""
     spare: tuple[str, ...] = ()
     """Templates from elsewhere for records that have too few neighborhood prompts without them."""
 
@@ -77,6 +77,33 @@ def load_pararel(folder: Path, language: str = "en") -> list[Relation]:
     return [_load_relation(folder, file.stem, language) for file in files]
 
 
+def load_relations(
+    pararel: Path, templates: Path | None, language: str, names: Sequence[str] | None, fewest: int = 0
+) -> list[Relation]:
+    """Read the relations of a build, by number.
+
+    Args:
+        pararel: a folder in ParaRel's layout, of the language.
+        templates: another one, whose templates top up relations that have too few; None for no others.
+        language: language of the patterns.
+        names: names of the relations; None for all that have tuples.
+        fewest: templates that a record needs.
+
+    Raises:
+        BadInput: a folder is malformed, or a relation has no tuples.
+    """
+    relations = load_pararel(pararel, language)
+    if names is not None:
+        known = {relation.id: relation for relation in relations}
+        if missing := sorted(set(names) - set(known)):
+            raise BadInput(f"no tuples of {', '.join(missing)}. Known relations: {', '.join(known)}")
+        relations = [relation for relation in relations if relation.id in names]
+    if templates is None:
+        return relations
+    others = {relation.id: relation for relation in load_pararel(templates, language)}
+    return [top_up(relation, others.get(relation.id), fewest) for relation in relations]
+
+
 def language_folder(folder: Path, language: str) -> Path:
     """Return where a folder keeps its files in a language: English in itself, others in folders named by their code.
 
@@ -93,7 +120,7 @@ def language_folder(folder: Path, language: str) -> Path:
 
 
 def top_up(relation: Relation, other: Relation | None, fewest: int) -> Relation:
-    """Give a relation that has too few templates those of another collection too; others keep them to spare.
+    """Give a relation that has too few templates those of another collection too; others keep them as spare ones.
 
     Args:
         relation: gets them.
@@ -125,7 +152,7 @@ def pararel_files(folder: Path) -> dict[str, Path]:
     return {file.relative_to(folder).as_posix(): file for file in sorted(files)}
 
 
-def cut_pattern(pattern: str, language: str = "en") -> Cut:
+def cut_pattern(pattern: str, language: str = "en") -> CutPattern:
     """Cut a pattern at its object, so that the object goes on where the prompt ends.
 
     `[Y]` counts as last when nothing but punctuation follows it. Where words follow (the closing), the pattern is
@@ -143,28 +170,28 @@ def cut_pattern(pattern: str, language: str = "en") -> Cut:
     language"). CounterFact itself has such prompts: "{} is a", "{}, the".
 
     >>> cut_pattern("[X] was born in [Y] .")
-    Cut(template='{} was born in', outcome='object last')
+    CutPattern(template='{} was born in', outcome='object last')
     >>> cut_pattern("[X] follows the [Y] religion.")
-    Cut(template='{} follows the', outcome='closing cut off')
+    CutPattern(template='{} follows the', outcome='closing cut off')
     >>> cut_pattern("[X] is a [Y] player.")
-    Cut(template='{} is a', outcome='closing cut off')
+    CutPattern(template='{} is a', outcome='closing cut off')
     >>> cut_pattern("[Y] is the capital of [X].")
-    Cut(template=None, outcome='object before subject')
+    CutPattern(template=None, outcome='object before subject')
     """
     if pattern.count("[X]") != 1 or pattern.count("[Y]") != 1 or "{" in pattern or "}" in pattern:
-        return Cut(None, "not one [X] and one [Y]")
+        return CutPattern(None, "not one [X] and one [Y]")
     left, _, right = pattern.partition("[Y]")
     if "[X]" not in left:
-        return Cut(None, "object before subject")
+        return CutPattern(None, "object before subject")
     template = " ".join(left.replace("[X]", "{}").split())
     if template == "{}":
-        return Cut(None, "nothing between subject and object")
+        return CutPattern(None, "nothing between subject and object")
     if not (closing := _words(right)):
-        return Cut(template, "object last")
+        return CutPattern(template, "object last")
     if language != "en":
-        return Cut(None, "words after the object")
+        return CutPattern(None, "words after the object")
     reason = _unnatural(_words(left.replace("[X]", "")), right, closing)
-    return Cut(None, reason) if reason else Cut(template, "closing cut off")
+    return CutPattern(None, reason) if reason else CutPattern(template, "closing cut off")
 
 
 def _unnatural(before: list[str], right: str, closing: list[str]) -> str | None:

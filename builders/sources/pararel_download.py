@@ -1,4 +1,4 @@
-"""ParaRel fetched from where it is published, at one commit, once, and checked to be what it was.
+"""ParaRel, downloaded once from its repository at one commit, and checked against a hash.
 
 Elazar et al. Measuring and Improving Consistency in Pretrained Language Models. TACL 2021.
 https://arxiv.org/abs/2102.01017, https://github.com/yanaiela/pararel (MIT).
@@ -11,15 +11,15 @@ from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_file, hash_json, write_atomic
 
 from .client import Client
-from .http import Missing, Question, Response, send_form
+from .http import NotFound, Response, ServerRequest, post_form
 
 COMMIT = "cd9754e134f6e9af5fefd709acd261757bdbc9a3"
 UPSTREAM = f"https://raw.githubusercontent.com/yanaiela/pararel/{COMMIT}/data"
 CONTENT_HASH = "c79f6c9fd66c77e41b18f9fe3aecf22affccbbb5e8df36c120b055be644c86d5"
-"""Of file names and the sha256 of each, 41 files of tuples and 39 of patterns."""
+"""Hash over file names and the sha256 of each, for 41 files of tuples and 39 of patterns."""
 
 FILES = 82
-"""Addresses that are asked for: one of tuples and one of patterns a relation."""
+"""Number of addresses requested: one of tuples and one of patterns for each relation."""
 _RELATIONS = (
     "P17 P19 P20 P27 P30 P31 P36 P37 P39 P47 P101 P103 P106 P108 P127 P131 P136 P138 P140 P159 P176 P178 P190 P264 "
     "P276 P279 P361 P364 P407 P413 P449 P463 P495 P527 P530 P740 P937 P1001 P1303 P1376 P1412"
@@ -47,8 +47,8 @@ def fetch_pararel(client: Client, folder: Path, url: str = UPSTREAM, content_has
         for relation in _RELATIONS.split():
             name = f"{kind}/{relation}.jsonl"
             try:
-                files[name] = client.ask(Question(f"{url.rstrip('/')}/{name}", optional=True), send_form, _body)
-            except Missing:
+                files[name] = client.fetch(ServerRequest(f"{url.rstrip('/')}/{name}", optional=True), post_form, _body)
+            except NotFound:
                 continue
     found = hash_json({name: sha256(body).hexdigest() for name, body in sorted(files.items())})
     if content_hash is not None and found != content_hash:

@@ -1,7 +1,8 @@
-"""Whose turn it is to ask a server: one process at a time, and none before the server wants to be asked again.
+"""A lock for each server: one process at a time sends it a request, and none before the server allows it.
 
-Processes that share a cache share a folder beside it with a folder for every server. Who asks holds that folder's lock;
-its time of change is when the server may be asked next, so that a `Retry-After` outlives the process that was told.
+Processes that share a cache share a folder beside it, with a folder for every server. Whoever sends a request holds
+that folder's lock; its modification time is when the server may be asked next, so that a `Retry-After` outlives the
+process that was told.
 """
 
 import os
@@ -13,35 +14,35 @@ from urllib.parse import quote, urlsplit
 from counterfact.core.files import one_writer
 
 
-class Turn:
-    """The right to ask one server, for the length of a block."""
+class ServerLock:
+    """The right to send one server a request.
+
+    Args:
+        folder: the server's folder.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     @property
     def free_at(self) -> float:
-        """When the server may be asked, in seconds since 1970."""
+        """Time from which the server may be sent a request, in seconds since 1970."""
         return self._folder.stat().st_mtime
 
-    def leave_alone_until(self, moment: float) -> None:
-        """Say when the server may be asked next, by whoever is next."""
-        os.utime(self._folder, (moment, moment))
+    def postpone(self, moment: float) -> None:
+        """Let nobody ask the server before `moment`, in seconds since 1970, nor before a later one named already."""
+        latest = max(moment, self.free_at)
+        os.utime(self._folder, (latest, latest))
 
 
-class Turns:
-    """The turns at all servers, of all processes with one cache.
+@contextmanager
+def server_lock(cache: Path, endpoint: str) -> Iterator[ServerLock]:
+    """Wait until no other process asks the server of an address, and keep others waiting; a kill releases the lock.
 
     Args:
-        cache: the file of the cache; the turns lie beside it.
+        cache: the file of the cache, beside which the locks lie.
+        endpoint: an address on the server.
     """
-
-    def __init__(self, cache: Path) -> None:
-        self._folder = cache.with_name(f"{cache.name}.turns")
-
-    @contextmanager
-    def take(self, endpoint: str) -> Iterator[Turn]:
-        """Wait until nobody else asks the server of this address, and keep all others waiting; a kill lets go."""
-        folder = self._folder / quote(urlsplit(endpoint).netloc, safe=".-")
-        with one_writer(folder, wait=True):
-            yield Turn(folder)
+    folder = cache.with_name(f"{cache.name}.locks") / quote(urlsplit(endpoint).netloc, safe=".-")
+    with one_writer(folder, wait=True):
+        yield ServerLock(folder)

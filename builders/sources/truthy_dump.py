@@ -1,8 +1,8 @@
-"""Makes a slice of a WikiData truthy dump by streaming: bounded memory, all cores, no store.
+"""Slices of a WikiData truthy dump, made by streaming: bounded memory, all cores, no store.
 
 Two passes. The first reads the dump once and keeps, in a file beside the slice, the lines that may be needed
-(`dump_lines`); one process reads and decompresses, the others cut. The second reads that file, some hundredths of the
-dump, and keeps the facts whose object or subject has a label of a tuple of the relation. Memory holds the ids of
+(`dump_filter`); one process reads and decompresses, the others filter. The second reads that file, some hundredths of
+the dump, and keeps the facts whose object or subject has a label of a tuple of the relation. Memory holds the ids of
 those entities and a few blocks, whatever the size of the dump.
 
 An object such as a large country has millions of subjects, and a build draws ten of them for a record. So of an
@@ -28,13 +28,13 @@ from typing import BinaryIO, cast
 
 from counterfact.core.errors import BadInput
 
-from .dump_filter import Cut, Wanted, blocks_of, cut_block, read_label
+from .dump_filter import FilteredBlock, LineFilter, entity_blocks, filter_block, read_label
 from .pararel import Relation
 from .queries import ABOUT, DIRECT, ENTITY, LABEL
 
 BLOCK = 4 << 20
 MOST = 1000
-"""Subjects of an object that a slice keeps, about."""
+"""Approximate number of subjects of an object that a slice keeps."""
 _FACT = re.compile(f"<{ENTITY}(Q[0-9]+)> <{DIRECT}(P[0-9]+)> <{ENTITY}(Q[0-9]+)>".encode())
 _NAMED = re.compile(rf'<{ENTITY}(Q[0-9]+)> <{LABEL}> "(.*)"@[a-z0-9-]+ \.'.encode())
 _ABOUT = re.compile(f"<{ABOUT}> <{ENTITY}(Q[0-9]+)>".encode())
@@ -42,7 +42,7 @@ _OF_ENTITY = re.compile(f"<{ENTITY}(Q[0-9]+)>".encode())
 _PARALLEL = {".bz2": ("lbzip2", "pbzip2"), ".gz": ("pigz",)}
 
 
-def slice_of_dump(
+def write_dump_slice(
     dump: Path,
     relations: Sequence[Relation],
     out: Path,
@@ -63,7 +63,7 @@ def slice_of_dump(
         language: of the labels, else `mul`.
         site: what the IRIs of articles start with, where the dump has them.
         most: subjects of an object that are kept, about; 0 for all.
-        workers: processes that cut; by default a core each, all but one.
+        workers: processes that filter; by default one a core, except for one core.
         block: bytes a block.
         progress: is told how many bytes of the dump, decompressed, are done.
 
@@ -75,7 +75,7 @@ def slice_of_dump(
     """
     subjects, objects = _labels(relations)
     names = frozenset(label for labels in (*subjects.values(), *objects.values()) for label in labels)
-    wanted = Wanted(frozenset(subjects), names, language, site)
+    wanted = LineFilter(frozenset(subjects), names, language, site)
     middle = out.with_name(f".{out.name}.lines")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -96,11 +96,11 @@ def _labels(relations: Sequence[Relation]) -> tuple[dict[str, frozenset[str]], d
 
 
 def _first_pass(
-    dump: Path, wanted: Wanted, middle: Path, workers: int, block: int, progress: Callable[[int], None] | None
+    dump: Path, wanted: LineFilter, middle: Path, workers: int, block: int, progress: Callable[[int], None] | None
 ) -> Counter[str]:
     counts: Counter[str] = Counter()
     with open_dump(dump) as stream, gzip.open(middle, "wb", compresslevel=1) as kept:
-        for cut in _cuts(blocks_of(stream, block), wanted, workers):
+        for cut in _filtered(entity_blocks(stream, block), wanted, workers):
             kept.write(cut.lines)
             counts.update(cut.counts)
             if progress is not None:
@@ -108,15 +108,15 @@ def _first_pass(
     return counts
 
 
-def _cuts(blocks: Iterator[bytes], wanted: Wanted, workers: int) -> Iterator[Cut]:
+def _filtered(blocks: Iterator[bytes], wanted: LineFilter, workers: int) -> Iterator[FilteredBlock]:
     if workers == 1:
-        yield from (cut_block(block, wanted) for block in blocks)
+        yield from (filter_block(block, wanted) for block in blocks)
         return
     # Fresh processes: a fork would copy whatever the caller holds.
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        waiting: deque[Future[Cut]] = deque()
+        waiting: deque[Future[FilteredBlock]] = deque()
         for block in blocks:
-            waiting.append(pool.submit(cut_block, block, wanted))
+            waiting.append(pool.submit(filter_block, block, wanted))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -138,7 +138,7 @@ def _second_pass(
 
 
 class _Needed:
-    """Which facts are needed, and of whom.
+    """The facts that are needed, and their subjects.
 
     Args:
         subjects: relation to the entities that its tuples may mean.
@@ -161,7 +161,7 @@ class _Needed:
         self.counts["objects with a sample of their subjects"] = len(self._shares)
 
     def choose(self, facts: Iterator[re.Match[bytes]]) -> None:
-        """Choose the subjects that stay."""
+        """Choose the subjects that are kept."""
         for fact in facts:
             relation, object = key = _relation_and_object(fact)
             is_held = object in self._objects[relation]
@@ -170,7 +170,7 @@ class _Needed:
         self.holders = frozenset[bytes]().union(*self._kept.values())
 
     def keeps(self, fact: re.Match[bytes]) -> bool:
-        """Tell whether a fact belongs into the slice."""
+        """Tell whether a fact belongs to the slice."""
         relation, object = _relation_and_object(fact)
         if fact[1] in self._subjects[relation]:
             return True

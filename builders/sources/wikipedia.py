@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
-from .articles import Article, ArticleSource, Sentence
-from .batches import blocks
+from .articles import ArticleSource, Passage
+from .batches import batches
 from .client import Client
-from .http import Again, Question, Response, send_form
+from .http import Response, ServerRequest, TransientError, post_form
 from .sparql import SourceError, SparqlSource
 
 WIKIPEDIA = "https://{}.wikipedia.org/w/api.php"
-"""The API of a language's Wikipedia, whose name there stands for `{}`."""
+"""Address of a Wikipedia's API, with `{}` for its language."""
 WIKIDATA = "https://www.wikidata.org/w/api.php"
 ENTITIES_A_REQUEST = 50
 ARTICLES_A_REQUEST = 20
@@ -44,19 +44,19 @@ _EXTRACTS = {"action": "query", "prop": "extracts", "exintro": "1", "explaintext
 
 @dataclass(frozen=True)
 class Wikipedia:
-    """The openings of Wikipedia's articles; an article is known by its title."""
+    """Openings of Wikipedia's articles; an article is known by its title."""
 
     client: Client
     contexts: ArticleSource | None
-    """Where sentences for contexts come from, which are about nothing in particular; None for nowhere."""
+    """Source of sentences for contexts, which are about nothing in particular; None for no sentences."""
     api: str = WIKIPEDIA.format("en")
-    """The wiki's own API."""
+    """Address of the wiki's own API."""
     entities: str = WIKIDATA
-    """The API that knows which title belongs to which entity."""
+    """Address of the API that knows which title belongs to which entity."""
     wiki: str = "enwiki"
-    """The wiki's name there."""
+    """Name of the wiki in that API."""
     _titles: dict[str, str | None] = field(default_factory=dict, repr=False, compare=False)
-    _articles: dict[str, Article | None] = field(default_factory=dict, repr=False, compare=False)
+    _articles: dict[str, Passage | None] = field(default_factory=dict, repr=False, compare=False)
 
     def about(self, entities: Sequence[str], facts: SparqlSource) -> dict[str, str]:  # noqa: ARG002
         """Return entity to the title of its article.
@@ -64,40 +64,40 @@ class Wikipedia:
         Raises:
             SourceError: the API refuses, or leaves out an entity it was asked for.
         """
-        for block in blocks([id for id in entities if id not in self._titles], ENTITIES_A_REQUEST):
-            asked = {"action": "wbgetentities", "ids": "|".join(block), "props": "sitelinks", "sitefilter": self.wiki}
+        for batch in batches([id for id in entities if id not in self._titles], ENTITIES_A_REQUEST):
+            asked = {"action": "wbgetentities", "ids": "|".join(batch), "props": "sitelinks", "sitefilter": self.wiki}
             found = self._ask(self.entities, asked).get("entities", {})
-            if missing := [id for id in block if id not in found]:
+            if missing := [id for id in batch if id not in found]:
                 raise SourceError(
                     f"{self.entities}: nothing was said of {', '.join(missing)}; nothing is concluded from that"
                 )
-            for id in block:
+            for id in batch:
                 # A merged entity comes under the id that was asked for; a deleted one without sitelinks.
                 self._titles[id] = found[id].get("sitelinks", {}).get(self.wiki, {}).get("title")
         return {id: title for id in entities if (title := self._titles[id]) is not None}
 
-    def read(self, iris: Sequence[str]) -> dict[str, Article]:
+    def read(self, iris: Sequence[str]) -> dict[str, Passage]:
         """Return the openings of the articles of these titles, where there are any.
 
         Raises:
             SourceError: the API refuses, or leaves out an article it was asked for.
         """
-        for block in blocks([title for title in iris if title not in self._articles], ARTICLES_A_REQUEST):
-            self._articles.update(self._extracts(block))
+        for batch in batches([title for title in iris if title not in self._articles], ARTICLES_A_REQUEST):
+            self._articles.update(self._extracts(batch))
         return {title: article for title in iris if (article := self._articles[title]) is not None}
 
     @property
-    def sentences(self) -> Sequence[Sentence]:
+    def sentences(self) -> Sequence[Passage]:
         """Sentences to draw contexts from, in a fixed order."""
         return () if self.contexts is None else self.contexts.sentences
 
     def identity(self) -> dict[str, Any]:
-        """Both addresses, what was taken from each, and where contexts come from."""
+        """Return both addresses, what was taken from each, and where contexts come from."""
         taken = {url: self.client.used(url) for url in sorted({self.api, self.entities})}
         contexts = None if self.contexts is None else self.contexts.identity()
         return {"kind": "mediawiki", "wiki": self.wiki, "taken": taken, "contexts": contexts}
 
-    def _extracts(self, titles: Sequence[str]) -> dict[str, Article | None]:
+    def _extracts(self, titles: Sequence[str]) -> dict[str, Passage | None]:
         names = {title: title for title in titles}
         texts: dict[str, str | None] = {}
         for part in self._parts({**_EXTRACTS, "exlimit": str(ARTICLES_A_REQUEST), "titles": "|".join(titles)}):
@@ -109,12 +109,12 @@ class Wikipedia:
         if missing := [title for title, name in names.items() if name not in texts]:
             raise SourceError(f"{self.api}: nothing was said of {', '.join(missing)}; nothing is concluded from that")
         return {
-            title: Article(name, text.strip()) if (text := texts[name]) and text.strip() else None
+            title: Passage(name, text.strip()) if (text := texts[name]) and text.strip() else None
             for title, name in names.items()
         }
 
     def _parts(self, parameters: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-        """Yield the answers of the action `query` until there is nothing to go on with."""
+        """Yield the answers of the action `query` until the last one."""
         more: dict[str, Any] = {}
         seen = []
         while more not in seen:
@@ -128,7 +128,7 @@ class Wikipedia:
 
     def _ask(self, url: str, parameters: Mapping[str, str]) -> dict[str, Any]:
         text = urlencode(sorted({**_ALWAYS, **parameters}.items()))
-        return self.client.ask(Question(url, text), send_form, lambda response: read_api(response, url))
+        return self.client.fetch(ServerRequest(url, text), post_form, lambda response: read_api(response, url))
 
 
 def wiki_of(language: str) -> tuple[str, str]:
@@ -152,13 +152,13 @@ def read_api(response: Response, where: str) -> dict[str, Any]:
     """Read an answer of the MediaWiki API, whose failures come with HTTP 200 too.
 
     Raises:
-        Again: it is cut off, or the site asks for patience.
+        TransientError: it is cut off, or the site asks for patience.
         SourceError: it is an error, or no answer of this API.
     """
     try:
         value = json.loads(response.body)
     except ValueError as error:
-        raise Again(f"{len(response.body)} bytes that are no whole JSON ({error})") from error
+        raise TransientError(f"{len(response.body)} bytes that are no whole JSON ({error})") from error
     if not isinstance(value, dict):
         raise SourceError(f"{where}: expected an answer of the MediaWiki API, got {response.said!r}")
     failure = value.get("error")
@@ -166,5 +166,5 @@ def read_api(response: Response, where: str) -> dict[str, Any]:
         return value
     code = failure.get("code") if isinstance(failure, dict) else None
     if code in _BUSY:
-        raise Again(f"the API asks for patience ({code})")
+        raise TransientError(f"the API asks for patience ({code})")
     raise SourceError(f"{where}: the API refused: {failure!r}")

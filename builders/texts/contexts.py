@@ -1,4 +1,4 @@
-"""What stands before a paraphrase prompt: in the released CounterFact, a random sentence on something else."""
+"""Sentences before paraphrase prompts: in the released CounterFact, a random sentence on something else."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -6,20 +6,20 @@ from random import Random
 
 from counterfact.core.texts import TextSource
 
-from ..sources.articles import Sentence, split
+from ..sources.articles import Passage, split
 
 _TRIES = 1000
 _POOL = 200_000
 
 
 class Contexts:
-    """Sentences to draw from; with none at all, nothing is put before a prompt.
+    """A pool of sentences to draw from; without one, nothing is put before a prompt.
 
     Args:
         sentences: the pool, in a fixed order; None for no contexts.
     """
 
-    def __init__(self, sentences: Sequence[Sentence] | None) -> None:
+    def __init__(self, sentences: Sequence[Passage] | None) -> None:
         self._texts = None if sentences is None else [sentence.text for sentence in sentences]
         self._searched = [f"{sentence.name}\n{sentence.text}".casefold() for sentence in sentences or ()]
 
@@ -42,7 +42,7 @@ class Contexts:
         return [f"{self._texts[index]} " for index in chosen] if len(chosen) == count else None
 
 
-def sentences_of(texts: TextSource) -> list[Sentence]:
+def sentences_of(texts: TextSource) -> list[Passage]:
     """Return the sentences of plain texts that can stand alone, each once, in their order; of very many the first."""
     found = (sentence for text in texts.texts() for sentence in split(text))
-    return [Sentence("", sentence) for sentence in islice(dict.fromkeys(islice(found, 2 * _POOL)), _POOL)]
+    return [Passage("", sentence) for sentence in islice(dict.fromkeys(islice(found, 2 * _POOL)), _POOL)]

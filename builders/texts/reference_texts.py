@@ -2,36 +2,23 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from random import Random
 from typing import Any
 
-from counterfact.core.seeds import derive_seed
-
-from ..choosing.sampling import shuffled
-from ..sources.articles import Article, ArticleSource
-from ..sources.batches import blocks
-from ..sources.knowledge import Holder
+from ..sources.articles import ArticleSource, Passage
+from ..sources.batches import batches
 from ..sources.sparql import SparqlSource
 
 _OBJECTS_AT_ONCE = 50
-_SPARE = 4
 
 
 @dataclass
-class _Wanted:
-    """The texts of one object, and the subjects that have not been looked at."""
+class _Collected:
+    """Texts of one object so far, and the subjects whose articles have not been read."""
 
     relation: str
     object: str
     left: list[str]
-    texts: list[Article] = field(default_factory=list)
-
-
-def sample_subjects(held: Sequence[Holder], relation: str, object: str, count: int, seed: int) -> list[str]:
-    """Return ids of subjects in drawn order, `_SPARE` times as many as wanted, since not all have an article."""
-    random = Random(derive_seed(seed, "reference texts", relation, object))
-    drawn = shuffled(held, random)
-    return [holder.id for holder, _ in zip(drawn, range(_SPARE * count), strict=False)]
+    texts: list[Passage] = field(default_factory=list)
 
 
 def reference_entries(
@@ -52,20 +39,20 @@ def reference_entries(
     """
     entries: list[dict[str, Any]] = []
     done = 0
-    for block in blocks(wanted, _OBJECTS_AT_ONCE):
-        objects = [_Wanted(relation, object, list(sample)) for relation, object, sample in block]
+    for batch in batches(wanted, _OBJECTS_AT_ONCE):
+        objects = [_Collected(relation, object, list(sample)) for relation, object, sample in batch]
         _fill(objects, count, facts, articles)
         for one in objects:
             if one.texts:
                 samples = [{"name": article.name, "text": article.text} for article in one.texts]
                 entries.append({"relation_id": one.relation, "target_id": one.object, "samples": samples})
-        done += len(block)
+        done += len(batch)
         progress(done)
     return entries
 
 
-def _fill(objects: Sequence[_Wanted], count: int, facts: SparqlSource, articles: ArticleSource) -> None:
-    """Look for the texts that are missing, in rounds, so that no article is asked for that is not used."""
+def _fill(objects: Sequence[_Collected], count: int, facts: SparqlSource, articles: ArticleSource) -> None:
+    """Collect the texts that are missing, in rounds, so that every article that is read is used."""
     while short := [one for one in objects if len(one.texts) < count and one.left]:
         taken = []
         for one in short:

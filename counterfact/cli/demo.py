@@ -10,8 +10,8 @@ import typer
 from rich.table import Table
 
 from counterfact.cli._common import Seed, console, open_model
-from counterfact.cli._counts import statistics_table
 from counterfact.cli.build import build, zsre
+from counterfact.cli.data import statistics_table
 from counterfact.cli.evaluate import run_editors
 from counterfact.cli.leaderboard import write_board
 from counterfact.cli.train import train_all

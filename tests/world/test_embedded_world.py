@@ -30,10 +30,10 @@ def lm() -> LM:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    from counterfact.builders.counterfact import BuildSettings, build_counterfact, embedded_sources
+    from counterfact.builders.counterfact import build
 
     folder = tmp_path_factory.mktemp("embedded")
-    build_counterfact(embedded_sources(), BuildSettings(), folder / "counterfact")
+    build(folder / "counterfact")
     return load_dataset(folder / "counterfact", RECORDS)
 
 

@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,22 +20,24 @@ from typing import Any, NamedTuple
 import pytest
 from pyoxigraph import RdfFormat, Store
 
-from counterfact.builders.counterfact import BuildSettings, Sources, build_counterfact
+from counterfact.builders.choosing.settings import BuildSettings
+from counterfact.builders.counterfact import build_from_sources
 from counterfact.builders.sources.articles import LocalArticles
 from counterfact.builders.sources.cache import ResponseCache
 from counterfact.builders.sources.client import Client
 from counterfact.builders.sources.endpoint import EndpointSource
-from counterfact.builders.sources.facts_table import read_facts_table
 from counterfact.builders.sources.http import Refused
+from counterfact.builders.sources.local_store import StoreSource, read_facts_table
+from counterfact.builders.sources.options import Sources
 from counterfact.builders.sources.pararel_download import fetch_pararel
-from counterfact.builders.sources.sparql import SourceError, StoreSource
+from counterfact.builders.sources.sparql import SourceError
 from counterfact.builders.sources.wikipedia import Wikipedia
 from counterfact.core.errors import BadInput
 from counterfact.core.places import data_folder
 from tests.builders.test_counterfact import contents
-from tests.builders.test_wikidata import emptied, stack_trace, store_of
+from tests.builders.test_sparql import emptied, stack_trace, store_of
 from tests.support import ROOT
-from tests.support.asking import FAST, SPEED, client, impatient
+from tests.support.fast_client import FAST, SPEED, fast_client, impatient, stored_by_endpoint
 from tests.support.made_up_world import World, small_world
 from tests.support.sparql_server import query_of, serve
 from tests.support.web_server import Asked, Log, Reply, Spoil, serve_answers
@@ -75,7 +77,7 @@ def awkward_world(relations: int) -> World:
 
 def make(folder: Path, relations: int) -> Place:
     sources = awkward_world(relations).write(folder / "world")
-    build_counterfact(sources, SETTINGS, folder / "local")
+    build_from_sources(sources, SETTINGS, folder / "local")
     return Place(folder, sources, without_sources(folder / "local"))
 
 
@@ -92,18 +94,18 @@ class Servers(NamedTuple):
     pararel: str
     logs: tuple[Log, Log, Log]
 
-    def sources(self, place: Place, asking: Client) -> Sources:
+    def sources(self, place: Place, client: Client) -> Sources:
         articles = place.sources.articles
         assert articles is not None
         return replace(
             place.sources,
-            facts=EndpointSource(self.sparql, asking),
-            articles=Wikipedia(asking, articles, self.wiki, self.wiki),
-            pararel=fetch_pararel(asking, place.folder / "fetched", self.pararel, None),
+            facts=EndpointSource(self.sparql, client),
+            articles=Wikipedia(client, articles, self.wiki, self.wiki),
+            pararel=fetch_pararel(client, place.folder / "fetched", self.pararel, None),
         )
 
-    def build(self, place: Place, asking: Client, out: Path) -> dict[str, Any]:
-        build_counterfact(self.sources(place, asking), SETTINGS, out)
+    def build(self, place: Place, client: Client, out: Path) -> dict[str, Any]:
+        build_from_sources(self.sources(place, client), SETTINGS, out)
         return without_sources(out)
 
     @property
@@ -149,10 +151,10 @@ def services(place: Place, spoil: Spoil = lambda reply, _asked: reply) -> Iterat
 
 def test_the_build_over_http_is_the_local_build(place: Place, tmp_path: Path) -> None:
     with services(place) as there:
-        asking = client(tmp_path / "a.sqlite")
-        assert there.build(place, asking, tmp_path / "first") == place.whole
-        assert there.build(place, client(tmp_path / "a.sqlite"), tmp_path / "second") == place.whole
-        assert len(there.asked) == asking.sent == sum(asking.cache.endpoints().values())
+        client = fast_client(tmp_path / "a.sqlite")
+        assert there.build(place, client, tmp_path / "first") == place.whole
+        assert there.build(place, fast_client(tmp_path / "a.sqlite"), tmp_path / "second") == place.whole
+        assert len(there.asked) == client.sent == sum(stored_by_endpoint(client.cache).values())
     first, second = (json.loads((tmp_path / out / "build.json").read_text())["sources"] for out in ("first", "second"))
     assert first == second
     assert first["facts"]["responses"] > 0 and first["articles"]["taken"][there.wiki]["responses"] > 0
@@ -160,18 +162,18 @@ def test_the_build_over_http_is_the_local_build(place: Place, tmp_path: Path) ->
 
 def test_a_cache_is_enough_here_and_elsewhere(place: Place, tmp_path: Path) -> None:
     with services(place) as there:
-        asking = client(tmp_path / "a.sqlite")
-        there.build(place, asking, tmp_path / "live")
-        asking.cache.pack(tmp_path / "elsewhere" / "packed.sqlite", asking.used_keys())
-    offline = client(tmp_path / "elsewhere" / "packed.sqlite", offline=True)
+        client = fast_client(tmp_path / "a.sqlite")
+        there.build(place, client, tmp_path / "live")
+        client.pack(tmp_path / "elsewhere" / "packed.sqlite")
+    offline = fast_client(tmp_path / "elsewhere" / "packed.sqlite", offline=True)
     again = there.build(place._replace(folder=tmp_path / "elsewhere"), offline, tmp_path / "replayed")
     assert again == place.whole
     builds = [json.loads((tmp_path / out / "build.json").read_text())["sources"] for out in ("live", "replayed")]
     assert builds[0] == builds[1]
-    lacking = client(tmp_path / "elsewhere" / "packed.sqlite", offline=True)
+    lacking = fast_client(tmp_path / "elsewhere" / "packed.sqlite", offline=True)
     with pytest.raises(SourceError, match="without --replay"):
         sources = there.sources(place, lacking)
-        build_counterfact(sources, BuildSettings(seed=1, reference_texts=9), tmp_path / "other")
+        build_from_sources(sources, BuildSettings(seed=1, reference_texts=9), tmp_path / "other")
 
 
 @contextmanager
@@ -197,10 +199,10 @@ def oxigraph(facts: Path, folder: Path) -> Iterator[str]:
 
 def test_the_build_from_a_server_of_others_is_the_local_build(place: Place, tmp_path: Path) -> None:
     with oxigraph(place.folder / "world/wikidata/facts.nt", tmp_path / "store") as url:
-        asking = client(tmp_path / "a.sqlite")
-        sources = replace(place.sources, facts=EndpointSource(url, asking))
-        build_counterfact(sources, SETTINGS, tmp_path / "out")
-    assert asking.sent > 0
+        client = fast_client(tmp_path / "a.sqlite")
+        sources = replace(place.sources, facts=EndpointSource(url, client))
+        build_from_sources(sources, SETTINGS, tmp_path / "out")
+    assert client.sent > 0
     assert without_sources(tmp_path / "out") == place.whole
 
 
@@ -273,7 +275,7 @@ class Weather:
         return faults[name](reply, asked) if self._spoilt[asked.body + asked.path] <= 3 else reply
 
 
-def check_manners(there: Servers) -> None:
+def check_politeness(there: Servers) -> None:
     """Assert from the logs that the servers were asked one question at a time, and left alone when told."""
     for log in there.logs:
         assert log.most_at_once == 1
@@ -299,8 +301,8 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
 @pytest.mark.parametrize("fault", [*FAULTS, *IN_JSON, *IN_SPARQL, *IN_API])
 def test_one_kind_of_failure_changes_nothing(fault: str, place: Place, tmp_path: Path) -> None:
     with services(place, Weather(1, 0.2, fault)) as there:
-        assert there.build(place, client(tmp_path / "a.sqlite"), tmp_path / "out") == place.whole
-        check_manners(there)
+        assert there.build(place, fast_client(tmp_path / "a.sqlite"), tmp_path / "out") == place.whole
+        check_politeness(there)
 
 
 def test_answers_that_never_come_change_nothing(place: Place, tmp_path: Path) -> None:
@@ -312,8 +314,8 @@ def test_answers_that_never_come_change_nothing(place: Place, tmp_path: Path) ->
         return reply._replace(silence=4.0) if first and len(asked_before) % 40 == 3 else reply
 
     with services(place, silent) as there:
-        asking = client(tmp_path / "a.sqlite", impatient(tries=5))
-        assert there.build(place, asking, tmp_path / "out") == place.whole
+        client = fast_client(tmp_path / "a.sqlite", impatient(tries=5))
+        assert there.build(place, client, tmp_path / "out") == place.whole
         assert len(there.asked) > len(asked_before)
 
 
@@ -323,12 +325,12 @@ def test_a_mixture_of_all_failures_changes_nothing(
 ) -> None:
     small_blocks(monkeypatch, 3)
     with services(place, Weather(seed, 0.5)) as there:
-        asking = client(tmp_path / "a.sqlite")
-        assert there.build(place, asking, tmp_path / "out") == place.whole
-        check_manners(there)
-        assert len(there.asked) == asking.sent > 300
-        _LOG.info("seed %d: %d requests, %d stored", seed, asking.sent, asking.stored)
-    offline = client(tmp_path / "a.sqlite", offline=True)
+        client = fast_client(tmp_path / "a.sqlite")
+        assert there.build(place, client, tmp_path / "out") == place.whole
+        check_politeness(there)
+        assert len(there.asked) == client.sent > 300
+        _LOG.info("seed %d: %d requests, %d stored", seed, client.sent, client.counts().new)
+    offline = fast_client(tmp_path / "a.sqlite", offline=True)
     assert there.build(place, offline, tmp_path / "replayed") == place.whole
 
 
@@ -347,10 +349,10 @@ def test_a_build_that_is_refused_stops_and_goes_on_later(
 
     with services(place, refuse) as there:
         with pytest.raises(Refused, match="banned until 2026-12-24" if b"ban" in page else "--contact"):
-            there.build(place, client(tmp_path / "a.sqlite"), tmp_path / "out")
+            there.build(place, fast_client(tmp_path / "a.sqlite"), tmp_path / "out")
         assert answered == 4 and not (tmp_path / "out").exists()
         refusing = False
-        assert there.build(place, client(tmp_path / "a.sqlite"), tmp_path / "out") == place.whole
+        assert there.build(place, fast_client(tmp_path / "a.sqlite"), tmp_path / "out") == place.whole
         assert [count for count in Counter(there.asked).values() if count > 1] == [2]
 
 
@@ -359,20 +361,21 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from counterfact.builders.sources.articles import LocalArticles
-from counterfact.builders.counterfact import Sources, build_counterfact
+from counterfact.builders.sources.options import Sources
+from counterfact.builders.counterfact import build_from_sources
 from counterfact.builders.sources.endpoint import EndpointSource
 from counterfact.builders.sources.pararel_download import fetch_pararel
-from counterfact.builders.sources.sparql import StoreSource
+from counterfact.builders.sources.local_store import StoreSource
 from counterfact.builders.sources.wikipedia import Wikipedia
-from tests.support.asking import client
-from tests.builders.test_factory import SETTINGS
+from tests.support.fast_client import fast_client
+from tests.builders.test_build_over_http import SETTINGS
 world, out, cache, sparql, wiki, pararel = sys.argv[1:]
 world = Path(world)
-asking = client(Path(cache))
+client = fast_client(Path(cache))
 print("ready", flush=True)
-build_counterfact(Sources(
-    fetch_pararel(asking, Path(cache + ".files"), pararel, None), EndpointSource(sparql, asking),
-    world / "generation", Wikipedia(asking, LocalArticles.open(world / "articles"), wiki, wiki)), SETTINGS, Path(out))
+build_from_sources(Sources(
+    fetch_pararel(client, Path(cache + ".files"), pararel, None), EndpointSource(sparql, client),
+    world / "generation", Wikipedia(client, LocalArticles.open(world / "articles"), wiki, wiki)), SETTINGS, Path(out))
 """
 
 
@@ -459,17 +462,17 @@ def test_two_processes_with_one_cache_ask_by_turns_and_nothing_twice(
         )
         assert share or max(good.values()) == 1
     assert [without_sources(out) for out in outs] == [place.whole, place.whole]
-    with ResponseCache(tmp_path / "shared.sqlite", read_only=True) as cache:
-        assert sum(cache.endpoints().values()) >= len(good)
+    with closing(ResponseCache(tmp_path / "shared.sqlite", read_only=True)) as cache:
+        assert sum(stored_by_endpoint(cache).values()) >= len(good)
 
 
 def test_pararel_that_is_not_what_was_pinned_is_refused(place: Place, tmp_path: Path) -> None:
     with services(place) as there:
-        asking = client(tmp_path / "a.sqlite")
+        client = fast_client(tmp_path / "a.sqlite")
         with pytest.raises(BadInput, match="expected ParaRel with the content c79f6c9f"):
-            fetch_pararel(asking, tmp_path, there.pararel)
+            fetch_pararel(client, tmp_path, there.pararel)
         with pytest.raises(BadInput, match="no ParaRel at"):
-            fetch_pararel(asking, tmp_path, f"{there.pararel}/elsewhere", None)
+            fetch_pararel(client, tmp_path, f"{there.pararel}/elsewhere", None)
 
 
 def test_the_pinned_content_is_that_of_the_real_pararel(real_data: Path, tmp_path: Path) -> None:
@@ -480,8 +483,8 @@ def test_the_pinned_content_is_that_of_the_real_pararel(real_data: Path, tmp_pat
 
     log = Log()
     with serve_answers(page, log) as url:
-        folder = fetch_pararel(client(tmp_path / "a.sqlite"), tmp_path, f"{url}/data/pararel")
-        assert fetch_pararel(client(tmp_path / "a.sqlite"), tmp_path, f"{url}/data/pararel") == folder
+        folder = fetch_pararel(fast_client(tmp_path / "a.sqlite"), tmp_path, f"{url}/data/pararel")
+        assert fetch_pararel(fast_client(tmp_path / "a.sqlite"), tmp_path, f"{url}/data/pararel") == folder
     assert len(log.visits) == 82
     names = [file.relative_to(folder) for file in folder.rglob("*.jsonl")]
     assert len(names) == 80
@@ -493,12 +496,12 @@ def test_the_real_build_over_http_is_the_local_build(real_data: Path, tmp_path: 
     facts = StoreSource.open(real_data / "wikidata" / "facts.tsv.gz")
     local = Sources(real_data / "pararel", facts, data_folder() / "prompts" / "generation", None)
     settings = BuildSettings(name="counterfact-real", paraphrase_context="none")
-    build_counterfact(local, settings, tmp_path / "local")
+    build_from_sources(local, settings, tmp_path / "local")
     store = Store()
     store.bulk_load(read_facts_table(real_data / "wikidata" / "facts.tsv.gz"), RdfFormat.N_TRIPLES)
     log = Log()
     with serve(store, log, Weather(1, 0.1)) as url:
-        asking = client(tmp_path / "a.sqlite")
-        build_counterfact(replace(local, facts=EndpointSource(url, asking)), settings, tmp_path / "http")
+        client = fast_client(tmp_path / "a.sqlite")
+        build_from_sources(replace(local, facts=EndpointSource(url, client)), settings, tmp_path / "http")
     assert without_sources(tmp_path / "http") == without_sources(tmp_path / "local")
     _LOG.info("%d requests, %d bytes of cache", len(log.visits), (tmp_path / "a.sqlite").stat().st_size)

@@ -16,13 +16,14 @@ from pyoxigraph import RdfFormat, Store
 from counterfact.builders.sources import knowledge, queries
 from counterfact.builders.sources.client import user_agent
 from counterfact.builders.sources.endpoint import EndpointSource
-from counterfact.builders.sources.knowledge import gather
+from counterfact.builders.sources.knowledge import query_knowledge
+from counterfact.builders.sources.local_store import StoreSource
 from counterfact.builders.sources.pararel import load_pararel
 from counterfact.builders.sources.queries import DIRECT, ENTITY, LABEL
-from counterfact.builders.sources.sparql import SourceError, StoreSource, read_answer
+from counterfact.builders.sources.sparql import SourceError, read_results
 from counterfact.core.errors import BadInput
 from counterfact.core.places import data_folder
-from tests.support.asking import CONTACT, client, impatient
+from tests.support.fast_client import CONTACT, fast_client, impatient
 from tests.support.made_up_world import World, small_world
 from tests.support.sparql_server import query_of, serve
 from tests.support.web_server import Asked, Log, Reply, Spoil
@@ -50,9 +51,9 @@ def test_the_two_sources_agree(world: World, tmp_path: Path) -> None:
     sources = world.write(tmp_path / "world")
     log = Log()
     with serve(store_of(tmp_path / "world/wikidata/facts.nt"), log) as url:
-        endpoint = EndpointSource(url, client(tmp_path / "a.sqlite"))
+        endpoint = EndpointSource(url, fast_client(tmp_path / "a.sqlite"))
         for relation in load_pararel(sources.pararel):
-            assert gather(relation, endpoint) == gather(relation, sources.facts)
+            assert query_knowledge(relation, endpoint) == query_knowledge(relation, sources.facts)
     assert {asked.agent for asked in log.asked} == {user_agent(CONTACT)}
 
 
@@ -62,9 +63,9 @@ def test_the_two_sources_agree_on_the_embedded_slice(tmp_path: Path) -> None:
     local = StoreSource.open(data / "wikidata")
     relations = [relation for relation in load_pararel(data / "pararel") if relation.id in ("P36", "P103", "P641")]
     with serve(store_of(*files)) as url:
-        endpoint = EndpointSource(url, client(tmp_path / "a.sqlite"))
+        endpoint = EndpointSource(url, fast_client(tmp_path / "a.sqlite"))
         for relation in relations:
-            assert gather(relation, endpoint) == gather(relation, local)
+            assert query_knowledge(relation, endpoint) == query_knowledge(relation, local)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -78,8 +79,8 @@ def test_another_engine_gives_the_same(world: World, tmp_path: Path) -> None:
     with uvicorn_of(endpoint.SparqlEndpoint(graph=data)) as url:
         relation = load_pararel(sources.pararel)[0]
         asked = replace(relation, tuples=relation.tuples[:8])
-        there = EndpointSource(url, client(tmp_path / "a.sqlite"))
-        assert gather(asked, there) == gather(asked, sources.facts)
+        there = EndpointSource(url, fast_client(tmp_path / "a.sqlite"))
+        assert query_knowledge(asked, there) == query_knowledge(asked, sources.facts)
         text = queries.articles(["Q100", "Q101"], "https://articles.counterfact.invalid/")
         assert there.select(text) == sources.facts.select(text)
         text = queries.holders("P103", ["Q1", "Q2"], None, 1000, ["Q3", "Q4"])
@@ -130,7 +131,7 @@ SPOILS: dict[str, Spoil] = {
 def test_a_failure_is_never_an_empty_answer(spoil: Spoil, world: World, tmp_path: Path) -> None:
     world.write(tmp_path)
     with serve(store_of(tmp_path / "wikidata/facts.nt"), None, spoil) as url, pytest.raises(SourceError):
-        EndpointSource(url, client(tmp_path / "a.sqlite", impatient())).select(QUERY)
+        EndpointSource(url, fast_client(tmp_path / "a.sqlite", impatient())).select(QUERY)
 
 
 def test_what_is_too_much_is_asked_in_halves(world: World, tmp_path: Path) -> None:
@@ -143,9 +144,9 @@ def test_what_is_too_much_is_asked_in_halves(world: World, tmp_path: Path) -> No
 
     log = Log()
     with serve(store_of(tmp_path / "wikidata/facts.nt"), log, limit) as url:
-        endpoint = EndpointSource(url, client(tmp_path / "a.sqlite"))
+        endpoint = EndpointSource(url, fast_client(tmp_path / "a.sqlite"))
         for relation in load_pararel(sources.pararel):
-            assert gather(relation, endpoint) == gather(relation, sources.facts)
+            assert query_knowledge(relation, endpoint) == query_knowledge(relation, sources.facts)
     spoilt = [visit for visit in log.visits if visit.reply is not None and b"java" in visit.reply.body]
     assert 3 < len(spoilt) < len(log.visits) / 2
 
@@ -161,9 +162,9 @@ def test_an_endpoint_that_cuts_its_answers_is_asked_on(world: World, tmp_path: P
         return reply._replace(body=json.dumps(value).encode())
 
     with serve(store_of(tmp_path / "wikidata/facts.nt"), None, cut) as url:
-        endpoint = EndpointSource(url, client(tmp_path / "a.sqlite"))
+        endpoint = EndpointSource(url, fast_client(tmp_path / "a.sqlite"))
         for relation in load_pararel(sources.pararel):
-            assert gather(relation, endpoint) == gather(relation, sources.facts)
+            assert query_knowledge(relation, endpoint) == query_knowledge(relation, sources.facts)
 
 
 def emptied(reply: Reply) -> Reply:
@@ -182,9 +183,9 @@ def test_an_empty_answer_is_asked_again(world: World, tmp_path: Path) -> None:
         return emptied(reply) if first else reply
 
     with serve(store_of(tmp_path / "wikidata/facts.nt"), None, empty_at_first) as url:
-        endpoint = EndpointSource(url, client(tmp_path / "a.sqlite"))
+        endpoint = EndpointSource(url, fast_client(tmp_path / "a.sqlite"))
         for relation in load_pararel(sources.pararel):
-            assert gather(relation, endpoint) == gather(relation, sources.facts)
+            assert query_knowledge(relation, endpoint) == query_knowledge(relation, sources.facts)
 
 
 @pytest.mark.parametrize("kind", ["SELECT DISTINCT ?subject ?object", "COUNT(", "?own ?mul"])
@@ -195,9 +196,9 @@ def test_a_source_that_contradicts_itself_is_not_believed(kind: str, world: Worl
         return emptied(reply) if kind in query_of(asked) else reply
 
     with serve(store_of(tmp_path / "wikidata/facts.nt"), None, spoil) as url:
-        endpoint = EndpointSource(url, client(tmp_path / "a.sqlite"))
+        endpoint = EndpointSource(url, fast_client(tmp_path / "a.sqlite"))
         with pytest.raises(SourceError, match="contradicts itself"):
-            gather(load_pararel(sources.pararel)[0], endpoint)
+            query_knowledge(load_pararel(sources.pararel)[0], endpoint)
 
 
 def test_objects_with_very_many_subjects_are_not_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,10 +210,10 @@ def test_objects_with_very_many_subjects_are_not_listed(tmp_path: Path, monkeypa
     world.tuples["P103"] = [fact for n, fact in enumerate(world.tuples["P103"]) if n % 3]
     sources = world.write(tmp_path)
     relation = load_pararel(sources.pararel)[0]
-    whole = gather(relation, sources.facts)
+    whole = query_knowledge(relation, sources.facts)
     sizes = sorted(len(held) for held in whole.holders.values())
     monkeypatch.setattr(knowledge, "MANY_SUBJECTS", sizes[1])
-    less = gather(relation, sources.facts)
+    less = query_knowledge(relation, sources.facts)
     many = {object for object, held in whole.holders.items() if len(held) > sizes[1]}
     assert less.counts["objects with too many subjects to list"] == len(many) > 0
     met = set(less.objects) | {holder.id for object in set(less.holders) - many for holder in less.holders[object]}
@@ -224,10 +225,10 @@ def test_objects_with_very_many_subjects_are_not_listed(tmp_path: Path, monkeypa
 def test_pages_by_key_give_what_one_page_gives(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sources = world.write(tmp_path)
     relation = load_pararel(sources.pararel)[0]
-    whole = gather(relation, sources.facts)
+    whole = query_knowledge(relation, sources.facts)
     for rows in (1, 2, 7):
         monkeypatch.setattr(knowledge, "ROWS_A_PAGE", rows)
-        assert gather(relation, sources.facts) == whole
+        assert query_knowledge(relation, sources.facts) == whole
 
 
 @pytest.fixture()
@@ -256,7 +257,7 @@ def test_labels_and_unknown_values_of_wikidata(trap: StoreSource, tmp_path: Path
     world.facts.append(("Q2", "P103", "Q1"))
     world.write(tmp_path / "world")
     (relation,) = load_pararel(tmp_path / "world" / "pararel")
-    found = gather(relation, trap)
+    found = query_knowledge(relation, trap)
     assert found.resolved == {("Bo", "Aldic"): ("Q2", "Q1"), ("Che", "Aldic"): ("Q3", "Q1")}
     assert found.objects == {"Q2": ("Q1",), "Q3": ("Q1",)}
     assert [(holder.id, holder.label) for holder in found.holders["Q1"]] == [("Q2", "Bo"), ("Q3", "Che"), ("Q5", "Che")]
@@ -326,7 +327,7 @@ def test_no_prefix_of_an_answer_is_an_answer(length: int) -> None:
     body = b'{"head":{"vars":["s"]},"results":{"bindings":[{"s":{"type":"uri","value":"urn:a"}}]}}'
     if length < len(body):
         with pytest.raises(SourceError):
-            read_answer(body[:length], "here")
+            read_results(body[:length], "here")
 
 
 def test_real_turtle_of_wikidata(real_data: Path) -> None:

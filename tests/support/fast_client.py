@@ -1,12 +1,15 @@
 """A client for tests, for which time passes faster, so that real waits are kept and cost little."""
 
 import os
+import sqlite3
 import time
+from collections import Counter
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 from counterfact.builders.sources.cache import ResponseCache
-from counterfact.builders.sources.client import Client, Clock, Manners, user_agent
+from counterfact.builders.sources.client import Client, Clock, RetryPolicy, user_agent
 
 CONTACT = "tests@example.invalid"
 SPEED = 1000.0
@@ -30,15 +33,21 @@ class FastClock(Clock):
         time.sleep(seconds / self.speed)
 
 
-FAST = Manners(clock=FastClock())
+FAST = RetryPolicy(clock=FastClock())
 
 
-def client(cache: Path, manners: Manners = FAST, *, offline: bool = False) -> Client:
+def fast_client(cache: Path, policy: RetryPolicy = FAST, *, offline: bool = False) -> Client:
     """Open a cache and a client with it."""
     agent = None if offline else user_agent(CONTACT)
-    return Client(ResponseCache(cache, read_only=offline), agent, manners)
+    return Client(ResponseCache(cache, read_only=offline), agent, policy)
 
 
-def impatient(timeout: int = 2, tries: int = 2) -> Manners:
-    """Manners that give up soon."""
+def impatient(timeout: int = 2, tries: int = 2) -> RetryPolicy:
+    """A retry policy that gives up soon."""
     return replace(FAST, timeout=timeout, tries=tries)
+
+
+def stored_by_endpoint(cache: ResponseCache) -> Counter[str]:
+    """Count the responses in the file of a cache, by the address that gave them."""
+    with closing(sqlite3.connect(cache.path)) as database:
+        return Counter(endpoint for (endpoint,) in database.execute("SELECT endpoint FROM responses"))

@@ -1,6 +1,6 @@
 """How time and memory of a build grow with the facts: the real ParaRel, and a share of the real facts.
 
-`REAL_DATA=... python -m speed.factory` builds from 25, 50 and 100 % of the facts, each in its own process, and
+`REAL_DATA=... python -m speed.building` builds from 25, 50 and 100 % of the facts, each in its own process, and
 prints records, CPU seconds, wall seconds and peak memory. A share of the facts is that of the entities whose hash is
 small enough, so that each keeps all its facts.
 """
@@ -17,8 +17,10 @@ import time
 from hashlib import sha256
 from pathlib import Path
 
-from counterfact.builders.counterfact import BuildSettings, Sources, build_counterfact
-from counterfact.builders.sources.sparql import StoreSource
+from counterfact.builders.choosing.settings import BuildSettings
+from counterfact.builders.counterfact import build_from_sources
+from counterfact.builders.sources.local_store import StoreSource
+from counterfact.builders.sources.options import Sources
 from counterfact.core.places import data_folder
 
 
@@ -37,7 +39,7 @@ def measure(pararel: Path, facts: Path, templates: Path | None, out: Path) -> di
     sources = Sources(
         pararel, StoreSource.open(facts), data_folder() / "prompts" / "generation", None, templates=templates
     )
-    report = build_counterfact(sources, BuildSettings(name="counterfact-real", paraphrase_context="none"), out)
+    report = build_from_sources(sources, BuildSettings(name="counterfact-real", paraphrase_context="none"), out)
     return {
         "records": report.records,
         "CPU seconds": round(time.process_time(), 1),
@@ -62,7 +64,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             facts = Path(folder) / "facts.tsv"
             count = write_share(real / "wikidata" / "facts.tsv.gz", share, facts)
-            given = [sys.executable, "-m", "speed.factory", "--one", str(facts), str(Path(folder) / "out")]
+            given = [sys.executable, "-m", "speed.building", "--one", str(facts), str(Path(folder) / "out")]
             given += ["--templates", str(arguments.templates)] if arguments.templates else []
             done = subprocess.run(given, check=True, stdout=subprocess.PIPE, text=True)
         sys.stdout.write(json.dumps({"facts": count, **json.loads(done.stdout)}) + "\n")
