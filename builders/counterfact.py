@@ -41,17 +41,17 @@ Prompts = Mapping[str, Sequence[str]]
 def build(
     out: str | Path,
     *,
-    sparql: str | None = None,
-    pararel: str | None = None,
-    templates: Path | None = None,
-    prompts: Path | None = None,
-    articles: str | None = None,
-    texts: str | None = None,
+    sparql: str | Path | None = None,
+    pararel: str | Path | None = None,
+    templates: str | Path | None = None,
+    prompts: str | Path | None = None,
+    articles: str | Path | None = None,
+    texts: str | Path | None = None,
     contact: str | None = None,
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     replay: bool = False,
     pause: float = SourceOptions.pause,
-    pack: Path | None = None,
+    pack: str | Path | None = None,
     name: str | None = None,
     progress: Progress | None = None,
     **settings: Any,
@@ -94,7 +94,7 @@ def build(
     report = build_from_sources(sources, checked, Path(out), progress)
     if sources.client is None:
         return report
-    packed = sources.client.pack(pack) if pack else None
+    packed = sources.client.pack(Path(pack)) if pack else None
     return replace(report, responses=sources.client.counts(), packed=packed)
 
 

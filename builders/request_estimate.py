@@ -69,7 +69,7 @@ def queried_relations(sources: SourceOptions, settings: BuildSettings) -> list[R
     """Open ParaRel, templates and prompts, and return the relations whose facts a build queries."""
     language = settings.language
     folder = language_folder(sources.open_pararel(), language)
-    templates = sources.templates and language_folder(sources.templates, language)
+    templates = sources.more_templates and language_folder(sources.more_templates, language)
     prompts = load_generation_prompts(language_folder(sources.generation, language))
     relations = load_relations(folder, templates, language, settings.relations, 1 + settings.paraphrase_prompts)
     return relations_to_query(relations, prompts, settings)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .parts import Part
+from .wording import Wording
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -91,16 +92,14 @@ class StagedFile:
     """Size of the table in memory, in bytes."""
 
 
-def croissant(
-    repo: str, version: str, files: Sequence[StagedFile], words: Mapping[str, Any], published: str
-) -> dict[str, Any]:
+def croissant(repo: str, version: str, files: Sequence[StagedFile], words: Wording, published: str) -> dict[str, Any]:
     """Return the metadata as JSON-LD.
 
     Args:
         repo: `org/name`.
         version: three numbers; the files are those of the tag `v` + version.
         files: the parquet files.
-        words: the card's own sentences: `title`, `description`, `limits`, `uses`, `personal`, `citation`.
+        words: the sentences of the card.
         published: the day on which this version was first published, as `2026-11-23`.
     """
     home = f"https://huggingface.co/datasets/{repo}"
@@ -110,22 +109,22 @@ def croissant(
         "@type": "sc:Dataset",
         "conformsTo": ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"],
         "name": repo.partition("/")[2],
-        "description": words["description"],
+        "description": words.description,
         "url": home,
         "version": version,
         "datePublished": published,
         "inLanguage": sorted({file.part.language for file in files}),
         "license": [f"https://spdx.org/licenses/{_SPDX[name]}" if name in _SPDX else name for name in licences],
-        "citeAs": words["citation"],
+        "citeAs": words.citation,
         "creator": {"@type": "sc:Organization", "name": repo.partition("/")[0]},
         "keywords": ["knowledge editing", "language models", "factual associations"],
         "prov:wasDerivedFrom": _sources(files),
         "prov:wasGeneratedBy": _activities(files),
-        "rai:dataCollection": words["collection"],
-        "rai:dataLimitations": words["limits"],
-        "rai:dataUseCases": words["uses"],
-        "rai:personalSensitiveInformation": words["personal"],
-        "rai:dataReleaseMaintenancePlan": words["maintenance"],
+        "rai:dataCollection": words.collection,
+        "rai:dataLimitations": words.limits,
+        "rai:dataUseCases": words.uses,
+        "rai:personalSensitiveInformation": words.personal,
+        "rai:dataReleaseMaintenancePlan": words.maintenance,
         "distribution": [_file_object(file, f"{home}/resolve/v{version}") for file in files],
         "recordSet": [_record_set(file) for file in files],
     }

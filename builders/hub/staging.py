@@ -4,7 +4,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -97,7 +97,7 @@ def stage(parts: Sequence[Part], repo: str, version: str, out: Path, today: str)
         if file.part.kind is not None:
             write_json(fresh / build_path(file), {**file.part.build, "stats": file.part.stats})
     write_atomic(fresh / CARD, card(repo, version, files, words))
-    write_json(fresh / CROISSANT, croissant(repo, version, files, asdict(words), today))
+    write_json(fresh / CROISSANT, croissant(repo, version, files, words, today))
     check_staged(fresh, parts)
     names = sorted(str(path.relative_to(fresh)) for path in fresh.rglob("*") if path.is_file())
     write_atomic(fresh / _MARK, "")

@@ -46,21 +46,21 @@ class SourceOptions:
     and articles from Wikipedia.
     """
 
-    sparql: str | None = None
+    sparql: str | Path | None = None
     """`wdqs`, `qlever`, the address of an endpoint, or files."""
-    pararel: str | None = None
+    pararel: str | Path | None = None
     """`upstream`, an address, or a folder."""
-    articles: str | None = None
+    articles: str | Path | None = None
     """`wikipedia`, the address of a MediaWiki API that knows entities too, or files."""
-    prompts: Path | None = None
+    prompts: str | Path | None = None
     """A folder of generation prompts."""
-    templates: Path | None = None
+    templates: str | Path | None = None
     """A folder in ParaRel's layout, whose templates top up relations with too few."""
-    texts: str | None = None
+    texts: str | Path | None = None
     """Texts for contexts, as `core.texts.load_texts` takes them."""
     contact: str | None = None
     """E-mail address or page of the user, for the User-Agent; by default `COUNTERFACT_CONTACT`."""
-    cache: Path | None = None
+    cache: str | Path | None = None
     """File in which responses are kept; by default `sources.sqlite` in the cache folder."""
     replay: bool = False
     """Whether to take all responses from the cache, and send nothing."""
@@ -82,7 +82,12 @@ class SourceOptions:
     @property
     def generation(self) -> Path:
         """Folder of generation prompts."""
-        return self.prompts or data_folder() / "prompts" / "generation"
+        return Path(self.prompts) if self.prompts else data_folder() / "prompts" / "generation"
+
+    @property
+    def more_templates(self) -> Path | None:
+        """Folder of the templates that top up relations with too few."""
+        return Path(self.templates) if self.templates else None
 
     def open(self, *, articles: bool = True, texts: bool = True) -> Sources:
         """Open the sources; ParaRel is fetched now, all else when it is needed.
@@ -105,7 +110,7 @@ class SourceOptions:
             facts=self._facts(client),
             generation=self.generation,
             articles=self._articles(named, client) if articles else None,
-            templates=self.templates,
+            templates=self.more_templates,
             texts=load_texts(self.texts) if texts and self.texts else None,
             client=client,
         )
@@ -124,20 +129,20 @@ class SourceOptions:
 
     def _client(self) -> Client:
         agent = None if self.replay else user_agent(self.contact or os.environ.get("COUNTERFACT_CONTACT"))
-        path = self.cache or cache_folder() / "sources.sqlite"
+        path = Path(self.cache) if self.cache else cache_folder() / "sources.sqlite"
         return Client(ResponseCache(path, read_only=self.replay), agent, RetryPolicy(pause=self.pause))
 
     def _facts(self, client: Client | None) -> SparqlSource:
         if client and self.sparql and self.live:
-            return EndpointSource(ENDPOINTS.get(self.sparql, self.sparql), client)
+            return EndpointSource(ENDPOINTS.get(str(self.sparql), str(self.sparql)), client)
         return StoreSource.open(Path(self.sparql) if self.sparql else data_folder() / "wikidata")
 
-    def _articles(self, name: str | None, client: Client | None) -> ArticleSource:
+    def _articles(self, name: str | Path | None, client: Client | None) -> ArticleSource:
         if client and name and _is_remote(name):
             # The sentences that ship are English: before prompts in another language they would be noise.
             contexts = _embedded_articles() if self.language == "en" else None
             api, wiki = wiki_of(self.language)
-            return Wikipedia(client, contexts, *((api, WIKIDATA) if name == "wikipedia" else (name, name)), wiki)
+            return Wikipedia(client, contexts, *((api, WIKIDATA) if name == "wikipedia" else (str(name),) * 2), wiki)
         return LocalArticles.open(Path(name)) if name else _embedded_articles()
 
 
@@ -145,6 +150,5 @@ def _embedded_articles() -> LocalArticles:
     return LocalArticles.open(data_folder() / "articles")
 
 
-def _is_remote(name: str | None) -> bool:
-    known = (*ENDPOINTS, "upstream", "wikipedia")
-    return name is not None and (name in known or name.startswith(("http://", "https://")))
+def _is_remote(name: str | Path | None) -> bool:
+    return name in (*ENDPOINTS, "upstream", "wikipedia") or str(name).startswith(("http://", "https://"))

@@ -18,13 +18,13 @@ import re
 import shutil
 import subprocess
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from counterfact.core.errors import BadInput
 
@@ -73,33 +73,30 @@ def write_dump_slice(
     Raises:
         BadInput: there is no such dump, it is cut off, or it holds nothing of the relations.
     """
-    subjects, objects = _labels(relations)
-    names = frozenset(label for labels in (*subjects.values(), *objects.values()) for label in labels)
+    subjects = {relation.id: frozenset(fact.subject for fact in relation.tuples) for relation in relations}
+    objects = {relation.id: frozenset(fact.object for fact in relation.tuples) for relation in relations}
+    names = frozenset[str]().union(*subjects.values(), *objects.values())
     wanted = LineFilter(frozenset(subjects), names, language, site)
-    middle = out.with_name(f".{out.name}.lines")
+    lines = out.with_name(f".{out.name}.lines")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        counts = _first_pass(dump, wanted, middle, workers or max(1, (os.cpu_count() or 2) - 1), block, progress)
-        counts.update(_second_pass(middle, subjects, objects, out, most))
+        counts = _first_pass(dump, wanted, lines, workers or max(1, (os.cpu_count() or 2) - 1), block, progress)
+        needed = _SliceFilter(lines, subjects, objects, most)
+        _write(lines, out, needed)
+        counts.update(needed.counts)
     finally:
-        middle.unlink(missing_ok=True)
+        lines.unlink(missing_ok=True)
     if not counts["facts"]:
         out.unlink(missing_ok=True)
         raise BadInput(f"{dump}: no fact of {', '.join(sorted(subjects))} with a label of their tuples; is it a dump?")
     return counts
 
 
-def _labels(relations: Sequence[Relation]) -> tuple[dict[str, frozenset[str]], dict[str, frozenset[str]]]:
-    subjects = {relation.id: frozenset(fact.subject for fact in relation.tuples) for relation in relations}
-    objects = {relation.id: frozenset(fact.object for fact in relation.tuples) for relation in relations}
-    return subjects, objects
-
-
 def _first_pass(
-    dump: Path, wanted: LineFilter, middle: Path, workers: int, block: int, progress: Callable[[int], None] | None
+    dump: Path, wanted: LineFilter, lines: Path, workers: int, block: int, progress: Callable[[int], None] | None
 ) -> Counter[str]:
     counts: Counter[str] = Counter()
-    with open_dump(dump) as stream, gzip.open(middle, "wb", compresslevel=1) as kept:
+    with open_dump(dump) as stream, gzip.open(lines, "wb", compresslevel=1) as kept:
         for cut in _filtered(entity_blocks(stream, block), wanted, workers):
             kept.write(cut.lines)
             counts.update(cut.counts)
@@ -123,117 +120,96 @@ def _filtered(blocks: Iterator[bytes], wanted: LineFilter, workers: int) -> Iter
             yield waiting.popleft().result()
 
 
-def _second_pass(
-    middle: Path, subjects: dict[str, frozenset[str]], objects: dict[str, frozenset[str]], out: Path, most: int
-) -> Counter[str]:
-    ids = _ids_by_label(middle, frozenset().union(*subjects.values(), *objects.values()))
-    needed = _Needed(
-        {relation: _all_ids(ids, labels) for relation, labels in subjects.items()},
-        {relation: _all_ids(ids, labels) for relation, labels in objects.items()},
-    )
-    if most:
-        needed.count(_facts(middle), most)
-    needed.choose(_facts(middle))
-    return _write(middle, out, needed) + needed.counts
-
-
-class _Needed:
-    """The facts that are needed, and their subjects.
+class _SliceFilter:
+    """Choice of the lines that stay, among those that may be needed.
 
     Args:
-        subjects: relation to the entities that its tuples may mean.
-        objects: relation to the objects that they may mean.
+        lines: file of the lines that may be needed.
+        subjects: relation to the labels of its tuples' subjects.
+        objects: relation to the labels of its tuples' objects.
+        most: approximate number of subjects of an object that are kept; 0 for all.
     """
 
-    def __init__(self, subjects: dict[str, frozenset[bytes]], objects: dict[str, frozenset[bytes]]) -> None:
-        self._subjects = subjects
-        self._objects = objects
-        self._shares: dict[tuple[str, bytes], float] = {}
-        self._kept: dict[str, set[bytes]] = {relation: set() for relation in subjects}
-        self.named = frozenset[bytes]().union(*objects.values())
-        self.holders = frozenset[bytes]()
+    def __init__(
+        self, lines: Path, subjects: Mapping[str, frozenset[str]], objects: Mapping[str, frozenset[str]], most: int
+    ) -> None:
         self.counts: Counter[str] = Counter()
+        ids = _ids_by_label(lines, frozenset().union(*subjects.values(), *objects.values()))
+        self._subjects = {relation: _all_ids(ids, labels) for relation, labels in subjects.items()}
+        self._objects = {relation: _all_ids(ids, labels) for relation, labels in objects.items()}
+        shares = self._shares(lines, most) if most else {}
+        self._kept: dict[str, set[bytes]] = {relation: set() for relation in subjects}
+        for subject, relation, object in _facts(lines):
+            drawn = object in self._objects[relation] and _drawn(subject, shares.get((relation, object), 1.0))
+            if drawn or subject in self._subjects[relation]:
+                self._kept[relation].add(subject)
+        self._holders = frozenset[bytes]().union(*self._kept.values())
+        self._labelled = self._holders.union(*self._objects.values())
 
-    def count(self, facts: Iterator[re.Match[bytes]], most: int) -> None:
-        """Count the subjects of every object, and find which objects have more than `most`."""
-        sizes = Counter(key for fact in facts if (key := _relation_and_object(fact))[1] in self._objects[key[0]])
-        self._shares = {key: most / size for key, size in sizes.items() if size > most}
-        self.counts["objects with a sample of their subjects"] = len(self._shares)
+    def keeps(self, line: bytes) -> bool:
+        """Tell whether a line belongs to the slice, and count it."""
+        if fact := _FACT.match(line):
+            kind, keep = "facts", self._keeps_fact(*_parts(fact))
+        elif label := _NAMED.match(line):
+            kind, keep = "labels", label[1] in self._labelled
+        elif about := _ABOUT.search(line):
+            kind, keep = "articles", about[1] in self._holders
+        else:
+            entity = _OF_ENTITY.match(line)
+            kind, keep = "sitelinks", entity is not None and entity[1] in self._holders
+        self.counts[kind] += keep
+        return keep
 
-    def choose(self, facts: Iterator[re.Match[bytes]]) -> None:
-        """Choose the subjects that are kept."""
-        for fact in facts:
-            relation, object = key = _relation_and_object(fact)
-            is_held = object in self._objects[relation]
-            if fact[1] in self._subjects[relation] or (is_held and _drawn(fact[1], self._shares.get(key, 1.0))):
-                self._kept[relation].add(fact[1])
-        self.holders = frozenset[bytes]().union(*self._kept.values())
-
-    def keeps(self, fact: re.Match[bytes]) -> bool:
-        """Tell whether a fact belongs to the slice."""
-        relation, object = _relation_and_object(fact)
-        if fact[1] in self._subjects[relation]:
+    def _keeps_fact(self, subject: bytes, relation: str, object: bytes) -> bool:
+        if subject in self._subjects[relation]:
             return True
-        is_held = object in self._objects[relation]
-        self.counts["facts of subjects not drawn"] += is_held and fact[1] not in self._kept[relation]
-        return is_held and fact[1] in self._kept[relation]
+        is_held, keep = object in self._objects[relation], subject in self._kept[relation]
+        self.counts["facts of subjects not drawn"] += is_held and not keep
+        return is_held and keep
 
-
-def _relation_and_object(fact: re.Match[bytes]) -> tuple[str, bytes]:
-    return fact[2].decode(), fact[3]
+    def _shares(self, lines: Path, most: int) -> dict[tuple[str, bytes], float]:
+        """Return the share of their subjects that is kept, of objects with more than `most`."""
+        facts = ((relation, object) for _, relation, object in _facts(lines))
+        sizes = Counter(key for key in facts if key[1] in self._objects[key[0]])
+        shares = {key: most / size for key, size in sizes.items() if size > most}
+        self.counts["objects with a sample of their subjects"] = len(shares)
+        return shares
 
 
 def _drawn(subject: bytes, share: float) -> bool:
     return share >= 1 or int.from_bytes(sha256(subject).digest()[:8]) < share * 2**64
 
 
-def _facts(middle: Path) -> Iterator[re.Match[bytes]]:
-    with gzip.open(middle) as lines:
-        yield from filter(None, map(_FACT.match, lines))
+def _facts(lines: Path) -> Iterator[tuple[bytes, str, bytes]]:
+    with gzip.open(lines) as file:
+        yield from map(_parts, filter(None, map(_FACT.match, file)))
 
 
-def _ids_by_label(middle: Path, names: frozenset[str]) -> dict[str, set[bytes]]:
+def _parts(fact: re.Match[bytes]) -> tuple[bytes, str, bytes]:
+    return fact[1], fact[2].decode(), fact[3]
+
+
+def _ids_by_label(lines: Path, names: frozenset[str]) -> dict[str, set[bytes]]:
     ids: defaultdict[str, set[bytes]] = defaultdict(set)
-    with gzip.open(middle) as lines:
-        for match in map(_NAMED.match, lines):
+    with gzip.open(lines) as file:
+        for match in map(_NAMED.match, file):
             if match and (label := read_label(match[2])) in names:
                 ids[label].add(match[1])
     return ids
 
 
-def _all_ids(ids: dict[str, set[bytes]], labels: frozenset[str]) -> frozenset[bytes]:
+def _all_ids(ids: Mapping[str, set[bytes]], labels: frozenset[str]) -> frozenset[bytes]:
     return frozenset(id for label in labels for id in ids.get(label, ()))
 
 
-def _write(middle: Path, out: Path, needed: _Needed) -> Counter[str]:
-    counts: Counter[str] = Counter()
+def _write(lines: Path, out: Path, needed: _SliceFilter) -> None:
     fresh = out.with_name(f".{out.name}.fresh")
-    with gzip.open(middle) as lines, _create(fresh, out.suffix == ".gz") as file:
-        for line in lines:
-            if fact := _FACT.match(line):
-                kind, keep = "facts", needed.keeps(fact)
-            elif label := _NAMED.match(line):
-                kind, keep = "labels", label[1] in needed.holders or label[1] in needed.named
-            elif about := _ABOUT.search(line):
-                kind, keep = "articles", about[1] in needed.holders
-            else:
-                entity = _OF_ENTITY.match(line)
-                kind, keep = "sitelinks", entity is not None and entity[1] in needed.holders
-            counts[kind] += keep
-            if keep:
-                file.write(line)
+    with ExitStack() as stack:
+        file: Any = stack.enter_context(fresh.open("wb"))
+        if out.suffix == ".gz":
+            file = stack.enter_context(gzip.GzipFile("", "wb", fileobj=file, mtime=0))
+        file.writelines(filter(needed.keeps, stack.enter_context(gzip.open(lines))))
     fresh.replace(out)
-    return counts
-
-
-@contextmanager
-def _create(path: Path, zipped: bool) -> Iterator[BinaryIO]:
-    with path.open("wb") as raw:
-        if zipped:
-            with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
-                yield cast(BinaryIO, file)
-        else:
-            yield raw
 
 
 @contextmanager
@@ -253,13 +229,8 @@ def open_dump(dump: Path) -> Iterator[BinaryIO]:
             if process.returncode:
                 raise EOFError(f"{program} ended with {process.returncode}")
         else:
-            with _decompressed(dump) as stream:
+            opener: Any = {".gz": gzip.open, ".bz2": bz2.open}.get(dump.suffix, open)
+            with opener(dump, "rb") as stream:
                 yield stream
     except (EOFError, OSError) as error:
         raise BadInput(f"{dump}: not a whole dump: {error}; nothing was written") from error
-
-
-def _decompressed(dump: Path) -> BinaryIO:
-    if dump.suffix == ".gz":
-        return cast(BinaryIO, gzip.open(dump, "rb"))
-    return cast(BinaryIO, bz2.open(dump, "rb")) if dump.suffix == ".bz2" else dump.open("rb")

@@ -128,7 +128,7 @@ def test_other_files_are_refused(text: str, said: str, tmp_path: Path) -> None:
 def test_a_missing_file_and_a_size_of_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no file"):
         build(tmp_path / "out", tmp_path / "zsre.json")
-    with pytest.raises(BadInput, match="size"):
+    with pytest.raises(BadInput, match="limit"):
         build(tmp_path / "out", write(tmp_path, [entry()]), limit=0)
 
 
