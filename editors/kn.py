@@ -16,12 +16,12 @@ from counterfact.contracts.editors import Editor, Failure, Resources, editor
 from counterfact.core.records import Request
 from counterfact.core.settings import Settings
 from counterfact.editing.batches import edit_each
-from counterfact.editing.rows import Encoded, Row, encode
-from counterfact.lm.edits import Edit, LowRank
-from counterfact.lm.hooks import Site, Tape, hooked
-from counterfact.lm.loading import LM
-from counterfact.lm.plan import Plan
-from counterfact.lm.stack import ConstantPrefix, Recorder, causal_mask, embed, logits, run_blocks
+from counterfact.editing.requests import Encoded, Row, encode
+from counterfact.lm.edits.edit import Edit, LowRank
+from counterfact.lm.forward.blocks import ConstantPrefix, Recorder, causal_mask, embed, logits, run_blocks
+from counterfact.lm.model.hooks import Site, Tape, hooked
+from counterfact.lm.model.loading import LM
+from counterfact.lm.planning.batch_plan import Plan
 
 PAPER = "https://arxiv.org/abs/2104.08696"
 
@@ -67,7 +67,10 @@ def clean_pass(lm: LM, prompts: Sequence[Sequence[int]]) -> Clean:
     ids = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in prompts], device=lm.device)
     lasts = torch.tensor([len(ids) - 1 for ids in prompts], device=lm.device)
     tape, recorder, layers = Tape(), Recorder(), range(lm.n_layers)
-    ins, ups = [Site(lm.layout.block(layer), "in") for layer in layers], [Site(lm.layout.up(layer)) for layer in layers]
+    ins, ups = (
+        [Site(lm.layout.block(layer), "in") for layer in layers],
+        [Site(lm.layout.fc_in(layer)) for layer in layers],
+    )
     with hooked(lm.model, *(tape.read(site) for site in (*ins, *ups))):
         hidden = run_blocks(lm, embed(lm, ids), 0, lm.n_layers, cache=recorder)
     rows = torch.arange(len(prompts), device=lm.device)
@@ -102,7 +105,7 @@ def attributions(lm: LM, clean: Clean, tokens: Tensor, steps: int) -> Tensor:
     for layer, (before, activation) in enumerate(zip(clean.before, clean.activations, strict=True)):
         with torch.enable_grad():
             scaled = (share * activation[owner]).to(activation.dtype).requires_grad_()
-            with hooked(lm.model, (Site(lm.layout.up(layer)), partial(_replace, scaled))):
+            with hooked(lm.model, (Site(lm.layout.fc_in(layer)), partial(_replace, scaled))):
                 hidden = run_blocks(
                     lm,
                     before[owner],
@@ -184,7 +187,7 @@ class KnowledgeNeurons:
         for layer in chosen.any(1).nonzero()[:, 0].tolist():
             neurons = chosen[layer].nonzero()[:, 0]
             left = torch.nn.functional.one_hot(neurons, chosen.shape[1]).to(attribution.dtype)
-            deltas.append(LowRank(self.lm.layout.down(layer), left, new.expand(len(neurons), -1).clone()))
+            deltas.append(LowRank(self.lm.layout.fc_out(layer), left, new.expand(len(neurons), -1).clone()))
         return Edit(tuple(deltas), (request.id,), {"neurons": float(chosen.sum())})
 
 

@@ -24,14 +24,14 @@ from counterfact.core.settings import Settings
 from counterfact.editing.batches import edit_each
 from counterfact.editing.cache import cached
 from counterfact.editing.contexts import context_templates
-from counterfact.editing.rows import Encoded, encode
+from counterfact.editing.requests import Encoded, encode
 from counterfact.editing.value import Values, find_values
-from counterfact.lm.edits import Edit, LowRank
-from counterfact.lm.encoding import SubjectRule
-from counterfact.lm.loading import LM
-from counterfact.lm.plan import Plan
-from counterfact.lm.second_moment import SecondMoment
-from counterfact.lm.sites import weight_shape
+from counterfact.lm.edits.edit import Edit, LowRank
+from counterfact.lm.model.encoding import SubjectRule
+from counterfact.lm.model.loading import LM
+from counterfact.lm.model.sites import weight_shape
+from counterfact.lm.moments.second_moment import SecondMoment
+from counterfact.lm.planning.batch_plan import Plan
 
 PAPER = "https://arxiv.org/abs/2202.05262"
 REBUILDING = "https://arxiv.org/abs/2403.07175"
@@ -167,7 +167,7 @@ class Rome:
             "loss": loss,
         }
         left, right = (side[None].to(self.lm.device, values.delta.dtype) for side in (direction, update))
-        delta = LowRank(self.lm.layout.down(self.settings.layer), left, right)
+        delta = LowRank(self.lm.layout.fc_out(self.settings.layer), left, right)
         return Edit((delta,), (request.id,), diagnostics)
 
 
@@ -181,7 +181,7 @@ def _prepare(lm: LM, settings: RomeSettings, resources: Resources, variant: Vari
 
 
 def _check_moment(moment: SecondMoment, lm: LM, layer: int) -> None:
-    size = weight_shape(lm.model, lm.layout.down(layer))[0]
+    size = weight_shape(lm.model, lm.layout.fc_out(layer))[0]
     if len(moment.matrix) != size:
         raise BadInput(f"second moment: expected one of {size} x {size} for {lm.name}, got {len(moment.matrix)}")
     try:

@@ -17,8 +17,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from counterfact.core.records import CounterFactRecord
-from counterfact.editing.rows import Encoded
-from counterfact.lm.loading import LM
+from counterfact.editing.requests import Encoded
+from counterfact.lm.model.loading import LM
 from speed.machine import Ceiling
 from speed.one_at_a_time import scored_prompts
 

@@ -11,11 +11,11 @@ from counterfact.core.records import Request
 from counterfact.core.registry import Registry
 from counterfact.core.settings import Resolved, Settings, resolve_settings, settings_beside
 from counterfact.core.texts import TextSource
-from counterfact.lm.edits import Edit
-from counterfact.lm.given_moments import given_moment
-from counterfact.lm.loading import LM
-from counterfact.lm.plan import Plan, default_plan
-from counterfact.lm.second_moment import SecondMoment, second_moments
+from counterfact.lm.edits.edit import Edit
+from counterfact.lm.model.loading import LM
+from counterfact.lm.moments.given import given_moment
+from counterfact.lm.moments.second_moment import SecondMoment, second_moments
+from counterfact.lm.planning.batch_plan import Plan, default_plan
 
 S = TypeVar("S", bound=Settings)
 

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from counterfact.lm.loading import LM
-from counterfact.lm.memory import SEARCH_LOGITS
-from counterfact.lm.stack import head
+from counterfact.lm.forward.blocks import head
+from counterfact.lm.model.loading import LM
+from counterfact.lm.planning.memory import SEARCH_LOGITS
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from counterfact.editing.rows import Row
+from counterfact.editing.requests import Row
 from counterfact.editing.upper import Upper
-from counterfact.lm.earlier import Recorded
-from counterfact.lm.hooks import Site, Tape, hooked
-from counterfact.lm.loading import LM
-from counterfact.lm.ragged import Ragged
-from counterfact.lm.rows import RaggedRows
-from counterfact.lm.stack import Recorder, embed, run_blocks
+from counterfact.lm.forward.blocks import Recorder, embed, run_blocks
+from counterfact.lm.forward.layout import RaggedLayout
+from counterfact.lm.forward.prefix import Recorded
+from counterfact.lm.forward.rows import RaggedRows
+from counterfact.lm.model.hooks import Site, Tape, hooked
+from counterfact.lm.model.loading import LM
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ def split_rows(lm: LM, rows: Sequence[Row], each: int, layer: int, tail: int) ->
     """
     shared = common_starts(rows, each)
     texts = _run_shared(lm, rows[:each], shared[:each], len(rows) // each)
-    own = Ragged.of([len(row.ids) - start for row, start in zip(rows, shared, strict=True)])
+    own = RaggedLayout.of([len(row.ids) - start for row, start in zip(rows, shared, strict=True)])
     ids = _row_of(own.flat([row.ids[start:] for row, start in zip(rows, shared, strict=True)]), lm)
     positions = _row_of(own.counted(shared), lm)
-    tape, module = Tape(), lm.layout.down(layer)
+    tape, module = Tape(), lm.layout.fc_out(layer)
     key, output = Site(module, "in"), Site(module)
     ragged = RaggedRows(own, lm.device, None if texts is None else texts.before(own, lm.working_dtype))
     with hooked(lm.model, tape.read(key), tape.read(output)):
@@ -56,7 +56,7 @@ def split_rows(lm: LM, rows: Sequence[Row], each: int, layer: int, tail: int) ->
     # Where each row's lookup position stands among the tokens that are its own.
     lookups = [at + row.lookup - start for at, row, start in zip(own.starts, rows, shared, strict=True)]
     at_lookup = torch.tensor(lookups, device=lm.device)
-    suffixes = Ragged.of([len(row.ids) - row.lookup for row in rows])
+    suffixes = RaggedLayout.of([len(row.ids) - row.lookup for row in rows])
     tokens = [range(at, at + len(row.ids) - row.lookup) for at, row in zip(lookups, rows, strict=True)]
     before = [range(at, end) for at, end in zip(own.starts, lookups, strict=True)]
     earlier = _run_before(lm, before, shared, hidden, layer + 1, texts)
@@ -97,7 +97,7 @@ def _run_shared(lm: LM, rows: Sequence[Row], shared: Sequence[int], records: int
     having = [part for part in parts if part]
     if not having:
         return None
-    layout = Ragged.of(list(map(len, having)))
+    layout = RaggedLayout.of(list(map(len, having)))
     positions = _row_of(layout.counted(), lm)
     states = embed(lm, _row_of(layout.flat(having), lm), positions)
     keys, values = _record(lm, states, positions, 0, layout, None)
@@ -116,7 +116,7 @@ def _run_before(
     having = [number for number, tokens in enumerate(before) if tokens]
     if start == lm.n_layers or not having:
         return texts
-    layout = Ragged.of([len(before[number]) for number in having])
+    layout = RaggedLayout.of([len(before[number]) for number in having])
     states = hidden[:, torch.tensor(layout.flat([before[number] for number in having]), device=lm.device)]
     positions = _row_of(layout.counted([shared[number] for number in having]), lm)
     mine = None if texts is None else Recorded(texts.keys, texts.values, [texts.places[number] for number in having])
@@ -125,7 +125,7 @@ def _run_before(
 
 
 def _record(
-    lm: LM, states: Tensor, positions: Tensor, start: int, layout: Ragged, texts: Recorded | None
+    lm: LM, states: Tensor, positions: Tensor, start: int, layout: RaggedLayout, texts: Recorded | None
 ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
     """Run rows from block `start` on for their keys and values; of the last layer nothing else is computed."""
     recorder = Recorder()
@@ -136,7 +136,7 @@ def _record(
     return keys, values
 
 
-def _places(layout: Ragged, parts: Sequence[Sequence[int]]) -> list[range]:
+def _places(layout: RaggedLayout, parts: Sequence[Sequence[int]]) -> list[range]:
     """Return where the tokens of each part stand, of which only those with tokens are in the layout."""
     starts = iter(layout.starts)
     places = []

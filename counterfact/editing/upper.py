@@ -12,11 +12,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from counterfact.lm.earlier import Held
-from counterfact.lm.loading import LM
-from counterfact.lm.ragged import Ragged
-from counterfact.lm.rows import RaggedRows
-from counterfact.lm.stack import run_blocks
+from counterfact.lm.forward.blocks import run_blocks
+from counterfact.lm.forward.layout import RaggedLayout
+from counterfact.lm.forward.prefix import Held
+from counterfact.lm.forward.rows import RaggedRows
+from counterfact.lm.model.loading import LM
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Upper:
     """Rows of a record."""
     tail: int
     """Of each row so many of its last tokens are read."""
-    layout: Ragged
+    layout: RaggedLayout
     """The rows from their lookup position on."""
     earlier: Held | None
     """Keys and values of the tokens before."""

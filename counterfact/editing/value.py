@@ -14,12 +14,12 @@ from torch import Tensor
 from counterfact.editing.adam import Adam
 from counterfact.editing.late import LateLook
 from counterfact.editing.output import Reads, read_out
-from counterfact.editing.rows import Encoded
+from counterfact.editing.requests import Encoded
 from counterfact.editing.split import split_rows
 from counterfact.editing.upper import Upper
-from counterfact.lm.loading import LM
-from counterfact.lm.products import packed_products
-from counterfact.lm.stack import final_norm
+from counterfact.lm.forward.blocks import final_norm
+from counterfact.lm.forward.packed_products import packed_products
+from counterfact.lm.model.loading import LM
 
 COMPACT_AT = 0.8
 """Finished records are dropped from the batch when at most this fraction is still open."""

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from counterfact.lm.deltas import Edit, per_row
-from counterfact.lm.loading import LM
+from counterfact.lm.edits.apply import Edit, per_row
+from counterfact.lm.model.loading import LM
 from counterfact.metrics.perplexity import MAX_TOKENS, perplexity
 
 ROWS = 16

@@ -23,8 +23,8 @@ from counterfact.evaluation.task import Prepared, Task
 from counterfact.evaluation.text_metrics import TextScorer, is_unscored
 from counterfact.evaluation.text_pool import TextPool
 from counterfact.evaluation.units import Computed, Unit
-from counterfact.lm.loading import LM
-from counterfact.lm.plan import Plan
+from counterfact.lm.model.loading import LM
+from counterfact.lm.planning.batch_plan import Plan
 
 PRE_FILE = "pre.json"
 """Marks the unedited model's values as finished, and says what they are."""

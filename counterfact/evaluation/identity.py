@@ -17,7 +17,7 @@ from counterfact.core.records import BadRecord
 from counterfact.editing.networks import read_info
 from counterfact.evaluation.protocols import PROTOCOLS
 from counterfact.evaluation.text_metrics import DEFINITIONS
-from counterfact.lm.loading import LM
+from counterfact.lm.model.loading import LM
 
 DISTRIBUTION = "counterfact-toolkit"
 logger = logging.getLogger(__name__)

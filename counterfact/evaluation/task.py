@@ -11,9 +11,9 @@ from counterfact.contracts.editors import Resources
 from counterfact.core.datasets import Dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.registry import load_plugin
-from counterfact.lm.loading import LM, Dtype, load_lm
-from counterfact.lm.plan import Plan
-from counterfact.lm.precision import Precision
+from counterfact.lm.model.loading import LM, Dtype, load_lm
+from counterfact.lm.model.precision import Precision
+from counterfact.lm.planning.batch_plan import Plan
 
 
 @dataclass(frozen=True)

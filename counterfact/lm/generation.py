@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from counterfact.lm.deltas import Edit, EditStack
-from counterfact.lm.fused import fused_activations
-from counterfact.lm.growing import GrowingCache, newest_token_attention
-from counterfact.lm.loading import LM
-from counterfact.lm.plan import Plan, default_plan, in_halves
+from counterfact.lm.edits.apply import Edit, EditStack
+from counterfact.lm.forward.blocks import embed, logits, run_blocks
+from counterfact.lm.forward.decode_cache import GrowingCache, newest_token_attention
+from counterfact.lm.forward.fused_activations import fused_activations
+from counterfact.lm.model.loading import LM
+from counterfact.lm.planning.batch_plan import Plan, default_plan, in_halves
 from counterfact.lm.scoring import Unscored
-from counterfact.lm.stack import embed, logits, run_blocks
 
 RUN = 64
 """Neighbours in the vocabulary of which only the largest logit is looked at first."""
@@ -31,7 +31,7 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class _Row:
+class _TextRow:
     number: int
     ids: list[int]
     seed: int
@@ -77,7 +77,7 @@ def generate(
     owners = [-1] * len(prompts) if owners is None else owners
     _check(lm, prompts, seeds, owners, length, top_k)
     ids = _encode(lm, prompts)
-    rows = [_Row(i, *parts) for i, parts in enumerate(zip(ids, seeds, owners, strict=True))]
+    rows = [_TextRow(i, *parts) for i, parts in enumerate(zip(ids, seeds, owners, strict=True))]
     results: dict[int, list[int] | Unscored] = {}
     for row in rows:
         if not row.ids:
@@ -92,7 +92,7 @@ def generate(
     with torch.inference_mode(), fused_activations(lm):
         stack = EditStack(lm, edits) if edits else None
 
-        def run(batch: Sequence[_Row]) -> None:
+        def run(batch: Sequence[_TextRow]) -> None:
             context = stack.rows([row.owner for row in batch]) if stack else nullcontext()
             with context:
                 results.update(_sample(lm, batch, cache, length, top_k))
@@ -122,7 +122,7 @@ def _encode(lm: LM, prompts: Sequence[str | Sequence[int]]) -> list[list[int]]:
 
 
 def _sample(
-    lm: LM, batch: Sequence[_Row], cache: GrowingCache, length: int, top_k: int
+    lm: LM, batch: Sequence[_TextRow], cache: GrowingCache, length: int, top_k: int
 ) -> dict[int, list[int] | Unscored]:
     """Fill one batch column by column; nothing is read from the device before the last column."""
     device = lm.device
@@ -154,7 +154,7 @@ def _sample(
     }
 
 
-def _draws(batch: Sequence[_Row], length: int) -> Tensor:
+def _draws(batch: Sequence[_TextRow], length: int) -> Tensor:
     """(rows, length) uniform numbers, each row from a generator of its own."""
     generator = torch.Generator()
     return torch.stack(

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from counterfact.lm.attending import attend_by
-from counterfact.lm.loading import LM
-from counterfact.tracing._spots import Group
+from counterfact.lm.forward.attention_override import attend_by
+from counterfact.lm.model.loading import LM
+from counterfact.tracing._patch_sites import Group
 
 Own = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Attention of (rows, heads, queries, head width) to keys and values of (rows, heads, earlier + tokens, head width)."""

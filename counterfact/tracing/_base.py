@@ -6,10 +6,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from counterfact.lm.hooks import Site, Tape, find_module, hooked, shadowed
-from counterfact.lm.loading import LM
-from counterfact.lm.plan import is_out_of_memory
-from counterfact.lm.stack import Recorder, embed, logits, run_blocks
+from counterfact.lm.forward.blocks import Recorder, embed, logits, run_blocks
+from counterfact.lm.model.hooks import Site, Tape, find_module, hooked, shadowed
+from counterfact.lm.model.loading import LM
+from counterfact.lm.planning.batch_plan import is_out_of_memory
 from counterfact.tracing.facts import Prompt
 
 Module = Literal["mlp", "attn"]

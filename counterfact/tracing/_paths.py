@@ -13,12 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from counterfact.lm.loading import LM
-from counterfact.lm.ragged import Group, Ragged
-from counterfact.lm.rows import RaggedRows
-from counterfact.lm.stack import logits, run_blocks
+from counterfact.lm.forward.blocks import logits, run_blocks
+from counterfact.lm.forward.layout import RaggedLayout, RowGroup
+from counterfact.lm.forward.rows import RaggedRows
+from counterfact.lm.model.loading import LM
 from counterfact.tracing._base import Base, Module, probability, run_beside
-from counterfact.tracing._spots import together
+from counterfact.tracing._patch_sites import together
 
 LOGIT_ROWS = {"cpu": 128}
 """Positions whose logits are held at once; 2048 on an accelerator."""
@@ -71,7 +71,7 @@ def slopes(lm: LM, base: Base, module: Module | None, alphas: Tensor, *, single:
         Path(layer, token) for layer in range(lm.n_layers) for token in tokens if layer < top or token in {None, last}
     ]
     for share in _shares(lm, paths, length, len(alphas)):
-        yield from _Walk(lm, base, module, alphas, share).run()
+        yield from _PathWalk(lm, base, module, alphas, share).run()
 
 
 def _shares(lm: LM, paths: Sequence[Path], length: int, nodes: int) -> Iterator[list[Path]]:
@@ -110,7 +110,7 @@ class _Prefix:
         return keys.transpose(2, 3), values
 
 
-class _Walk:
+class _PathWalk:
     """The states of all paths that have joined, by the token that they begin with: (rows, positions, width)."""
 
     def __init__(self, lm: LM, base: Base, module: Module | None, alphas: Tensor, paths: Sequence[Path]) -> None:
@@ -147,10 +147,10 @@ class _Walk:
         for first, states in self.live.items():
             rows, length = states.shape[:2]
             firsts.append(first)
-            groups.append(Group(start, rows, length))
+            groups.append(RowGroup(start, rows, length))
             positions.append(torch.arange(first, first + length, device=device).expand(rows, -1).flatten())
             start = groups[-1].tokens.stop
-        layout = Ragged(tuple(range(sum(group.rows for group in groups))), tuple(groups))
+        layout = RaggedLayout(tuple(range(sum(group.rows for group in groups))), tuple(groups))
         earlier = _Prefix(self.base, firsts) if any(firsts) else None
         ragged = RaggedRows(layout, device, earlier, tail=1 if layer == lm.n_layers - 1 else None)
         hidden = together([states.flatten(0, 1) for states in self.live.values()])[None]

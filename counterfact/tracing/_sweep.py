@@ -11,13 +11,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from counterfact.lm.hooks import Patch, Site, hooked, only
-from counterfact.lm.loading import LM
-from counterfact.lm.plan import Plan
-from counterfact.lm.stack import logits, run_blocks
+from counterfact.lm.forward.blocks import logits, run_blocks
+from counterfact.lm.model.hooks import Patch, Site, hooked, only
+from counterfact.lm.model.loading import LM
+from counterfact.lm.planning.batch_plan import Plan
 from counterfact.tracing._attention import PackedAttention
 from counterfact.tracing._base import MODULES, Module, probability, site_of
-from counterfact.tracing._spots import Spot, groups_of
+from counterfact.tracing._patch_sites import Spot, groups_of
 from counterfact.tracing.cells import Cell
 
 
@@ -33,7 +33,7 @@ def sweep(lm: LM, spots: Sequence[Spot], plan: Plan) -> list[Tensor]:
     Returns:
         For each spot, (rows, cells).
     """
-    walk = _Walk(lm, spots)
+    walk = _CellWalk(lm, spots)
     with walk.attention.in_place():
         walk.join(-1)
         for layer in range(lm.n_layers):
@@ -75,7 +75,7 @@ class _Course:
         return begun, [self.live.index(self.longest[cell.kind, cell.start]) for cell in forks]
 
 
-class _Walk:
+class _CellWalk:
     """The states of all cells that have joined: by group, sample and cell, (1, positions, width)."""
 
     def __init__(self, lm: LM, spots: Sequence[Spot]) -> None:
@@ -125,7 +125,7 @@ class _Walk:
         needed = torch.full((self.total,), not last, device=self.device)
         if last:
             needed[torch.cat([places[:, :, -1].flatten() for places in self.places])] = True
-        patches = only(self.lm.layout.mix(layer), needed.nonzero()[:, 0]) if last else []
+        patches = only(self.lm.layout.out_proj(layer), needed.nonzero()[:, 0]) if last else []
         for module in MODULES:
             held = self._held(module, layer, last_only=last)
             rows = torch.cat([rows for rows, _ in held]) if held else self.places[0].new_empty(0)

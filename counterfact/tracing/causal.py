@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from counterfact.core.errors import BadInput
-from counterfact.lm.fused import fused_activations
-from counterfact.lm.loading import LM
-from counterfact.lm.memory import needs, say
-from counterfact.lm.plan import FEWEST, Plan, Shape, in_halves, plan_for
+from counterfact.lm.forward.fused_activations import fused_activations
+from counterfact.lm.model.loading import LM
+from counterfact.lm.planning.batch_plan import FEWEST, Plan, Shape, in_halves, plan_for
+from counterfact.lm.planning.memory import needs, say
 from counterfact.tracing._base import Base, costs_a_fact, run_base, run_beside
-from counterfact.tracing._spots import Restoration, Spot, batches, spots_of
+from counterfact.tracing._patch_sites import Restoration, Spot, batches, spots_of
 from counterfact.tracing._sweep import sweep
 from counterfact.tracing.cells import HELD, KINDS, SEVERED, Kind, Scan
 from counterfact.tracing.corruption import Corruption
@@ -80,7 +80,7 @@ def trace(
     cell's states are put back to the clean run's. Its indirect effect is `score - low`, the total effect `high - low`.
 
     Args:
-        lm: the model, of any family that `lm.sites` knows.
+        lm: the model, of any family that `lm.model.sites` knows.
         facts: what to trace; their cells share batches.
         corruption: the noise.
         scan: which cells.

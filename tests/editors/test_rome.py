@@ -17,14 +17,14 @@ from counterfact.core.errors import BadInput
 from counterfact.core.prompts import fill
 from counterfact.core.records import Request
 from counterfact.editing.batches import cut
-from counterfact.editing.rows import Encoded, encode
+from counterfact.editing.requests import Encoded, encode
 from counterfact.editing.value import find_values
 from counterfact.editors.rome import RomeSettings
-from counterfact.lm.deltas import merged
-from counterfact.lm.edits import Edit, LowRank
-from counterfact.lm.hooks import Site, Tape, hooked
-from counterfact.lm.loading import LM
-from counterfact.lm.plan import Plan, default_plan
+from counterfact.lm.edits.apply import merged
+from counterfact.lm.edits.edit import Edit, LowRank
+from counterfact.lm.model.hooks import Site, Tape, hooked
+from counterfact.lm.model.loading import LM
+from counterfact.lm.planning.batch_plan import Plan, default_plan
 from tests.support.editing import REQUESTS, TEMPLATES, broken_embedding, change, edits_of, moment, prepared, resources
 from tests.support.models import FAMILIES, tiny_lm
 
@@ -47,7 +47,7 @@ def plain_search(lm: LM, request: Request, templates: Sequence[str], settings: R
     rows = [lm.prompt_tokens(fill(prompt, request.subject)) + target[:-1] for prompt in prompts]
     rows.append(lm.prompt_tokens(f"{request.subject} is a"))
     places = [lm.subject_position(prompt, request.subject, settings.position) for prompt in [*prompts, "{} is a"]]
-    mlp, down = Site(lm.layout.mlp(settings.layer)), lm.layout.down(settings.layer)
+    mlp, down = Site(lm.layout.mlp(settings.layer)), lm.layout.fc_out(settings.layer)
     delta = torch.zeros(lm.width, dtype=torch.float64, requires_grad=True)
     adam = torch.optim.Adam([delta], lr=settings.learning_rate)
     tape, keys, outputs, trace = Tape(), [], [], []
@@ -177,7 +177,7 @@ def test_a_change_of_the_mlp_moves_the_block_by_as_much(family: str) -> None:
 
 def module_at_subject(lm: LM, prompt: str, subject: str, layer: int) -> tuple[Tensor, Tensor]:
     """Input and output of the edited module at the subject's last token of a prompt."""
-    module, tape = lm.layout.down(layer), Tape()
+    module, tape = lm.layout.fc_out(layer), Tape()
     with hooked(lm.model, tape.read(Site(module, "in")), tape.read(Site(module))), torch.no_grad():
         lm.model(torch.tensor([lm.prompt_tokens(fill(prompt, subject))]))
     place = lm.subject_last(prompt, subject)

@@ -24,10 +24,10 @@ from counterfact.evaluation.harness import Options, evaluate_unedited
 from counterfact.evaluation.protocols import counterfact_queries
 from counterfact.evaluation.rescore import score_texts
 from counterfact.evaluation.store import MIGRATIONS, Run, load_run
-from counterfact.lm.deltas import Edit, LowRank, merged
+from counterfact.lm.edits.apply import Edit, LowRank, merged
 from counterfact.lm.generation import Generation, generate
-from counterfact.lm.loading import LM, load_lm
-from counterfact.lm.plan import Plan
+from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.planning.batch_plan import Plan
 from counterfact.metrics.fluency import generation_entropy
 from tests.support import ROOT
 from tests.support.evaluating import (

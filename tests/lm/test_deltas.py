@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from counterfact.core.errors import BadInput
-from counterfact.lm.deltas import Dense, Edit, LowRank, load_edits, merged, per_row, read_meta, save_edits
-from counterfact.lm.loading import LM
-from counterfact.lm.sites import weight_shape
+from counterfact.lm.edits.apply import Dense, Edit, LowRank, load_edits, merged, per_row, read_meta, save_edits
+from counterfact.lm.model.loading import LM
+from counterfact.lm.model.sites import weight_shape
 from tests.lm.test_hooks import hooks
 from tests.support.models import FAMILIES, INNER, WIDTH, tiny_lm
 
@@ -27,8 +27,8 @@ def random_dense(lm: LM, module: str, seed: int) -> Dense:
 
 
 def some_edits(lm: LM) -> list[Edit]:
-    """Ragged ranks, several deltas on one module, both kinds, several modules, none at all."""
-    down, up, other = lm.layout.down(1), lm.layout.up(1), lm.layout.down(2)
+    """RaggedLayout ranks, several deltas on one module, both kinds, several modules, none at all."""
+    down, up, other = lm.layout.fc_out(1), lm.layout.fc_in(1), lm.layout.fc_out(2)
     return [
         Edit((random_low(lm, down, 1, 0),), (0,)),
         Edit((random_low(lm, down, 3, 1), random_low(lm, down, 2, 2), random_low(lm, other, 1, 3)), (1,)),
@@ -81,7 +81,7 @@ def test_per_row_equals_merged_in_float32(family: str) -> None:
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_a_bfloat16_model_is_edited_in_float32(family: str) -> None:
     lm = tiny_lm(family, "bfloat16")
-    name = lm.layout.down(1)
+    name = lm.layout.fc_out(1)
     # Ten large changes that cancel: in bfloat16 their sum would be far from nothing.
     low = random_low(lm, name, 5, 0, torch.float32)
     edit = Edit((low, LowRank(name, -low.left, low.right)), (0,))
@@ -111,7 +111,7 @@ def test_merging_is_undone_bit_for_bit(family: str, dtype: str) -> None:
     before = {name: tensor.clone() for name, tensor in lm.model.state_dict().items()}
     with pytest.raises(ZeroDivisionError), merged(lm, some_edits(lm)):
         assert not torch.equal(
-            lm.model.state_dict()[f"{lm.layout.down(1)}.weight"], before[f"{lm.layout.down(1)}.weight"]
+            lm.model.state_dict()[f"{lm.layout.fc_out(1)}.weight"], before[f"{lm.layout.fc_out(1)}.weight"]
         )
         _ = 1 / 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in lm.model.state_dict().items())
@@ -119,16 +119,16 @@ def test_merging_is_undone_bit_for_bit(family: str, dtype: str) -> None:
 
 def test_what_does_not_fit_raises_before_anything_is_changed() -> None:
     lm = tiny_lm()
-    good = random_low(lm, lm.layout.down(0), 1, 0)
-    turned = Edit((good, LowRank(lm.layout.down(1), torch.zeros(1, WIDTH), torch.zeros(1, INNER))), (0,))
+    good = random_low(lm, lm.layout.fc_out(0), 1, 0)
+    turned = Edit((good, LowRank(lm.layout.fc_out(1), torch.zeros(1, WIDTH), torch.zeros(1, INNER))), (0,))
     nowhere = Edit((good, Dense("transformer.h.9.mlp.c_proj", torch.zeros(INNER, WIDTH))), (0,))
-    before = lm.model.state_dict()[f"{lm.layout.down(0)}.weight"].clone()
+    before = lm.model.state_dict()[f"{lm.layout.fc_out(0)}.weight"].clone()
     for way in (lambda edit: per_row(lm, [edit], [0]), lambda edit: merged(lm, [edit])):
         with pytest.raises(ValueError, match=r"expected a change of shape \(64, 32\), got \(32, 64\)"), way(turned):
             pass
         with pytest.raises(LookupError, match="no module named"), way(nowhere):
             pass
-    assert torch.equal(lm.model.state_dict()[f"{lm.layout.down(0)}.weight"], before)
+    assert torch.equal(lm.model.state_dict()[f"{lm.layout.fc_out(0)}.weight"], before)
     assert hooks(lm.model) == 0
     with pytest.raises(ValueError, match="owners from -1 to 0, got 1"), per_row(lm, [Edit((good,), (0,))], [0, 1]):
         pass
@@ -143,7 +143,7 @@ def test_what_does_not_fit_raises_before_anything_is_changed() -> None:
 def test_an_edit_with_nan_spoils_its_own_row_only(kind: str) -> None:
     lm = tiny_lm()
     good = some_edits(lm)[1]
-    name = lm.layout.down(1)
+    name = lm.layout.fc_out(1)
     delta = random_low(lm, name, 4, 0) if kind == "low" else random_dense(lm, name, 0)
     (delta.left if isinstance(delta, LowRank) else delta.weight_change).fill_(torch.nan)
     tokens = ids(lm, 3)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from counterfact.lm.growing import STEP, GrowingCache, newest_token_attention
-from counterfact.lm.loading import LM
-from counterfact.lm.stack import embed, logits, run_blocks
+from counterfact.lm.forward.blocks import embed, logits, run_blocks
+from counterfact.lm.forward.decode_cache import STEP, GrowingCache, newest_token_attention
+from counterfact.lm.model.loading import LM
 from tests.support.models import FAMILIES, tiny_lm
 
 ROWS, TOKENS = 3, 2 * STEP + 5

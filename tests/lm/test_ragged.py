@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from counterfact.lm.deltas import EditStack
-from counterfact.lm.earlier import Earlier, Recorded
-from counterfact.lm.loading import LM
-from counterfact.lm.ragged import Ragged
-from counterfact.lm.rows import RaggedRows
-from counterfact.lm.stack import Recorder, embed, logits, run_blocks
+from counterfact.lm.edits.apply import EditStack
+from counterfact.lm.forward.blocks import Recorder, embed, logits, run_blocks
+from counterfact.lm.forward.layout import RaggedLayout
+from counterfact.lm.forward.prefix import Earlier, Recorded
+from counterfact.lm.forward.rows import RaggedRows
+from counterfact.lm.model.loading import LM
 from tests.lm.test_deltas import one_by_one, some_edits
 from tests.support.models import FAMILIES, tiny_lm
 
@@ -23,8 +23,8 @@ def rows_of(lm: LM, lengths: tuple[int, ...] = LENGTHS) -> list[list[int]]:
     return [torch.randint(2, lm.vocabulary, (n,), generator=generator).tolist() for n in lengths]
 
 
-def run(lm: LM, rows: list[list[int]], tail: int | None = None) -> tuple[Ragged, Tensor]:
-    layout = Ragged.of([len(row) for row in rows])
+def run(lm: LM, rows: list[list[int]], tail: int | None = None) -> tuple[RaggedLayout, Tensor]:
+    layout = RaggedLayout.of([len(row) for row in rows])
     ids, positions = torch.tensor([layout.flat(rows)]), torch.tensor([layout.counted()])
     ragged = RaggedRows(layout, lm.device, tail=tail)
     return layout, run_blocks(lm, embed(lm, ids, positions), 0, lm.n_layers, positions=positions, ragged=ragged)
@@ -59,7 +59,7 @@ def test_edits_by_row_are_those_of_the_merged_model(family: str, tail: int | Non
     lm = tiny_lm(family)
     edits, owners = some_edits(lm), [2, 0, -1, 3, 1, 2, 4]
     rows = rows_of(lm)
-    layout = Ragged.of(LENGTHS)
+    layout = RaggedLayout.of(LENGTHS)
     with EditStack(lm, edits).rows(owners, RaggedRows(layout, lm.device, tail=tail)):
         _, hidden = run(lm, rows, tail)
     last = {token: i for i, token in enumerate(layout.tails(tail or max(LENGTHS)))}
@@ -74,7 +74,7 @@ def test_edits_by_row_are_those_of_the_merged_model(family: str, tail: int | Non
 def test_earlier_tokens_stand_for_themselves_and_gradients_pass_by_them(family: str, held: bool) -> None:
     lm = tiny_lm(family)
     rows, cuts = rows_of(lm), [2, 0, 6, 0, 1, 2, 6]
-    suffixes = Ragged.of([len(row) - cut for row, cut in zip(rows, cuts, strict=True)])
+    suffixes = RaggedLayout.of([len(row) - cut for row, cut in zip(rows, cuts, strict=True)])
     kept: list[Recorded] = []
     for row, cut in zip(rows, cuts, strict=True):
         recorder = Recorder()
@@ -109,7 +109,7 @@ def test_earlier_tokens_stand_for_themselves_and_gradients_pass_by_them(family: 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=12), st.data())
 def test_a_layout_holds_every_token_once_and_keeps_what_it_is_told(lengths: list[int], data: st.DataObject) -> None:
-    layout = Ragged.of(lengths)
+    layout = RaggedLayout.of(lengths)
     assert list(layout.lengths) == lengths
     assert sorted(layout.order) == list(range(len(lengths)))
     named = [[(row, i) for i in range(length)] for row, length in enumerate(lengths)]
@@ -136,4 +136,4 @@ def test_a_layout_holds_every_token_once_and_keeps_what_it_is_told(lengths: list
 def test_positions_are_asked_for() -> None:
     lm = tiny_lm()
     with pytest.raises(ValueError, match="need positions"):
-        run_blocks(lm, torch.zeros(1, 3, lm.width), 0, 1, ragged=RaggedRows(Ragged.of([3]), lm.device))
+        run_blocks(lm, torch.zeros(1, 3, lm.width), 0, 1, ragged=RaggedRows(RaggedLayout.of([3]), lm.device))

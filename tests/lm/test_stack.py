@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from counterfact.lm.loading import LM
-from counterfact.lm.stack import (
+from counterfact.lm.forward.blocks import (
     Cache,
     ConstantPrefix,
     Recorder,
@@ -14,6 +13,7 @@ from counterfact.lm.stack import (
     logits,
     run_blocks,
 )
+from counterfact.lm.model.loading import LM
 from tests.support.models import FAMILIES, tiny_lm
 
 ROWS, TOKENS = 3, 11

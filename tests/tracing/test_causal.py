@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from counterfact.core.errors import BadInput
-from counterfact.lm.attending import KERNEL
-from counterfact.lm.fused import fused_activations
-from counterfact.lm.hooks import Site, hooked
-from counterfact.lm.loading import LM, load_lm, wrap_lm
-from counterfact.lm.plan import Plan
-from counterfact.lm.products import packed_products, packs_products
+from counterfact.lm.forward.attention_override import KERNEL
+from counterfact.lm.forward.fused_activations import fused_activations
+from counterfact.lm.forward.packed_products import packed_products, packs_products
+from counterfact.lm.model.hooks import Site, hooked
+from counterfact.lm.model.loading import LM, load_lm, wrap_lm
+from counterfact.lm.planning.batch_plan import Plan
 from counterfact.tracing.causal import Traced, trace
 from counterfact.tracing.cells import KINDS, SEVERED, Kind, Scan, window_of
 from counterfact.tracing.corruption import Corruption, make_corruption

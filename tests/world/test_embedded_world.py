@@ -14,7 +14,7 @@ from counterfact.core.texts import load_texts
 from counterfact.evaluation.harness import Options, evaluate
 from counterfact.evaluation.store import Run
 from counterfact.evaluation.summary import paired
-from counterfact.lm.loading import LM, load_lm
+from counterfact.lm.model.loading import LM, load_lm
 from counterfact.lm.scoring import Query, TargetScore, score
 from world.knowledge import read_knowledge
 from world.readability import judge, sample, world_words

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from counterfact.lm.hooks import Site, hooked
-from counterfact.lm.loading import LM
-from counterfact.lm.sites import weight_shape
-from counterfact.lm.stack import embed, run_blocks
+from counterfact.lm.forward.blocks import embed, run_blocks
+from counterfact.lm.model.hooks import Site, hooked
+from counterfact.lm.model.loading import LM
+from counterfact.lm.model.sites import weight_shape
 
 BLOCKS, SMALLEST_BLOCK = 8, 128
 """A product is cut into so many bands of rows, each only up to the diagonal: 56 % of the operations of the whole."""
@@ -119,7 +119,7 @@ def add_batch(lm: LM, sums: dict[int, Sums], batch: Batch) -> None:
         if layer == last:
             raise _Enough
 
-    pairs = [(Site(lm.layout.down(layer), "in"), partial(read, layer)) for layer in sums]
+    pairs = [(Site(lm.layout.fc_out(layer), "in"), partial(read, layer)) for layer in sums]
     with hooked(lm.model, *pairs):
         try:
             run_blocks(lm, embed(lm, batch.table), 0, last + 1)
@@ -138,7 +138,7 @@ def add_product(total: Tensor, keys: Tensor) -> None:
 
 def key_width(lm: LM, layer: int) -> int:
     """Return D, the inner width of a layer's MLP."""
-    return weight_shape(lm.model, lm.layout.down(layer))[0]
+    return weight_shape(lm.model, lm.layout.fc_out(layer))[0]
 
 
 def _is_finite(keys: Tensor) -> bool:

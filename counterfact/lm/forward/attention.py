@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
-from counterfact.lm.attending import attend_by
-from counterfact.lm.loading import LM
-from counterfact.lm.rows import Order, RaggedRows
+from counterfact.lm.forward.attention_override import attend_by
+from counterfact.lm.forward.rows import Order, RaggedRows
+from counterfact.lm.model.loading import LM
 
 
 def ragged_attention(lm: LM, rows: RaggedRows) -> AbstractContextManager[None]:

@@ -34,7 +34,7 @@ def sampling_error(first: Tensor, second: Tensor, directions: Tensor, keys: Tens
 
     The update is $\Delta = (v^* - m) w^\top$ with $w = u / (k \cdot u)$; there
     $\|w - w'\|^2 = \|w_A - w_B\|^2 / 4$. Assumes that texts come in random order, or that neighbors are as unlike as
-    others; that halves are about equal; that n is large beside D. Measured (`tests/test_moment_error.py`): the angle
+    others; that halves are about equal; that n is large beside D. Measured (`tests/lm/test_moment_error.py`): the angle
     is right within 15 % where the cosine is above 0.85, and too small rather than too large; below, the update's
     error is up to a fifth too small.
 

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from counterfact.lm.attention import ragged_attention
-from counterfact.lm.hooks import find_module, first, hooked, only
-from counterfact.lm.loading import LM
-from counterfact.lm.rows import RaggedRows
+from counterfact.lm.forward.attention import ragged_attention
+from counterfact.lm.forward.rows import RaggedRows
+from counterfact.lm.model.hooks import find_module, first, hooked, only
+from counterfact.lm.model.loading import LM
 
 
 class Cache(Protocol):
@@ -135,7 +135,7 @@ def _run_ragged(
     if rows.tail is None:
         return hidden
     # What attention and MLP would write to other tokens is not computed.
-    patches = [patch for name in (lm.layout.mix, lm.layout.mlp) for patch in only(name(whole), rows.asked_for)]
+    patches = [patch for name in (lm.layout.out_proj, lm.layout.mlp) for patch in only(name(whole), rows.asked_for)]
     with ragged_attention(lm, rows), hooked(lm.model, *patches):
         hidden = _call_blocks(lm, hidden, range(whole, stop), positions, cache, None)
     return hidden[:, rows.asked_for]

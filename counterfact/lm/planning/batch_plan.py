@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from counterfact.lm.loading import LM
-from counterfact.lm.products import packs_products
-from counterfact.lm.sites import weight_shape
+from counterfact.lm.forward.packed_products import packs_products
+from counterfact.lm.model.loading import LM
+from counterfact.lm.model.sites import weight_shape
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ class Shape:
             device=lm.device.type,
             layers=lm.n_layers,
             width=lm.width,
-            inner=weight_shape(lm.model, lm.layout.down(0))[0],
+            inner=weight_shape(lm.model, lm.layout.fc_out(0))[0],
             vocabulary=lm.vocabulary,
             token=2 * head * int(getattr(config, "num_key_value_heads", None) or heads),
             heads=heads,
@@ -94,7 +94,7 @@ class Shape:
         return self.inner * self.width * max(self.item, 4)
 
 
-class Limits(NamedTuple):
+class DeviceLimits(NamedTuple):
     """The largest sizes of a kind of device, and what cuts them for large models."""
 
     tokens: int
@@ -112,9 +112,9 @@ class Limits(NamedTuple):
 
 
 LIMITS = {
-    "cpu": Limits(2048, 2**20, 320, 2**30, 1024, 2**23, 32, 2**30),
-    "mps": Limits(8192, 2**23, 320, 2**32, 1024, 2**25, 32, 2**32),
-    "cuda": Limits(32768, 2**27, 640, 40 * 2**30, 4096, 2**28, 64, 2**35),
+    "cpu": DeviceLimits(2048, 2**20, 320, 2**30, 1024, 2**23, 32, 2**30),
+    "mps": DeviceLimits(8192, 2**23, 320, 2**32, 1024, 2**25, 32, 2**32),
+    "cuda": DeviceLimits(32768, 2**27, 640, 40 * 2**30, 4096, 2**28, 64, 2**35),
 }
 """A processor wants its states in its caches, a GPU rows enough to be busy (measured on two cores of an AMD EPYC,
 calculated for an H200; mps is a guess). A device of another kind is treated as mps."""

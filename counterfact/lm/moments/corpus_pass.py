@@ -1,6 +1,7 @@
 """One pass over a corpus, for several layers: reading, batching, checkpoints, and how long it will take."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from counterfact.core.errors import BadInput
 from counterfact.core.texts import TextSource
-from counterfact.lm._moment_files import State, find_unfinished, write_state
-from counterfact.lm._moment_sums import SAMPLE, Batch, Row, Sums, add_batch
-from counterfact.lm.fused import fused_activations
-from counterfact.lm.loading import LM
+from counterfact.lm.forward.fused_activations import fused_activations
+from counterfact.lm.model.loading import LM
+from counterfact.lm.moments.files import State, find_unfinished, write_state
+from counterfact.lm.moments.sums import SAMPLE, Batch, Row, Sums, add_batch, key_width
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ Progress = Callable[[Advance], None]
 
 
 @dataclass(frozen=True)
-class Limits:
+class PassLimits:
     """Where a pass ends before its texts do."""
 
     texts: int | None = None
@@ -60,7 +62,7 @@ class Pass:
     """Sums by layer, and how many texts they hold."""
 
     def __init__(
-        self, lm: LM, layers: Sequence[int], source: TextSource, limits: Limits, folder: Path, facts: dict[str, Any]
+        self, lm: LM, layers: Sequence[int], source: TextSource, limits: PassLimits, folder: Path, facts: dict[str, Any]
     ) -> None:
         self.lm = lm
         self.layers = list(layers)
@@ -180,10 +182,10 @@ def batches(rows: Sequence[Row], budget: int, device: torch.device) -> Iterator[
 class _Clock:
     """Tells how fast this run is, from where it began."""
 
-    def __init__(self, texts: int, tokens: int, limits: Limits, source: TextSource) -> None:
+    def __init__(self, texts: int, tokens: int, limits: PassLimits, source: TextSource) -> None:
         self._texts, self._tokens, self._limits = texts, tokens, limits
         self._total = limits.texts
-        if limits == Limits():
+        if limits == PassLimits():
             self._total = source.size()
         self._since = time.monotonic()
 
@@ -213,3 +215,40 @@ class _Keeper:
             self._save()
             self._read, self._saved = read, time.monotonic()
             self._cost = self._saved - now
+
+
+def sum_bytes(lm: LM, layer: int) -> int:
+    """Return how many bytes a layer's sums take during a pass: two of D x D in float64, D the MLP's inner width.
+
+    A checkpoint takes as many on the disk; a finished file half as many.
+    """
+    return 2 * 8 * key_width(lm, layer) ** 2
+
+
+def plan_passes(lm: LM, layers: Sequence[int], max_bytes: int | None) -> list[list[int]]:
+    """Cut layers into as few passes as memory for sums allows; a moment is the same whatever others share its pass.
+
+    Raises:
+        BadInput: not even one layer's sums fit.
+    """
+    passes: list[list[int]] = [[]]
+    for layer in layers:
+        needed = sum_bytes(lm, layer)
+        if max_bytes is not None and needed > max_bytes:
+            raise BadInput(f"the sums of layer {layer} take {needed / 1e9:.2f} GB; {max_bytes / 1e9:.2f} are allowed")
+        if max_bytes is not None and sum(sum_bytes(lm, other) for other in passes[-1]) + needed > max_bytes:
+            passes.append([])
+        passes[-1].append(layer)
+    return passes
+
+
+def usual_limit(device: torch.device) -> int | None:
+    """Return half of a device's memory, in bytes: the other half is for the model and for what it computes.
+
+    Of all its memory, not of what is free, so that a pass that is gone on with later is cut the same way.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory // 2)
+    if device.type == "cpu" and hasattr(os, "sysconf"):
+        return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+    return None

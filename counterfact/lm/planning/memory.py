@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from counterfact.core.errors import BadInput
-from counterfact.lm.plan import FEWEST, TEXT, Plan, Shape, plan_for
+from counterfact.lm.planning.batch_plan import FEWEST, TEXT, Plan, Shape, plan_for
 
 PROCESS = {"cpu": 560e6, "cuda": 600e6}
 """Bytes that are taken before there is a model: of the machine by Python, torch and a data set of some thousands of

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers.activations import GELUActivation, GELUTanh, NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
-from counterfact.lm.hooks import find_module, shadowed
-from counterfact.lm.loading import LM
-from counterfact.lm.products import packed_products, packed_weight, packs_products
+from counterfact.lm.forward.packed_products import packed_products, packed_weight, packs_products
+from counterfact.lm.model.hooks import find_module, shadowed
+from counterfact.lm.model.loading import LM
 
 ALGORITHMS: dict[type[nn.Module], str] = {GELUActivation: "none", GELUTanh: "tanh", NewGELUActivation: "tanh"}
 """What oneDNN calls each of them."""
@@ -28,12 +28,12 @@ def fused_activations(lm: LM) -> Iterator[None]:
     fusion = _Fusion()
     with packed_products(lm), ExitStack() as stack:
         for layer in range(lm.n_layers) if packs_products(lm) else ():
-            up, mlp = (find_module(lm.model, name(layer)) for name in (lm.layout.up, lm.layout.mlp))
+            fc_in, mlp = (find_module(lm.model, name(layer)) for name in (lm.layout.fc_in, lm.layout.mlp))
             children = list(mlp.children())
             activations = [child for child in children if type(child) in ALGORITHMS]
             projections = [child for child in children if isinstance(child, nn.Linear | Conv1D)]
-            if len(activations) == 1 and len(projections) == 2 and projections[0] is up:
-                fusion.hide(stack, up, activations[0])
+            if len(activations) == 1 and len(projections) == 2 and projections[0] is fc_in:
+                fusion.hide(stack, fc_in, activations[0])
         yield
 
 
@@ -45,20 +45,20 @@ class _Fusion:
         """Whether the last product applied it."""
         self.hidden: set[nn.Module] = set()
 
-    def hide(self, stack: ExitStack, up: nn.Module, gelu: nn.Module) -> None:
+    def hide(self, stack: ExitStack, fc_in: nn.Module, gelu: nn.Module) -> None:
         """Put both in the place of a projection's and a GELU's methods."""
-        stack.enter_context(shadowed(up, "forward", partial(self.product, up, gelu, up.forward)))
+        stack.enter_context(shadowed(fc_in, "forward", partial(self.product, fc_in, gelu, fc_in.forward)))
         # All layers may share one GELU.
         if gelu not in self.hidden:
             stack.enter_context(shadowed(gelu, "forward", partial(self.activation, gelu.forward)))
             self.hidden.add(gelu)
 
-    def product(self, up: Any, gelu: nn.Module, plain: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
-        self.done = not any((up._forward_hooks, gelu._forward_pre_hooks, gelu._forward_hooks))
+    def product(self, fc_in: Any, gelu: nn.Module, plain: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
+        self.done = not any((fc_in._forward_hooks, gelu._forward_pre_hooks, gelu._forward_hooks))
         if not self.done:
             return plain(states)
-        bias, algorithm = None if up.bias is None else up.bias.detach(), ALGORITHMS[type(gelu)]
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(states, packed_weight(up), bias, "gelu", [], algorithm)
+        bias, algorithm = None if fc_in.bias is None else fc_in.bias.detach(), ALGORITHMS[type(gelu)]
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(states, packed_weight(fc_in), bias, "gelu", [], algorithm)
         return result
 
     def activation(self, plain: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:

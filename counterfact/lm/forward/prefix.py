@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from counterfact.lm.ragged import Ragged
+from counterfact.lm.forward.layout import RaggedLayout
 
 
 class Earlier(Protocol):
@@ -47,7 +47,7 @@ class Recorded:
             [[*mine, *(count + i for i in his)] for mine, his in zip(self.places, other.places, strict=True)],
         )
 
-    def before(self, layout: Ragged, dtype: torch.dtype) -> "Picked":
+    def before(self, layout: RaggedLayout, dtype: torch.dtype) -> "Picked":
         """Lay them out before the rows of a layout, padded on the right in each group; masks are of `dtype`."""
         device = next(iter(self.keys.values())).device
         index, masks = [], []

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from counterfact.core.prompts import fill
 from counterfact.core.records import Request
-from counterfact.lm.encoding import SubjectRule
-from counterfact.lm.hooks import Site, Tape, hooked
-from counterfact.lm.loading import LM
-from counterfact.lm.stack import embed, run_blocks
+from counterfact.lm.forward.blocks import embed, run_blocks
+from counterfact.lm.model.encoding import SubjectRule
+from counterfact.lm.model.hooks import Site, Tape, hooked
+from counterfact.lm.model.loading import LM
 
 KL_TEMPLATE = "{} is a"
 """The sentence whose next-token distribution at the subject ROME holds still (paper, eq. 4)."""
@@ -92,7 +92,7 @@ def pad(rows: Sequence[Row], device: torch.device) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def run_lower(lm: LM, ids: Tensor, layer: int) -> Lower:
     """Run layers 0 to `layer`. Padding on the right is never attended to by what stands before it."""
-    tape, key = Tape(), Site(lm.layout.down(layer), "in")
+    tape, key = Tape(), Site(lm.layout.fc_out(layer), "in")
     with hooked(lm.model, tape.read(key)):
         hidden = run_blocks(lm, embed(lm, ids), 0, layer + 1)
     return Lower(hidden, tape[key])

@@ -7,11 +7,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from counterfact.lm.edits import Delta, Dense, Edit, LowRank, check_edits, load_edits, read_meta, save_edits
-from counterfact.lm.hooks import Patch, Site, Tape, hooked
-from counterfact.lm.loading import LM
-from counterfact.lm.rows import RaggedRows
-from counterfact.lm.sites import weight_shape, weight_view
+from counterfact.lm.edits.edit import Delta, Dense, Edit, LowRank, check_edits, load_edits, read_meta, save_edits
+from counterfact.lm.forward.rows import RaggedRows
+from counterfact.lm.model.hooks import Patch, Site, Tape, hooked
+from counterfact.lm.model.loading import LM
+from counterfact.lm.model.sites import weight_shape, weight_view
 
 __all__ = [
     "Delta",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 
-class Group(NamedTuple):
+class RowGroup(NamedTuple):
     """Rows of equal length that stand together."""
 
     start: int
@@ -34,27 +34,27 @@ class Group(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Ragged:
+class RaggedLayout:
     """How rows are laid out. The caller's row `order[i]` stands at place i."""
 
     order: tuple[int, ...]
-    groups: tuple[Group, ...]
+    groups: tuple[RowGroup, ...]
 
     @classmethod
-    def of(cls, lengths: Sequence[int]) -> "Ragged":
+    def of(cls, lengths: Sequence[int]) -> "RaggedLayout":
         """Lay out rows of these lengths, each at least 1.
 
-        >>> Ragged.of([2, 1, 2])
-        Ragged(order=(1, 0, 2), groups=(Group(start=0, rows=1, length=1), Group(start=1, rows=2, length=2)))
+        >>> RaggedLayout.of([2, 1, 2])
+        RaggedLayout(order=(1, 0, 2), groups=(RowGroup(start=0, rows=1, length=1), RowGroup(start=1, rows=2, length=2)))
         """
         order = sorted(range(len(lengths)), key=lambda row: lengths[row])
-        groups: list[Group] = []
+        groups: list[RowGroup] = []
         for row in order:
             length = lengths[row]
             if groups and groups[-1].length == length:
                 groups[-1] = groups[-1]._replace(rows=groups[-1].rows + 1)
             else:
-                groups.append(Group(groups[-1].tokens.stop if groups else 0, 1, length))
+                groups.append(RowGroup(groups[-1].tokens.stop if groups else 0, 1, length))
         return cls(tuple(order), tuple(groups))
 
     @property
@@ -108,12 +108,12 @@ class Ragged:
                 lengths[row] = group.length
         return tuple(lengths)
 
-    def cut(self, count: int) -> "Ragged":
+    def cut(self, count: int) -> "RaggedLayout":
         """Return the layout of `tails(count)` alone, with the same groups."""
-        groups: list[Group] = []
+        groups: list[RowGroup] = []
         for group in self.groups:
-            groups.append(Group(groups[-1].tokens.stop if groups else 0, group.rows, min(count, group.length)))
-        return Ragged(self.order, tuple(groups))
+            groups.append(RowGroup(groups[-1].tokens.stop if groups else 0, group.rows, min(count, group.length)))
+        return RaggedLayout(self.order, tuple(groups))
 
     def by_group(self, change: Callable[..., Tensor], *packed: Tensor) -> Tensor:
         """Map tensors (1, tokens, ...) group by group: `change` is given its places and views (rows, length, ...)."""
@@ -124,24 +124,24 @@ class Ragged:
             place = rows.stop
         return torch.cat(parts)[None]
 
-    def keep(self, kept: Sequence[bool]) -> "Kept":
+    def keep(self, kept: Sequence[bool]) -> "KeptRows":
         """Go on with some of the caller's rows, numbered anew in the same order."""
         numbers = [row for row, keep in enumerate(kept) if keep]
-        layout = Ragged.of([self.lengths[row] for row in numbers])
+        layout = RaggedLayout.of([self.lengths[row] for row in numbers])
         groups = [i for i, members in enumerate(self.members) if any(kept[row] for row in members)]
         places = [torch.tensor([i for i, row in enumerate(self.members[g]) if kept[row]]) for g in groups]
         tokens = layout.flat([range(self.starts[row], self.starts[row] + self.lengths[row]) for row in numbers])
-        return Kept(layout, groups, places, torch.tensor(tokens))
+        return KeptRows(layout, groups, places, torch.tensor(tokens))
 
     def _starts_in_place(self) -> Iterator[int]:
         for group in self.groups:
             yield from range(group.start, group.tokens.stop, group.length)
 
 
-class Kept(NamedTuple):
+class KeptRows(NamedTuple):
     """What is left of a layout."""
 
-    layout: Ragged
+    layout: RaggedLayout
     groups: list[int]
     """The old groups that have rows left, in the order of the new ones."""
     places: list[Tensor]

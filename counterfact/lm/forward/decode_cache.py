@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from counterfact.lm.attending import attend_by
-from counterfact.lm.loading import LM
+from counterfact.lm.forward.attention_override import attend_by
+from counterfact.lm.model.loading import LM
 
 STEP = 16
 """Tokens by which the room of a text grows on a processor."""

@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_file
-from counterfact.lm.encoding import Encoding, Located, SubjectRule
-from counterfact.lm.precision import Precision, check_precision
-from counterfact.lm.sites import Layout, layout_of
+from counterfact.lm.model.encoding import Encoding, Located, SubjectRule
+from counterfact.lm.model.precision import Precision, check_precision
+from counterfact.lm.model.sites import Layout, layout_of
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -42,7 +42,7 @@ class LM:
     """sha256 over the weight files, in the order of their names."""
     dtype: torch.dtype
     precision: Precision = "strict"
-    """Of float32 products on a CUDA device, in runs; it acts within a block of `lm.precision.float32_products`."""
+    """Precision of float32 products on a CUDA device, in force within a block of `float32_products`."""
 
     @property
     def device(self) -> torch.device:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from counterfact.lm.hooks import shadowed
-from counterfact.lm.loading import LM
+from counterfact.lm.model.hooks import shadowed
+from counterfact.lm.model.loading import LM
 
 
 @contextmanager

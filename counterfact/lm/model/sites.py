@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from counterfact.core.errors import BadInput
-from counterfact.lm.hooks import find_module
+from counterfact.lm.model.hooks import find_module
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class Layout:
     embed: str
     blocks: str
     in_block_attention: str
-    in_block_mix: str
+    in_block_out_proj: str
     """The attention's last projection, from all heads side by side to the width."""
     in_block_mlp: str
-    in_block_up: str
-    in_block_down: str
+    in_block_fc_in: str
+    in_block_fc_out: str
     final_norm: str
     head: str = "lm_head"
     positions: str | None = None
@@ -47,21 +47,21 @@ class Layout:
         """Name of a block's attention; its output is what it adds to the residual stream."""
         return f"{self.blocks}.{layer}.{self.in_block_attention}"
 
-    def mix(self, layer: int) -> str:
+    def out_proj(self, layer: int) -> str:
         """Name of the attention's last projection, from all heads side by side to the width."""
-        return f"{self.blocks}.{layer}.{self.in_block_mix}"
+        return f"{self.blocks}.{layer}.{self.in_block_out_proj}"
 
     def mlp(self, layer: int) -> str:
         """Name of a block's MLP; its output is what it adds to the residual stream."""
         return f"{self.blocks}.{layer}.{self.in_block_mlp}"
 
-    def up(self, layer: int) -> str:
+    def fc_in(self, layer: int) -> str:
         """Name of the MLP's first projection, width to inner width."""
-        return f"{self.blocks}.{layer}.{self.in_block_up}"
+        return f"{self.blocks}.{layer}.{self.in_block_fc_in}"
 
-    def down(self, layer: int) -> str:
+    def fc_out(self, layer: int) -> str:
         """Name of the MLP's second projection, inner width to width: its input is the key, its output the value."""
-        return f"{self.blocks}.{layer}.{self.in_block_down}"
+        return f"{self.blocks}.{layer}.{self.in_block_fc_out}"
 
 
 def _llama_like(family: str) -> Layout:
@@ -70,10 +70,10 @@ def _llama_like(family: str) -> Layout:
         embed="model.embed_tokens",
         blocks="model.layers",
         in_block_attention="self_attn",
-        in_block_mix="self_attn.o_proj",
+        in_block_out_proj="self_attn.o_proj",
         in_block_mlp="mlp",
-        in_block_up="mlp.up_proj",
-        in_block_down="mlp.down_proj",
+        in_block_fc_in="mlp.up_proj",
+        in_block_fc_out="mlp.down_proj",
         final_norm="model.norm",
         rotary="model.rotary_emb",
     )
@@ -86,10 +86,10 @@ LAYOUTS = {
         positions="transformer.wpe",
         blocks="transformer.h",
         in_block_attention="attn",
-        in_block_mix="attn.c_proj",
+        in_block_out_proj="attn.c_proj",
         in_block_mlp="mlp",
-        in_block_up="mlp.c_fc",
-        in_block_down="mlp.c_proj",
+        in_block_fc_in="mlp.c_fc",
+        in_block_fc_out="mlp.c_proj",
         final_norm="transformer.ln_f",
     ),
     "gptj": Layout(
@@ -97,10 +97,10 @@ LAYOUTS = {
         embed="transformer.wte",
         blocks="transformer.h",
         in_block_attention="attn",
-        in_block_mix="attn.out_proj",
+        in_block_out_proj="attn.out_proj",
         in_block_mlp="mlp",
-        in_block_up="mlp.fc_in",
-        in_block_down="mlp.fc_out",
+        in_block_fc_in="mlp.fc_in",
+        in_block_fc_out="mlp.fc_out",
         final_norm="transformer.ln_f",
         cache_keyword="layer_past",
         attention_kernel="eager",
@@ -111,10 +111,10 @@ LAYOUTS = {
         embed="gpt_neox.embed_in",
         blocks="gpt_neox.layers",
         in_block_attention="attention",
-        in_block_mix="attention.dense",
+        in_block_out_proj="attention.dense",
         in_block_mlp="mlp",
-        in_block_up="mlp.dense_h_to_4h",
-        in_block_down="mlp.dense_4h_to_h",
+        in_block_fc_in="mlp.dense_h_to_4h",
+        in_block_fc_out="mlp.dense_4h_to_h",
         final_norm="gpt_neox.final_layer_norm",
         rotary="gpt_neox.rotary_emb",
         cache_keyword="layer_past",
@@ -128,7 +128,7 @@ def layout_of(family: str) -> Layout:
     if family not in LAYOUTS:
         raise BadInput(
             f"no layout for models of type {family!r}. Known: {', '.join(LAYOUTS)}. "
-            "Add an entry to lm/sites.py, and the family to tests/models.py"
+            "Add an entry to lm/model/sites.py, and the family to tests/support/models.py"
         )
     return LAYOUTS[family]
 

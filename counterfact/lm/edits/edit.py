@@ -1,6 +1,6 @@
 """Edits as data: what to add to which weight; kept in files.
 
-An edit is never a changed model. `lm.deltas` applies it.
+An edit is never a changed model. `lm.edits.apply` applies it.
 """
 
 import json
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from counterfact.core.errors import BadInput
 from counterfact.core.files import write_atomic
-from counterfact.lm.hooks import find_module
-from counterfact.lm.loading import LM
-from counterfact.lm.sites import weight_shape
+from counterfact.lm.model.hooks import find_module
+from counterfact.lm.model.loading import LM
+from counterfact.lm.model.sites import weight_shape
 
 FORMAT = 1
 

@@ -18,12 +18,12 @@ from torch import Tensor
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json
 from counterfact.core.texts import TextSource
-from counterfact.lm._moment_error import SamplingError, sampling_error
-from counterfact.lm._moment_files import State, find_state, find_unfinished, write_state
-from counterfact.lm._moment_pass import Advance, Limits, Pass, Progress, sums_of
-from counterfact.lm._moment_sums import Sums
-from counterfact.lm.loading import LM
-from counterfact.lm.plan import default_plan
+from counterfact.lm.model.loading import LM
+from counterfact.lm.moments.corpus_pass import Advance, Pass, PassLimits, Progress, sums_of
+from counterfact.lm.moments.files import State, find_state, find_unfinished, write_state
+from counterfact.lm.moments.sampling import SamplingError, sampling_error
+from counterfact.lm.moments.sums import Sums
+from counterfact.lm.planning.batch_plan import default_plan
 
 __all__ = [
     "Advance",
@@ -120,7 +120,7 @@ def second_moments(
 
     Args:
         lm: the model, unedited.
-        layers: counted from 0. Each takes `moment_memory.sum_bytes` of the device's memory during the pass.
+        layers: counted from 0. Each takes `corpus_pass.sum_bytes` of the device's memory during the pass.
         texts: the corpus; its content hash is part of the files' names.
         max_texts: how many texts to take, from the start; all by default.
         max_tokens: stop at the end of the group of 100 texts in which so many tokens are reached.
@@ -145,7 +145,7 @@ def second_moments(
     missing = sorted(set(paths) - set(found))
     if missing:
         budget = tokens_per_batch or default_plan(lm).tokens_per_batch
-        run = Pass(lm, missing, texts, Limits(max_texts, max_tokens), folder, facts)
+        run = Pass(lm, missing, texts, PassLimits(max_texts, max_tokens), folder, facts)
         budget = run.go(budget, progress, checkpoint_every)
         facts |= {"read": run.read, "unreadable": texts.unreadable.count, "tokens_per_batch": budget}
         for layer in missing:
@@ -223,7 +223,7 @@ def _finish(lm: LM, layer: int, sums: Sums, path: Path, facts: Mapping[str, Any]
     whole = {
         **facts,
         "layer": layer,
-        "module": lm.layout.down(layer),
+        "module": lm.layout.fc_out(layer),
         "count": sums.tokens,
         "halves": sums.counts,
         "not_finite": sums.not_finite,

@@ -6,15 +6,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from counterfact.lm.earlier import Earlier
-from counterfact.lm.ragged import Group, Ragged
+from counterfact.lm.forward.layout import RaggedLayout, RowGroup
+from counterfact.lm.forward.prefix import Earlier
 
 
 @dataclass(frozen=True, eq=False)
 class RaggedRows:
     """What attention is told about a batch."""
 
-    layout: Ragged
+    layout: RaggedLayout
     device: torch.device
     earlier: Earlier | None = None
     tail: int | None = None
@@ -37,18 +37,18 @@ class RaggedRows:
         return torch.tensor(tokens, dtype=torch.long, device=self.device)
 
     @cached_property
-    def _cut(self) -> Ragged:
+    def _cut(self) -> RaggedLayout:
         return self.layout if self.tail is None else self.layout.cut(self.tail)
 
-    def layout_of(self, states: Tensor) -> Ragged:
+    def layout_of(self, states: Tensor) -> RaggedLayout:
         """Return the layout of states (1, tokens, ...): of all tokens, or of those that are asked for."""
         return self.layout if states.shape[1] == self.layout.tokens else self._cut
 
-    def asked(self, group: Group) -> int:
+    def asked(self, group: RowGroup) -> int:
         """How many tokens of each row of a group are asked for."""
         return group.length if self.tail is None else min(self.tail, group.length)
 
-    def _mask(self, number: int, group: Group) -> Tensor:
+    def _mask(self, number: int, group: RowGroup) -> Tensor:
         asked = self.asked(group)
         if self.earlier is None:
             return _causal(asked, group.length, torch.zeros((), device=self.device))[None, None, None]

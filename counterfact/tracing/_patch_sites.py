@@ -7,7 +7,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from counterfact.lm.plan import Plan
+from counterfact.lm.planning.batch_plan import Plan
 from counterfact.tracing._base import Base
 from counterfact.tracing.cells import Cell, Kind
 

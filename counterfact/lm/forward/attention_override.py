@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 from transformers import AttentionInterface
 
-from counterfact.lm.hooks import find_module, shadowed
-from counterfact.lm.loading import LM
+from counterfact.lm.model.hooks import find_module, shadowed
+from counterfact.lm.model.loading import LM
 
 Attend = Callable[[Any, Tensor, Tensor, Tensor, float], Tensor]
 """The attention module, queries (rows, heads, tokens, head width), keys and values (of fewer heads, perhaps, each for
