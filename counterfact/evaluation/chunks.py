@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Literal
 
-from counterfact.contracts.editors import Editor, Failure
+from counterfact.contracts.editors import Editor
 from counterfact.core.datasets import ReferenceTexts
 from counterfact.core.records import BadRecord, CounterFactRecord, Record
 from counterfact.core.seeds import derive_seed
 from counterfact.evaluation.essence import text_perplexities
 from counterfact.evaluation.protocols import Protocol
+from counterfact.evaluation.schedule import Schedule
 from counterfact.evaluation.text_metrics import TextScorer
 from counterfact.lm.edits.apply import Edit
 from counterfact.lm.forward.packed_products import packed_products
@@ -43,6 +44,8 @@ class Job:
     side: Literal["post", "pre"]
     editor: Editor | None
     """`None`: the unedited model."""
+    schedule: Schedule
+    """Which records share an edit."""
     length: int | None
     """Tokens of a generated text, its prompt included; `None`: nothing is generated."""
     top_k: int
@@ -78,21 +81,23 @@ class Outcome:
 def run_chunk(job: Job, records: Sequence[Record | BadRecord]) -> list[Outcome]:
     """Return one outcome for each record, in order."""
     states = {record.case_id: State(record) for record in records if not isinstance(record, BadRecord)}
-    alive = list(states.values())
+    groups = [[states[r.case_id] for r in group if r.case_id in states] for group in job.schedule.cut(records)]
+    alone = [[state] for state in states.values()]
     with float32_products(job.lm.precision):
         if (editor := job.editor) is not None:
-            _stage("edit", job.plan, alive, lambda some: _edit(job.lm, editor, job.seed, some))
-        _stage("score", job.plan, alive, lambda some: _score(job, some))
-        _stage("generate", job.plan, alive, lambda some: _generate(job, some))
-        _stage("text", job.plan, alive, lambda some: _measure_texts(job, some))
+            _stage("edit", job.plan, groups, lambda some: _edit(job.lm, editor, job.seed, some))
+        _stage("score", job.plan, alone, lambda some: _score(job, _flat(some)))
+        _stage("generate", job.plan, alone, lambda some: _generate(job, _flat(some)))
+        _stage("text", job.plan, alone, lambda some: _measure_texts(job, _flat(some)))
     return [
         _unread(record) if isinstance(record, BadRecord) else _outcome(job, states[record.case_id])
         for record in records
     ]
 
 
-def _stage(stage: Stage, plan: Plan, states: Sequence[State], work: Callable[[list[State]], None]) -> None:
-    some = [state for state in states if state.error is None]
+def _stage(stage: Stage, plan: Plan, groups: Sequence[list[State]], work: Callable[[list[list[State]]], None]) -> None:
+    """Do the work of one stage for all groups together, or group by group where that raises."""
+    some = [left for group in groups if (left := [state for state in group if state.error is None])]
     if not some:
         return
     start = perf_counter()
@@ -103,18 +108,24 @@ def _stage(stage: Stage, plan: Plan, states: Sequence[State], work: Callable[[li
         logger.warning("%s: a chunk of %d failed (%s); trying one at a time", stage, len(some), _reason(error))
         if is_out_of_memory(error):
             plan.splits.append(Split(stage, len(some)))
-        for state in some:
-            _alone(stage, state, work)
-    for state in some:
-        state.seconds[stage] = (perf_counter() - start) / len(some)
+        for group in some:
+            _alone(stage, group, work)
+    states = _flat(some)
+    for state in states:
+        state.seconds[stage] = (perf_counter() - start) / len(states)
 
 
-def _alone(stage: Stage, state: State, work: Callable[[list[State]], None]) -> None:
+def _alone(stage: Stage, group: list[State], work: Callable[[list[list[State]]], None]) -> None:
     try:
-        work([state])
+        work([group])
     except Exception as error:
         _raise_if_disk_full(error)
-        state.fail(stage, _reason(error))
+        for state in group:
+            state.fail(stage, _reason(error))
+
+
+def _flat(groups: Sequence[list[State]]) -> list[State]:
+    return [state for group in groups for state in group]
 
 
 def _reason(error: Exception) -> str:
@@ -127,24 +138,29 @@ def _raise_if_disk_full(error: Exception) -> None:
         raise error
 
 
-def _edit(lm: LM, editor: Editor, seed: int, states: list[State]) -> None:
-    requests = [state.record.request for state in states]
+def _edit(lm: LM, editor: Editor, seed: int, groups: list[list[State]]) -> None:
     with packed_products(lm):
-        edits = editor(requests, seed)
-    if len(edits) != len(requests):
-        raise ValueError(f"expected one edit or failure for each of {len(requests)} requests, got {len(edits)}")
-    for state, edit in zip(states, edits, strict=True):
-        if isinstance(edit, Failure):
-            state.fail("edit", edit.reason)
-        else:
-            state.edit = edit
+        made = editor([[state.record.request for state in group] for group in groups], seed)
+    if len(made) != len(groups):
+        raise ValueError(f"expected what became of each of {len(groups)} groups, got {len(made)}")
+    for group, edited in zip(groups, made, strict=True):
+        reasons = {failure.id: failure.reason for failure in edited.failures}
+        done = () if edited.edit is None else edited.edit.request_ids
+        for state in group:
+            if (case_id := state.record.case_id) in done:
+                state.edit = edited.edit
+            else:
+                state.fail("edit", reasons.get(case_id, "the editor said nothing of this request"))
 
 
 def _edits_of(states: Sequence[State]) -> tuple[list[int], list[Edit]]:
-    """Return the index of each state's edit (-1: unedited), and the edits."""
-    edits = [state.edit for state in states if state.edit is not None]
-    index = iter(range(len(edits)))
-    return [-1 if state.edit is None else next(index) for state in states], edits
+    """Return the index of each state's edit (-1: unedited), and the edits, each once."""
+    edits: dict[int, tuple[int, Edit]] = {}
+    for state in states:
+        if state.edit is not None:
+            edits.setdefault(id(state.edit), (len(edits), state.edit))
+    index = [-1 if state.edit is None else edits[id(state.edit)][0] for state in states]
+    return index, [edit for _, edit in edits.values()]
 
 
 def _score(job: Job, states: list[State]) -> None:

@@ -1,7 +1,7 @@
 """Evaluate an editor, or the unedited model, on a data set: chunk by chunk, resumable, the same bytes every time."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +14,11 @@ from counterfact.core.records import BadRecord
 from counterfact.core.settings import Resolved
 from counterfact.evaluation.environment import Account, describe, peak_memory, seconds_by_stage
 from counterfact.evaluation.folder import TIMINGS, UNFINISHED, begin, clear, disk_full_is_said, walk
-from counterfact.evaluation.identity import Subject, check_unmoved, code_identity, editor_identity, subject_of
+from counterfact.evaluation.identity import Trial, check_unmoved, code_identity, editor_identity, trial_of
 from counterfact.evaluation.rescore import fill_texts, rescore
 from counterfact.evaluation.runners import Runner
 from counterfact.evaluation.runners.local import LocalRunner
+from counterfact.evaluation.schedule import Schedule
 from counterfact.evaluation.store import CASES, PRE, RUN, SCHEMA, Run, load_run, migrated, write_run
 from counterfact.evaluation.task import Prepared, Task
 from counterfact.evaluation.text_metrics import TextScorer, is_unscored
@@ -37,6 +38,8 @@ class Options:
     """What a run chooses beside model, editor and data."""
 
     seed: int = 0
+    schedule: Schedule = field(default_factory=Schedule)
+    """Which records share an edit."""
     generate: bool = True
     """Whether texts are generated; without them there is no fluency and no consistency."""
     length: int = 100
@@ -97,11 +100,12 @@ def evaluate(
         OSError: the disk is full; what is finished stays.
     """
     options, resources = options or Options(), resources or Resources()
-    subject = _subject(lm, dataset, options)
+    spec.check_group_size(options.schedule.edits_at_once)
+    trial = _trial(lm, dataset, options)
     settings = resolved.settings.model_dump()
     editor = editor_identity(lm, spec, resolved.settings.model_dump(mode="json"), resources)
-    folder = results_folder / subject.edited_folder(editor)
-    identity = {**subject.identity, "editor": editor, "code": code_identity()}
+    folder = results_folder / trial.edited_folder(editor)
+    identity = {**trial.identity, "editor": editor, "code": code_identity()}
     texts = _text_scorer(dataset, options)
     runner, started = options.runner or LocalRunner(), datetime.now(UTC)
     with one_writer(folder, wait=False):
@@ -110,10 +114,16 @@ def evaluate(
         if (folder / RUN).exists():
             return _finished(folder, identity, texts)
         begin(folder, identity)
-        task = replace(_task(dataset, folder, options), editor=spec.name, settings=settings, resources=resources)
+        task = replace(
+            _task(dataset, folder, options),
+            schedule=options.schedule,
+            editor=spec.name,
+            settings=settings,
+            resources=resources,
+        )
         prepared = runner.prepare(lm, task, spec)
         seen = _count_seen(prepared, spec.name, dataset, allowed=options.trained_records)
-        unedited = _evaluate_unedited(lm, subject, dataset, results_folder, options, runner, prepared)
+        unedited = _evaluate_unedited(lm, trial, dataset, results_folder, options, runner, prepared)
         account = _compute(lm, task, runner, prepared, options.tell(spec.name))
         fill_texts(folder / CASES, "post", texts)
         notes: dict[str, Any] = {
@@ -140,13 +150,13 @@ def evaluate_unedited(lm: LM, dataset: Dataset, results_folder: Path, *, options
     """
     options = options or Options()
     return _evaluate_unedited(
-        lm, _subject(lm, dataset, options), dataset, results_folder, options, options.runner or LocalRunner()
+        lm, _trial(lm, dataset, options), dataset, results_folder, options, options.runner or LocalRunner()
     )
 
 
 def _evaluate_unedited(
     lm: LM,
-    subject: Subject,
+    trial: Trial,
     dataset: Dataset,
     results_folder: Path,
     options: Options,
@@ -154,8 +164,8 @@ def _evaluate_unedited(
     prepared: Prepared | None = None,
 ) -> Path:
     """Do the work of `evaluate_unedited`; `prepared` says what the runner's workers are, where that is known."""
-    folder, texts = results_folder / subject.unedited_folder, _text_scorer(dataset, options)
-    identity = {**subject.identity, "code": code_identity()}
+    folder, texts = results_folder / trial.unedited_folder, _text_scorer(dataset, options)
+    identity = {**trial.unedited_identity, "code": code_identity()}
     started = datetime.now(UTC)
     with one_writer(folder, wait=True):
         if (folder / PRE_FILE).exists():
@@ -188,7 +198,8 @@ def _compute(lm: LM, task: Task, runner: Runner, prepared: Prepared, progress: C
     def run(units: Sequence[Unit]) -> Iterator[Computed]:
         return pool.measured(account.watch(runner.run(task, units)))
 
-    walk(task.folder, name, records, prepared.plan.chunk, run, progress)
+    together = task.schedule.records_together(prepared.plan.chunk)
+    walk(task.folder, name, records, together, run, progress)
     if runner.name == "local":
         account.note(peak_memory(lm.device))
     return account
@@ -226,12 +237,12 @@ def _count_seen(prepared: Prepared, name: str, dataset: Dataset, *, allowed: boo
     return len(prepared.seen)
 
 
-def _subject(lm: LM, dataset: Dataset, options: Options) -> Subject:
+def _trial(lm: LM, dataset: Dataset, options: Options) -> Trial:
     if not dataset.records:
         raise BadInput(f"{dataset.path} holds no records")
     if _has_texts(dataset, options) and options.length > lm.max_length:
         raise BadInput(f"{lm.name} takes {lm.max_length} tokens at most; choose a shorter text than {options.length}")
-    return subject_of(lm, dataset, seed=options.seed, generation=options.generation)
+    return trial_of(lm, dataset, seed=options.seed, generation=options.generation, schedule=options.schedule)
 
 
 def _has_texts(dataset: Dataset, options: Options) -> bool:

@@ -16,7 +16,7 @@ from counterfact.core.files import differences, hash_json
 from counterfact.core.records import BadRecord
 from counterfact.editing.networks import read_info
 from counterfact.evaluation.protocols import PROTOCOLS
-from counterfact.evaluation.text_metrics import DEFINITIONS
+from counterfact.evaluation.schedule import Schedule
 from counterfact.lm.model.loading import LM
 
 DISTRIBUTION = "counterfact-toolkit"
@@ -24,18 +24,26 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is evaluated on what, and how: all but the editor."""
+class Trial:
+    """A model on a data set under a protocol: all that a run depends on but the editor."""
 
     dataset: dict[str, Any]
     model: dict[str, Any]
     protocol: dict[str, Any]
+    schedule: Schedule
+    """Which records share an edit; the unedited model's values do not depend on it."""
     seeds: dict[str, int]
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """As a run file holds it."""
+    def unedited_identity(self) -> dict[str, Any]:
+        """Sections of the file of the unedited model's values."""
         return {"dataset": self.dataset, "model": self.model, "protocol": self.protocol, "seeds": self.seeds}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Sections of a run file."""
+        protocol = {**self.protocol, "schedule": dict(self.schedule.identity)}
+        return {**self.unedited_identity, "protocol": protocol}
 
     @property
     def folder(self) -> Path:
@@ -46,23 +54,24 @@ class Subject:
     @property
     def unedited_folder(self) -> Path:
         """Where the unedited model's values lie."""
-        return self.folder / f"pre-{hash_json(self.identity)[:8]}"
+        return self.folder / f"pre-{hash_json(self.unedited_identity)[:8]}"
 
     def edited_folder(self, editor: Mapping[str, Any]) -> Path:
         """Where an editor's values lie; `editor` is of `editor_identity`."""
         return self.folder / f"{editor['name']}-{hash_json({**self.identity, 'editor': editor})[:8]}"
 
 
-def subject_of(lm: LM, dataset: Dataset, *, seed: int, generation: Mapping[str, int] | None) -> Subject:
-    """Return what is evaluated on what.
+def trial_of(lm: LM, dataset: Dataset, *, seed: int, generation: Mapping[str, int] | None, schedule: Schedule) -> Trial:
+    """Return what a run depends on but the editor.
 
     Args:
         lm: the model.
         dataset: the records; its reference texts count too.
         seed: of editing and of generation.
         generation: length and top_k, or `None` where nothing is generated.
+        schedule: which records share an edit.
     """
-    return Subject(
+    return Trial(
         dataset={
             "name": dataset.name,
             "version": dataset.version,
@@ -75,10 +84,9 @@ def subject_of(lm: LM, dataset: Dataset, *, seed: int, generation: Mapping[str, 
         protocol={
             "name": dataset.kind,
             "version": PROTOCOLS[dataset.kind].version,
-            "edits_at_once": 1,
             "generation": None if generation is None or dataset.kind == "zsre" else dict(generation),
-            "texts": None if generation is None or dataset.kind == "zsre" else dict(DEFINITIONS),
         },
+        schedule=schedule,
         seeds={"run": seed},
     )
 

@@ -13,11 +13,25 @@ from typing import Any
 from counterfact.core.errors import BadInput
 from counterfact.core.files import read_json, read_jsonl, write_json
 from counterfact.core.records import Kind
+from counterfact.evaluation.schedule import Schedule
 from counterfact.statistics.summary import blocks_of, summarise
 
-SCHEMA = 1
+SCHEMA = 2
 RUN, CASES, PRE = "run.json", "cases.jsonl", "pre.jsonl"
-MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+
+def _with_schedule(data: dict[str, Any]) -> dict[str, Any]:
+    """Bring schema 1 to 2: a schedule in the place of `edits_at_once`, and no wording of the metrics of texts."""
+    before = data.get("protocol")
+    if not isinstance(before, dict) or type(before.get("edits_at_once")) is not int:
+        raise BadInput("schema 1: expected a `protocol` with an integer `edits_at_once`")
+    protocol = {name: value for name, value in before.items() if name not in {"edits_at_once", "texts"}}
+    if "editor" in data:
+        protocol["schedule"] = dict(Schedule(before["edits_at_once"]).identity)
+    return {**data, "protocol": protocol}
+
+
+MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_schedule}
 """From schema n to n + 1, for every n that was ever released but the last."""
 
 
@@ -105,7 +119,7 @@ def migrated(data: Any, path: Path) -> dict[str, Any]:
         BadInput: it has no schema, a newer one, or one that was never released.
     """
     schema = data.get("schema") if isinstance(data, dict) else None
-    if not isinstance(schema, int):
+    if type(schema) is not int:
         raise BadInput(f"{path}: expected a run file with an integer `schema`, got {schema!r}")
     if schema > SCHEMA:
         raise BadInput(f"{path} is of schema {schema}, and this code knows up to {SCHEMA}: update the code to read it")

@@ -11,6 +11,7 @@ from counterfact.contracts.editors import Resources
 from counterfact.core.datasets import Dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.registry import load_plugin
+from counterfact.evaluation.schedule import Schedule
 from counterfact.lm.model.loading import LM, Dtype, load_lm
 from counterfact.lm.model.precision import Precision
 from counterfact.lm.planning.batch_plan import Plan
@@ -35,6 +36,8 @@ class Task:
     """Whether texts are measured; else that is deferred."""
     text_workers: int | None = None
     """Processes that measure texts beside each worker; 0: the worker does it itself; `None`: by its kind of device."""
+    schedule: Schedule = field(default_factory=Schedule)
+    """Which records share an edit."""
     editor: str | None = None
     """Name of the editor; `None`: the unedited model."""
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -92,6 +92,7 @@ class Worker:
             seed=task.seed,
             side="pre" if editor is None else "post",
             editor=editor,
+            schedule=task.schedule,
             length=task.length,
             top_k=task.top_k,
             references=references,

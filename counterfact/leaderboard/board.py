@@ -74,7 +74,7 @@ def _group(ranking: Ranking, by_id: Mapping[str, Entry]) -> dict[str, Any]:
         for place, (entry, marked) in enumerate(zip(mine, marks, strict=True), 1)
     ]
     protocol = f"{first['protocol'].get('name')} {first['protocol'].get('version')}"
-    if (together := first["protocol"].get("edits_at_once", 1)) != 1:
+    if (together := first["protocol"]["schedule"]["edits_at_once"]) != 1:
         protocol += f", {together} edits at once"
     return {
         "dataset": ranking.dataset, "kind": ranking.kind, "model": ranking.model, "protocol": protocol, "n": ranking.n,

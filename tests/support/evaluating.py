@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from counterfact.contracts.editors import EDITORS, Editor, EditorSpec, Failure, Resources
+from counterfact.contracts.editors import EDITORS, Edited, Editor, EditorSpec, Failure, Group, Resources
 from counterfact.core.datasets import Dataset, load_dataset
 from counterfact.core.files import write_json, write_jsonl
 from counterfact.core.records import Request
@@ -107,10 +107,10 @@ def fake_spec(edit_one: Callable[[LM, Request, int, float], Edit | Failure] = lo
     """An editor that makes each edit with `edit_one`; `spy["chunks"]` is told the ids of each call."""
 
     def prepare(lm: LM, settings: FakeSettings, _resources: Resources) -> Editor:
-        def edit(requests: Sequence[Request], seed: int) -> list[Edit | Failure]:
+        def edit(groups: Sequence[Group], seed: int) -> list[Edited]:
             if "chunks" in spy:
-                spy["chunks"].append([request.id for request in requests])
-            return [edit_one(lm, request, seed, settings.strength) for request in requests]
+                spy["chunks"].append([request.id for [request] in groups])
+            return [Edited.of(edit_one(lm, request, seed, settings.strength)) for [request] in groups]
 
         return edit
 
