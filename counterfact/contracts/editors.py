@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -35,6 +36,8 @@ class Failure:
 
 Group = Sequence[Request]
 """Requests that share one edit; a single-fact editor has groups of one."""
+Engine = Literal["batched", "plain"]
+"""How an editor computes: many records at once, or one at a time by whole forward passes, to be read and compared."""
 State = Mapping[str, Tensor]
 """What an editor that accumulates keeps beside the weights, such as the keys of earlier requests; saved with a run."""
 
@@ -113,6 +116,8 @@ class Resources:
     seed: int = 0
     plan: Plan | None = None
     """How work is cut into batches; None: the plan of the model on its kind of device."""
+    engine: Engine = "batched"
+    """How edits are computed, by editors that have both engines; the edits agree within float tolerance."""
     progress: Progress | None = None
     """Told how far a second moment has come: texts done, of how many if that is known."""
 
@@ -196,6 +201,7 @@ def editor(
     settings_folder: str | Path | None = None,
     trained_for: str | None = None,
     most_at_once: int | None = 1,
+    engines: tuple[Engine, ...] = ("batched",),
 ) -> Callable[[Callable[[LM, S, Resources], Editor]], Callable[[LM, S, Resources], Editor]]:
     """Register the function below as the one that prepares the editor `name`.
 
@@ -208,12 +214,20 @@ def editor(
             the editor's name.
         trained_for: the task that its network must have been trained for, where it has one.
         most_at_once: how many requests may share one edit; `None`: any number.
+        engines: the engines that it has; preparing it for another raises `BadInput`.
     """
 
     def register(prepare: Callable[[LM, S, Resources], Editor]) -> Callable[[LM, S, Resources], Editor]:
+        @wraps(prepare)
+        def checked(lm: LM, chosen: S, resources: Resources) -> Editor:
+            if resources.engine not in engines:
+                raise BadInput(f"{name} has no {resources.engine} engine, only {', '.join(engines)}")
+            return prepare(lm, chosen, resources)
+
         where = settings_folder or name
         folder = where if isinstance(where, Path) else settings_beside(prepare, where)
-        EDITORS.add(name, EditorSpec(name, settings, prepare, paper, summary, folder, trained_for, most_at_once))
+        spec = EditorSpec(name, settings, checked, paper, summary, folder, trained_for, most_at_once)
+        EDITORS.add(name, spec)
         return prepare
 
     return register

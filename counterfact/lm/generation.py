@@ -10,7 +10,8 @@ from torch import Tensor
 
 from counterfact.lm.edits.apply import Edit, EditStack
 from counterfact.lm.edits.edit import in_context
-from counterfact.lm.forward.decode_cache import GrowingCache, newest_token_attention
+from counterfact.lm.forward.blocks import decode_attention, embed, logits, pad_right, run_blocks
+from counterfact.lm.forward.decode_cache import DecodeCache
 from counterfact.lm.forward.fused_activations import fused_activations
 from counterfact.lm.model.loading import LM
 from counterfact.lm.planning.batch_plan import Plan, default_plan, in_halves
@@ -88,7 +89,7 @@ def generate(
     # Batches of one size: a small last one would read all weights for few rows.
     batches = -(-len(waiting) // plan.generation_rows)
     size = -(-len(waiting) // max(batches, 1))
-    cache = GrowingCache(size, length)
+    cache = DecodeCache(size, length)
     with torch.inference_mode(), fused_activations(lm):
         stack = EditStack(lm, edits) if edits else None
 
@@ -127,14 +128,14 @@ def _encode(
 
 
 def _sample(
-    lm: LM, batch: Sequence[_TextRow], cache: GrowingCache, length: int, top_k: int
+    lm: LM, batch: Sequence[_TextRow], cache: DecodeCache, length: int, top_k: int
 ) -> dict[int, list[int] | Unscored]:
     """Fill one batch column by column; nothing is read from the device before the last column."""
     device = lm.device
     lengths = [len(row.ids) for row in batch]
     shortest, longest = min(lengths), max(lengths)
-    table = torch.tensor([row.ids + [0] * (length - len(row.ids)) for row in batch], device=device)
-    given = torch.arange(length, device=device) < torch.tensor(lengths, device=device)[:, None]
+    table, ends = pad_right([row.ids for row in batch], device, length)
+    given = torch.arange(length, device=device) < ends[:, None]
     draws = _draws(batch, length).to(device) if top_k > 1 else None
     positions = torch.arange(length, device=device)
     broken = torch.zeros(len(batch), dtype=torch.bool, device=device)
@@ -150,7 +151,7 @@ def _sample(
         table[:, column] = torch.where(given[:, column], table[:, column], token) if column < longest else token
 
     fill(0, shortest)
-    with newest_token_attention(lm, cache):
+    with decode_attention(lm, cache):
         for column in range(shortest + 1, length):
             fill(column - 1, column)
     return {

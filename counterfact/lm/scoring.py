@@ -12,8 +12,7 @@ from counterfact.lm.edits.apply import Edit, EditStack
 from counterfact.lm.edits.edit import in_context
 from counterfact.lm.forward.blocks import embed, logits, run_blocks
 from counterfact.lm.forward.fused_activations import fused_activations
-from counterfact.lm.forward.layout import RaggedLayout
-from counterfact.lm.forward.rows import RaggedRows
+from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.model.loading import LM
 from counterfact.lm.planning.batch_plan import Plan, default_plan, in_halves
 
@@ -201,7 +200,7 @@ def _score_batch(
     layout = ragged.layout
     ids = torch.tensor([layout.flat([row.ids for row in batch])], device=lm.device)
     positions = torch.tensor([layout.counted()], device=lm.device)
-    states = run_blocks(lm, embed(lm, ids, positions), 0, lm.n_layers, positions=positions, ragged=ragged)[0]
+    states = run_blocks(lm, embed(lm, ids, positions), 0, lm.n_layers, positions=positions, rows=ragged)[0]
     place = {token: i for i, token in enumerate(ragged.asked_for.tolist())}
     where: dict[int, list[_Read]] = {token: [] for token in place}  # what is read at each token
     for row, start in zip(batch, layout.starts, strict=True):

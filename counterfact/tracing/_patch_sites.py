@@ -1,4 +1,4 @@
-"""What is restored, and where: spots of tokens, and groups of spots that are walked side by side."""
+"""What a causal trace restores, and where: patch sites, and groups of them that are walked side by side."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ class Restoration:
 
 
 @dataclass(frozen=True, eq=False)
-class Spot:
+class PatchSite:
     """Cells at one token of one prompt, in some of its corrupted runs."""
 
     base: Base
@@ -100,73 +100,75 @@ class Spot:
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
+class PatchGroup:
     """Spots one after the other with the same cells, as many positions in a row, and as many before them."""
 
-    spots: tuple[Spot, ...]
+    sites: tuple[PatchSite, ...]
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """Of each spot."""
-        return self.spots[0].cells
+        """Of each site."""
+        return self.sites[0].cells
 
     @property
     def rows(self) -> int:
-        """Corrupted runs of all spots."""
-        return sum(spot.rows for spot in self.spots)
+        """Corrupted runs of all sites."""
+        return sum(site.rows for site in self.sites)
 
     @property
     def suffix(self) -> int:
         """Positions of a row."""
-        return self.spots[0].suffix
+        return self.sites[0].suffix
 
     @property
     def first(self) -> int:
         """Positions before them."""
-        return self.spots[0].first
+        return self.sites[0].first
 
     def before(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return keys and values of a layer before the first position, (rows, heads, first, head width)."""
-        keys = [spot.before(spot.base.keys[layer]) for spot in self.spots]
-        return together(keys), together([spot.before(spot.base.values[layer]) for spot in self.spots])
+        keys = [site.before(site.base.keys[layer]) for site in self.sites]
+        return together(keys), together([site.before(site.base.values[layer]) for site in self.sites])
 
     def begin(self, cells: Sequence[Cell], layer: int, states: Tensor) -> None:
         """Write the states of cells that begin after a layer, (rows, cells, suffix, width)."""
-        states[:] = together([spot.corrupted(layer) for spot in self.spots])[:, None]
+        states[:] = together([site.corrupted(layer) for site in self.sites])[:, None]
         for place, cell in enumerate(cells):
-            states[:, place, 0] = together([spot.begin(cell.kind, layer) for spot in self.spots])
+            states[:, place, 0] = together([site.begin(cell.kind, layer) for site in self.sites])
 
     def held(self, cells: Sequence[Cell], layer: int) -> Tensor:
         """Return what the cells' module's output is held at, (rows, cells, width)."""
         found = {
-            kind: together([spot.at(spot.restorations[kind].holds[layer]) for spot in self.spots])
+            kind: together([site.at(site.restorations[kind].holds[layer]) for site in self.sites])
             for kind in {cell.kind for cell in cells}
         }
         return torch.stack([found[cell.kind] for cell in cells], 1)
 
 
-def spots_of(
+def patch_sites_of(
     base: Base, restorations: Mapping[Kind, Restoration], cells: Sequence[Cell], tokens: Sequence[int]
-) -> Iterator[Spot]:
-    """Yield the spots at some tokens: one for all cells, or two where some cells' states stay clean."""
+) -> Iterator[PatchSite]:
+    """Yield the sites at some tokens: one for all cells, or two where some cells' states stay clean."""
     every = slice(0, len(base.low))
     states = tuple(cell for cell in cells if cell.module is None)
     others = tuple(cell for cell in cells if cell.module is not None)
     for token in tokens:
-        apart = (states, others) if states and Spot(base, restorations, states, token, every).stays_clean else (cells,)
-        yield from (Spot(base, restorations, tuple(part), token, every) for part in apart if part)
+        apart = (
+            (states, others) if states and PatchSite(base, restorations, states, token, every).stays_clean else (cells,)
+        )
+        yield from (PatchSite(base, restorations, tuple(part), token, every) for part in apart if part)
 
 
-def groups_of(spots: Sequence[Spot]) -> list[Group]:
+def groups_of(sites: Sequence[PatchSite]) -> list[PatchGroup]:
     """Put neighbours together that have the same cells, and equally many positions before and from the first one on."""
-    return [Group(tuple(part)) for _, part in groupby(spots, lambda spot: (spot.first, spot.suffix, spot.cells))]
+    return [PatchGroup(tuple(part)) for _, part in groupby(sites, lambda site: (site.first, site.suffix, site.cells))]
 
 
-def batches(spots: Sequence[Spot], plan: Plan) -> Iterator[list[Spot]]:
-    """Share spots out over batches with as many positions as the plan has room for; a large spot is cut first."""
-    pieces = [piece for spot in spots for piece in _pieces(spot, plan)]
-    pieces.sort(key=lambda spot: (-spot.suffix, spot.first, spot.cells))
-    batch: list[Spot] = []
+def batches(sites: Sequence[PatchSite], plan: Plan) -> Iterator[list[PatchSite]]:
+    """Share sites out over batches with as many positions as the plan has room for; a large site is cut first."""
+    pieces = [piece for site in sites for piece in _pieces(site, plan)]
+    pieces.sort(key=lambda site: (-site.suffix, site.first, site.cells))
+    batch: list[PatchSite] = []
     used = 0
     for piece in pieces:
         size = piece.rows * piece.suffix * len(piece.cells)
@@ -179,10 +181,10 @@ def batches(spots: Sequence[Spot], plan: Plan) -> Iterator[list[Spot]]:
         yield batch
 
 
-def _pieces(spot: Spot, plan: Plan) -> Iterator[Spot]:
-    rows = max(1, plan.tokens_per_batch // (len(spot.cells) * spot.suffix))
-    for start in range(spot.samples.start, spot.samples.stop, rows):
-        yield replace(spot, samples=slice(start, min(start + rows, spot.samples.stop)))
+def _pieces(site: PatchSite, plan: Plan) -> Iterator[PatchSite]:
+    rows = max(1, plan.tokens_per_batch // (len(site.cells) * site.suffix))
+    for start in range(site.samples.start, site.samples.stop, rows):
+        yield replace(site, samples=slice(start, min(start + rows, site.samples.stop)))
 
 
 def together(parts: Sequence[Tensor]) -> Tensor:

@@ -18,7 +18,7 @@ from counterfact.core.prompts import fill
 from counterfact.core.records import Request
 from counterfact.core.texts import TextSource
 from counterfact.editing.requests import encode
-from counterfact.editing.value import Values, find_values
+from counterfact.editing.value_search import Values, find_values
 from counterfact.editors.finetune import lay_out, train
 from counterfact.editors.rome import rank_one
 from counterfact.lm.edits.apply import Edit

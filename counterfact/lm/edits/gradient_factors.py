@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from counterfact.lm.forward.blocks import embed, logits, run_blocks
+from counterfact.lm.forward.blocks import embed, logits, pad_right, run_blocks
 from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.loading import LM
 
@@ -38,16 +38,13 @@ class LabelledRows:
         >>> rows.ids.tolist(), rows.labelled.int().tolist()
         ([[5, 6, 7], [8, 9, 0]], [[1, 1, 0], [1, 0, 0]])
         """
-        longest = max(map(len, sequences))
-        ids = torch.zeros(len(sequences), longest, dtype=torch.long)
-        labelled = torch.zeros(len(sequences), longest, dtype=torch.bool)
+        ids, lengths = pad_right(sequences, device)
+        labelled = torch.zeros(ids.shape, dtype=torch.bool)
         for row, (sequence, count) in enumerate(zip(sequences, labels, strict=True)):
             if not 0 < count < len(sequence):
                 raise ValueError(f"expected 1 to {len(sequence) - 1} labels in {len(sequence)} tokens, got {count}")
-            ids[row, : len(sequence)] = torch.tensor(sequence)
             labelled[row, len(sequence) - count - 1 : len(sequence) - 1] = True
-        lengths = torch.tensor([len(sequence) for sequence in sequences])
-        return cls(ids.to(device), labelled.to(device), lengths.to(device))
+        return cls(ids, labelled.to(device), lengths)
 
     @property
     def real(self) -> Tensor:
@@ -57,7 +54,7 @@ class LabelledRows:
 
 @dataclass(frozen=True)
 class Factors:
-    """Of several projections, in one order."""
+    """Factors of the gradients of several projections, in one order."""
 
     inputs: tuple[Tensor, ...]
     """x, (rows, tokens, d_in), a projection each."""

@@ -1,19 +1,30 @@
-"""Run part of a model: from tokens to states, from one layer to another, from states to logits.
+"""Run part of a model: from tokens to states, from one block to another, from states to logits.
 
-The parts are the model's own modules, so hooks act here as in a whole forward pass. Keys and values of earlier
-tokens are kept by objects of ours: constant, only recorded, or growing (`lm.growing`).
+The parts are the model's own modules, so hooks act here as in a whole forward pass. What differs between a batch of
+rows in a rectangle, rows one after the other, rows after a constant prefix, and texts that grow, is attention alone: a
+function of ours then stands in its place, between the model's own projections (`forward.attention`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from transformers import AttentionInterface
 
-from counterfact.lm.forward.attention import ragged_attention
-from counterfact.lm.forward.rows import RaggedRows
-from counterfact.lm.model.hooks import find_module, first, hooked, only
+from counterfact.lm.forward.attention import attend, attend_newest
+from counterfact.lm.forward.decode_cache import DecodeCache
+from counterfact.lm.forward.ragged import RaggedRows
+from counterfact.lm.model.hooks import find_module, first, hooked, only, shadowed
 from counterfact.lm.model.loading import LM
+
+Attend = Callable[[Any, Tensor, Tensor, Tensor, float], Tensor]
+"""The attention module, queries (rows, heads, tokens, head width), keys and values (of fewer heads, perhaps, each for
+several of the queries'), and the scaling of scores -> (rows, tokens, heads, head width)."""
+KERNEL = "attend_by"
+"""The name under which the `transformers` library knows attention by a function of ours."""
 
 
 class Cache(Protocol):
@@ -26,42 +37,24 @@ class Cache(Protocol):
         """Return how many earlier tokens a layer has."""
 
 
-class ConstantPrefix:
-    """Earlier tokens that never change and are never added to, as in an optimisation over a suffix.
+def pad_right(rows: Sequence[Sequence[int]], device: torch.device, length: int | None = None) -> tuple[Tensor, Tensor]:
+    """Lay rows of token ids out as a rectangle.
 
     Args:
-        keys, values: by layer, (rows, heads, tokens, head width). Rows of unequal length are padded, on either side,
-            and masked by the caller (`causal_mask`).
+        rows: ids.
+        device: where the tensors shall be.
+        length: tokens of a padded row; by default those of the longest.
+
+    Returns:
+        ids (rows, length), padded on the right with 0, and how many tokens each row has, (rows,).
+
+    >>> pad_right([[5, 6], [7]], torch.device("cpu"))
+    (tensor([[5, 6],
+            [7, 0]]), tensor([2, 1]))
     """
-
-    def __init__(self, keys: Mapping[int, Tensor], values: Mapping[int, Tensor]) -> None:
-        self.keys = keys
-        self.values = values
-
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Return prefix and new tokens, side by side."""
-        return torch.cat([self.keys[layer_idx], key], dim=2), torch.cat([self.values[layer_idx], value], dim=2)
-
-    def length(self, layer: int) -> int:
-        """Return the prefix's width."""
-        return self.keys[layer].shape[2] if layer in self.keys else 0
-
-
-class Recorder:
-    """Keeps the keys and values of one pass, by layer; the pass itself has no earlier tokens."""
-
-    def __init__(self) -> None:
-        self.keys: dict[int, Tensor] = {}
-        self.values: dict[int, Tensor] = {}
-
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Keep the tensors and hand them back."""
-        self.keys[layer_idx], self.values[layer_idx] = key, value
-        return key, value
-
-    def length(self, layer: int) -> int:  # noqa: ARG002
-        """Return 0."""
-        return 0
+    length = max(map(len, rows)) if length is None else length
+    ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows])
+    return ids.to(device), torch.tensor([len(row) for row in rows]).to(device)
 
 
 def embed(lm: LM, ids: Tensor, positions: Tensor | None = None) -> Tensor:
@@ -88,23 +81,28 @@ def run_blocks(
     stop: int,
     *,
     positions: Tensor | None = None,
-    mask: Tensor | None = None,
     cache: Cache | None = None,
-    ragged: RaggedRows | None = None,
+    rows: RaggedRows | None = None,
 ) -> Tensor:
     """Run blocks `start` to `stop - 1` on the states before `start`; return the states before `stop`.
 
     Args:
-        hidden: (rows, tokens, width).
-        positions: (rows, tokens) or (tokens,); by default they go on after the cache's tokens.
-        mask: added to the attention scores, (rows or 1, 1, tokens, earlier + tokens); by default each token sees all
-            earlier ones and itself, which is right for rows padded on the right.
-        cache: keys and values of earlier tokens; layers are counted from the model's first.
-        ragged: the rows, where they are laid one after the other, (1, tokens, width); `positions` are needed then, (1,
-            tokens), `mask` is not used, and of `cache` only a `Recorder`. A `tail` is for the last block alone.
+        lm: the model.
+        hidden: (rows, tokens, width), each token seeing the ones before it and itself, which suits rows padded on the
+            right; or, with `rows`, (1, tokens of all rows, width).
+        start: the first block to run, from 0.
+        stop: the block before which to stop.
+        positions: (rows, tokens) or (tokens,); by default they go on after the cache's tokens. With `rows` they must be
+            given, (1, tokens).
+        cache: is given each block's new keys and values: a `KVRecorder`, or the `DecodeCache` of a rectangle.
+        rows: the rows, where they stand one after the other, and their prefix. If they have a `tail`, the last block's
+            states are returned for the tail alone.
+
+    Raises:
+        ValueError: positions are missing.
     """
-    if ragged is not None:
-        return _run_ragged(lm, hidden, start, stop, positions, cache, ragged)
+    if rows is not None:
+        return _run_ragged(lm, hidden, start, stop, positions, cache, rows)
     tokens = hidden.shape[1]
     past = cache.length(start) if cache is not None else 0
     if positions is None:
@@ -112,9 +110,9 @@ def run_blocks(
     if positions.dim() == 1:
         # One row of positions for all: GPT-J copies its whole table once per row of positions.
         positions = positions[None]
-    if mask is None and tokens > 1 and (past or lm.layout.attention_kernel == "eager"):
-        mask = causal_mask(lm, tokens, past)
-    return _call_blocks(lm, hidden, range(start, stop), positions, cache, mask)
+    needs_mask = tokens > 1 and (past or lm.layout.attention_kernel == "eager")
+    mask = _causal_mask(lm, tokens, past) if needs_mask else None
+    return call_blocks(lm, hidden, range(start, stop), positions, cache, mask)
 
 
 def _run_ragged(
@@ -130,26 +128,49 @@ def _run_ragged(
     if positions is None:
         raise ValueError("rows of unequal length need positions")
     whole = stop if rows.tail is None else stop - 1
-    with ragged_attention(lm, rows.whole):
-        hidden = _call_blocks(lm, hidden, range(start, whole), positions, cache, None)
+    with attend_by(lm, partial(attend, rows.whole)):
+        hidden = call_blocks(lm, hidden, range(start, whole), positions, cache)
     if rows.tail is None:
         return hidden
     # What attention and MLP would write to other tokens is not computed.
     patches = [patch for name in (lm.layout.out_proj, lm.layout.mlp) for patch in only(name(whole), rows.asked_for)]
-    with ragged_attention(lm, rows), hooked(lm.model, *patches):
-        hidden = _call_blocks(lm, hidden, range(whole, stop), positions, cache, None)
+    with attend_by(lm, partial(attend, rows)), hooked(lm.model, *patches):
+        hidden = call_blocks(lm, hidden, range(whole, stop), positions, cache)
     return hidden[:, rows.asked_for]
 
 
-def _call_blocks(
-    lm: LM, hidden: Tensor, layers: range, positions: Tensor, cache: Cache | None, mask: Tensor | None
+def call_blocks(
+    lm: LM,
+    hidden: Tensor,
+    layers: Sequence[int],
+    positions: Tensor,
+    cache: Cache | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
+    """Call the model's blocks one after the other, with whatever attention is in place.
+
+    Args:
+        lm: the model.
+        hidden: states before the first of them, (rows, tokens, width).
+        layers: which blocks.
+        positions: (rows or 1, tokens).
+        cache: is given each block's new keys and values.
+        mask: added to the attention scores, (rows or 1, 1, tokens, tokens seen); not used by attention of ours.
+    """
     extra: dict[str, Any] = {lm.layout.cache_keyword: cache, "position_ids": positions, "attention_mask": mask}
     if lm.layout.rotary is not None:
         extra["position_embeddings"] = find_module(lm.model, lm.layout.rotary)(hidden, position_ids=positions)
     for layer in layers:
         hidden = first(find_module(lm.model, lm.layout.block(layer))(hidden, **extra))
     return hidden
+
+
+def _causal_mask(lm: LM, tokens: int, past: int) -> Tensor:
+    """Return what to add to attention scores, (1, 1, tokens, past + tokens), in the model's dtype."""
+    hidden = torch.ones(tokens, past + tokens, dtype=torch.bool, device=lm.device).triu(past + 1)
+    return torch.zeros(hidden.shape, dtype=lm.dtype, device=lm.device).masked_fill(hidden, torch.finfo(lm.dtype).min)[
+        None, None
+    ]
 
 
 def logits(lm: LM, hidden: Tensor) -> Tensor:
@@ -169,21 +190,45 @@ def head(lm: LM, normed: Tensor) -> Tensor:
     return result
 
 
-def causal_mask(lm: LM, tokens: int, past: int = 0, past_valid: Tensor | None = None) -> Tensor:
-    """Return a mask to add to attention scores: 0 where a token may look, the dtype's lowest number elsewhere.
+@contextmanager
+def attend_by(lm: LM, attend: Attend) -> Iterator[None]:
+    """Let all attentions of the model be computed by `attend` within the block."""
+    method = lm.layout.attention_method
+    with ExitStack() as stack:
+        for layer in range(lm.n_layers):
+            module = find_module(lm.model, lm.layout.attention(layer))
+            own = attend if method is None else partial(_by_method, module, attend)
+            stack.enter_context(shadowed(module, method or KERNEL, own))
+        if method is None:
+            lm.model.set_attn_implementation(KERNEL)
+            stack.callback(lm.model.set_attn_implementation, lm.layout.attention_kernel)
+        yield
 
-    Args:
-        tokens: how many new tokens a row has.
-        past: how many earlier columns the cache has; all are seen, but for `past_valid`.
-        past_valid: (rows, past), false where a row's earlier column is padding.
 
-    Returns:
-        (rows or 1, 1, tokens, past + tokens), in the model's dtype.
+def _by_method(module: Any, attend: Attend, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, None]:
+    """As families call it that have a method of their own instead of the library's interface."""
+    return attend(module, query, key, value, 1 / float(module.scale_attn)).transpose(1, 2), None
+
+
+def _by_interface(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, scaling: float, **_: Any
+) -> tuple[Tensor, None]:
+    """As the library's interface calls it."""
+    attend: Attend = vars(module)[KERNEL]
+    return attend(module, query, key, value, scaling), None
+
+
+@contextmanager
+def decode_attention(lm: LM, cache: DecodeCache) -> Iterator[None]:
+    """Let each block attend from one new token a row to all that a decode cache holds, within the block.
+
+    On a processor by `attend_newest`; elsewhere nothing is changed. Longer passes are not possible within the block.
     """
-    device = lm.device
-    seen = torch.ones(tokens, past + tokens, dtype=torch.bool, device=device).tril(past)[None, None]
-    if past_valid is not None:
-        rest = past_valid.new_ones(past_valid.shape[0], tokens)
-        seen = seen & torch.cat([past_valid, rest], dim=1)[:, None, None]
-    # The lowest number and not -inf: a padding token that may see nothing must not become NaN.
-    return torch.zeros(seen.shape, dtype=lm.dtype, device=device).masked_fill(~seen, torch.finfo(lm.dtype).min)
+    if lm.device.type != "cpu":
+        yield
+        return
+    with attend_by(lm, partial(attend_newest, cache)):
+        yield
+
+
+AttentionInterface.register(KERNEL, _by_interface)

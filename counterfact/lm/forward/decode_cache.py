@@ -1,21 +1,15 @@
-"""Texts that grow token by token: keys and values of what they have, and the attention of the newest token."""
+"""A decode cache: keys and values of texts that grow token by token."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from counterfact.lm.forward.attention_override import attend_by
-from counterfact.lm.model.loading import LM
-
 STEP = 16
 """Tokens by which the room of a text grows on a processor."""
 
 
-class GrowingCache:
+class DecodeCache:
     """Keys and values of up to `length` tokens of `rows` rows, filled from the left.
 
     A processor reads ahead in what lies side by side, and loses its way where unused room lies between the rows: one
@@ -33,7 +27,7 @@ class GrowingCache:
         self._spare: list[Tensor] = []
         self._filled: dict[int, int] = {}
 
-    def begin(self, rows: int) -> "GrowingCache":
+    def begin(self, rows: int) -> "DecodeCache":
         """Forget all tokens; the next batch has `rows` rows."""
         if rows != self.rows:
             # Half a batch that was out of memory must not find the memory taken by what was made for the whole.
@@ -94,29 +88,3 @@ class _Table:
         if filled:
             self.tokens[:, :, :filled] = before[:, :, :filled]
         self.tokens[:, :, filled:] = 0
-
-
-@contextmanager
-def newest_token_attention(lm: LM, cache: GrowingCache) -> Iterator[None]:
-    """Let each block attend from one new token a row to all that the cache holds, within the block.
-
-    On a processor by plain products, which are faster there than the library's kernel, made for long rows; elsewhere
-    nothing is changed. Longer passes are not possible within the block.
-    """
-    if lm.device.type != "cpu":
-        yield
-        return
-    with attend_by(lm, partial(_attend, cache)):
-        yield
-
-
-def _attend(cache: GrowingCache, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    """(rows, heads, 1, head width) to (rows, 1, heads, head width); the softmax in float32 or wider."""
-    keys, values = cache.whole(module.layer_idx)
-    rows, heads, _, width = query.shape
-    # Queries that share a key's head stand side by side.
-    shared = query.reshape(rows, key.shape[1], -1, width)
-    scores = torch.matmul(shared, keys.transpose(2, 3))
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).mul_(scaling)
-    scores[..., cache.length(module.layer_idx) :] = -torch.inf
-    return torch.matmul(scores.softmax(-1).to(value.dtype), values).view(rows, 1, heads, width)

@@ -5,17 +5,17 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers.activations import GELUActivation, GELUTanh, NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
+from counterfact.lm.forward.operators import multiply_packed
 from counterfact.lm.forward.packed_products import packed_products, packed_weight, packs_products
 from counterfact.lm.model.hooks import find_module, shadowed
 from counterfact.lm.model.loading import LM
 
 ALGORITHMS: dict[type[nn.Module], str] = {GELUActivation: "none", GELUTanh: "tanh", NewGELUActivation: "tanh"}
-"""What oneDNN calls each of them."""
+"""Activations that can be fused, by the name of their approximation."""
 
 
 @contextmanager
@@ -58,8 +58,7 @@ class _Fusion:
         if not self.done:
             return plain(states)
         bias, algorithm = None if fc_in.bias is None else fc_in.bias.detach(), ALGORITHMS[type(gelu)]
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(states, packed_weight(fc_in), bias, "gelu", [], algorithm)
-        return result
+        return multiply_packed(states, packed_weight(fc_in), bias, algorithm)
 
     def activation(self, plain: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
         done, self.done = self.done, False

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from counterfact.lm.forward.operators import multiply_packed, pack_weight, packed_linear
 from counterfact.lm.model.hooks import shadowed
 from counterfact.lm.model.loading import LM
 
@@ -40,7 +41,8 @@ def packed_products(lm: LM) -> Iterator[None]:
 def packs_products(lm: LM) -> bool:
     """Return whether a model's products can be packed: on a processor, in single precision, oneDNN not switched off."""
     mkldnn: Any = torch.backends.mkldnn
-    return lm.device.type == "cpu" and lm.dtype == torch.float32 and mkldnn.is_available() and bool(mkldnn.enabled)
+    can = lm.device.type == "cpu" and lm.dtype == torch.float32 and mkldnn.is_available() and bool(mkldnn.enabled)
+    return can and packed_linear.works
 
 
 @dataclass
@@ -79,8 +81,7 @@ def _by_output(module: Any) -> Tensor:
 def _pack(weight: Tensor) -> Tensor:
     # Made outside of inference mode even where a block of it is open, so that autograd may keep it.
     with torch.inference_mode(False):
-        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
-    return packed
+        return pack_weight(weight)
 
 
 def _forward(module: Any, states: Tensor) -> Tensor:
@@ -90,13 +91,11 @@ def _forward(module: Any, states: Tensor) -> Tensor:
     if torch.is_grad_enabled() and states.requires_grad:
         result = _Product.apply(states, module)  # type: ignore[no-untyped-call]
         return result
-    return _multiply(states, _packing_of(module).forward, module.bias)
+    return multiply_packed(states, _packing_of(module).forward, _bias(module))
 
 
-def _multiply(states: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-    bias = None if bias is None else bias.detach()
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(states, packed, bias, "none", [], "")
-    return result
+def _bias(module: Any) -> Tensor | None:
+    return None if module.bias is None else module.bias.detach()
 
 
 class _Product(torch.autograd.Function):
@@ -105,11 +104,11 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, module: Any) -> Tensor:
         ctx.module = module
-        return _multiply(states, _packing_of(module).forward, module.bias)
+        return multiply_packed(states, _packing_of(module).forward, _bias(module))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         packing = _packing_of(ctx.module)
         if packing.backward is None:
             packing.backward = _pack(_by_output(ctx.module).T)
-        return _multiply(gradients[0].contiguous(), packing.backward, None), None
+        return multiply_packed(gradients[0].contiguous(), packing.backward, None), None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from counterfact.lm.forward.blocks import embed, run_blocks
+from counterfact.lm.forward.blocks import embed, pad_right, run_blocks
 from counterfact.lm.model.hooks import Site, hooked
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.sites import weight_shape
@@ -39,7 +39,7 @@ class Batch:
     @property
     def table(self) -> Tensor:
         """(rows, width) ids."""
-        return torch.tensor([[*row.ids, *[0] * (self.width - len(row.ids))] for row in self.rows], device=self.device)
+        return pad_right([row.ids for row in self.rows], self.device)[0]
 
     @cached_property
     def halves(self) -> list[tuple[int, list[int], Tensor]]:

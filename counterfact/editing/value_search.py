@@ -1,83 +1,67 @@
-"""The search for v*, the value that makes a model say a new object; many records at once.
+r"""The search for v*, the value that makes a model say a new object; many records at once.
 
 Meng, Bau, Andonian, Belinkov. Locating and Editing Factual Associations in GPT. NeurIPS 2022, section 3.1, eq. 4.
 https://arxiv.org/abs/2202.05262
+
+The output layer has no graph over the vocabulary. For a position whose next token $o$ counts with weight $w$, and one
+whose distribution is held to $P_0$ with factor λ,
+
+$$\frac{\partial}{\partial z}\left(-w \ln P(o)\right) = w\,(P - e_o), \qquad
+  \frac{\partial}{\partial z}\,\lambda D_{KL}(P \,\|\, P_0) = \lambda\, P \odot \left(\ln P - \ln P_0 - D_{KL}\right),$$
+
+so logits are needed a few positions at a time, and are overwritten by their gradient.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from counterfact.editing.adam import Adam
-from counterfact.editing.late import LateLook
-from counterfact.editing.output import Reads, read_out
 from counterfact.editing.requests import Encoded
-from counterfact.editing.split import split_rows
-from counterfact.editing.upper import Upper
-from counterfact.lm.forward.blocks import final_norm
+from counterfact.editing.suffixes import Suffixes, split_rows
+from counterfact.editing.values import SearchSettings, Values
+from counterfact.lm.forward.blocks import final_norm, head
 from counterfact.lm.forward.packed_products import packed_products
 from counterfact.lm.model.loading import LM
+from counterfact.lm.planning.memory import SEARCH_LOGITS
 
 COMPACT_AT = 0.8
 """Finished records are dropped from the batch when at most this fraction is still open."""
 
 
-class SearchSettings(Protocol):
-    """What the search reads of an editor's settings."""
-
-    @property
-    def layer(self) -> int: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def kl_factor(self) -> float: ...
-    @property
-    def clamp_norm_factor(self) -> float: ...
-    @property
-    def stop_loss(self) -> float: ...
-
-
 @dataclass(frozen=True)
-class Values:
-    """Keys and values of a batch of records, in float32 (float64 for a float64 model)."""
+class Reads:
+    """Positions that a loss reads: first those whose next token is scored, then one for each record that is held."""
 
-    bare_key: Tensor
-    """k_0, the edited module's input at the subject of the bare prompt, (records, d_in)."""
-    mean_key: Tensor
-    """k_bar, its mean over the context templates, (records, d_in)."""
-    bare_output: Tensor
-    """v_0, the module's output at the subject of the bare prompt, (records, width)."""
-    mean_output: Tensor
-    """Its mean over the context templates, (records, width)."""
-    delta: Tensor
-    """v* - v_0, (records, width)."""
-    trace: Tensor
-    """Loss, NLL, KL and weight-decay term at each forward pass, (records, steps, 4), nats; NaN after the last."""
-    passes: Tensor
-    """Forward passes, (records,), int64."""
+    places: Tensor
+    """Places among the tokens that are run last, (scored + records,)."""
+    records: Tensor
+    """The record of each place, (scored + records,)."""
+    labels: Tensor
+    """Next tokens, (scored,)."""
+    weights: Tensor
+    """Weights of their nats, (scored,); a record's add up to 1."""
+    held: Tensor | None = None
+    """Log-probabilities that each held position began with, (records, vocabulary); `None` on the first pass."""
 
-    def at(self, record: int) -> "Values":
-        """One record, without the first dimension."""
-        return Values(**{field.name: getattr(self, field.name)[record] for field in fields(self)})
 
-    @property
-    def loss(self) -> Tensor:
-        """The loss of the returned delta."""
-        return self.trace[..., 0].gather(-1, self.passes[..., None] - 1)[..., 0]
+class Loss(NamedTuple):
+    """The two terms that depend on the output layer, in nats."""
+
+    nll: Tensor
+    """Mean over a record's rows and target tokens, (records,)."""
+    kl: Tensor
+    """Divergence without its factor, (records,)."""
 
 
 @dataclass(frozen=True)
 class Problem:
     """What the search runs on."""
 
-    upper: Upper
+    suffixes: Suffixes
     value_norm: Tensor
     """||v_0||, (records,)."""
     targets: tuple[tuple[int, ...], ...]
@@ -86,23 +70,23 @@ class Problem:
     """Where its loss is read."""
 
     @classmethod
-    def of(cls, upper: Upper, value_norm: Tensor, targets: Sequence[tuple[int, ...]]) -> "Problem":
+    def of(cls, suffixes: Suffixes, value_norm: Tensor, targets: Sequence[tuple[int, ...]]) -> "Problem":
         """Find out where the losses are read: at the last tokens of each row but its record's last, and there."""
-        return cls(upper, value_norm, tuple(targets), _reads(upper, targets, value_norm))
+        return cls(suffixes, value_norm, tuple(targets), _reads(suffixes, targets, value_norm))
 
-    def keep(self, records: Sequence[bool]) -> "Problem":
+    def keep(self, lm: LM, records: Sequence[bool]) -> "Problem":
         """Go on with these records only."""
         rest = torch.tensor([i for i, keep in enumerate(records) if keep], device=self.value_norm.device)
         targets = [self.targets[i] for i in rest.tolist()]
-        upper = self.upper.keep(records, max(map(len, targets)))
-        problem = Problem.of(upper, self.value_norm[rest], targets)
+        suffixes = self.suffixes.keep(lm, records, max(map(len, targets)))
+        problem = Problem.of(suffixes, self.value_norm[rest], targets)
         held = None if self.reads.held is None else self.reads.held[rest]
         return replace(problem, reads=replace(problem.reads, held=held))
 
 
-def _reads(upper: Upper, targets: Sequence[tuple[int, ...]], like: Tensor) -> Reads:
-    layout, each = upper.layout, upper.each
-    place = {token: i for i, token in enumerate(upper.rows.asked_for.tolist())}
+def _reads(suffixes: Suffixes, targets: Sequence[tuple[int, ...]], like: Tensor) -> Reads:
+    layout, each = suffixes.layout, suffixes.each
+    place = {token: i for i, token in enumerate(suffixes.rows.asked_for.tolist())}
     places: list[int] = []
     records: list[int] = []
     labels: list[int] = []
@@ -147,10 +131,10 @@ def find_values(lm: LM, batch: Sequence[Encoded], settings: SearchSettings) -> V
     each = len(batch[0].rows)
     with packed_products(lm):
         rows = [row for item in batch for row in item.rows]
-        at, upper = split_rows(lm, rows, each, settings.layer, max(len(item.target) for item in batch))
+        at, suffixes = split_rows(lm, rows, each, settings.layer, max(len(item.target) for item in batch))
         # All rows of a record but the last, which is only held still: (records, templates, d_in or width).
         keys, outputs = (states.to(dtype).view(count, each, -1)[:, :-1] for states in (at.keys, at.outputs))
-        problem = Problem.of(upper, outputs[:, 0].norm(dim=1), [item.target for item in batch])
+        problem = Problem.of(suffixes, outputs[:, 0].norm(dim=1), [item.target for item in batch])
         delta, trace, passes = search(lm, problem, settings)
     return Values(keys[:, 0], keys.mean(1), outputs[:, 0], outputs.mean(1), delta, trace, passes)
 
@@ -164,7 +148,7 @@ def search(lm: LM, problem: Problem, settings: SearchSettings) -> tuple[Tensor, 
     alive = torch.arange(count, device=found.device)  # records still in the batch
     is_open = torch.ones_like(alive, dtype=torch.bool)  # of these, the ones whose search goes on
     delta = torch.zeros_like(found)
-    adam, late = Adam(delta, settings.learning_rate), LateLook(delta.device)
+    adam = Adam(delta, settings.learning_rate)
     for step in range(settings.steps):
         last = step == settings.steps - 1
         now, gradient, problem = objective(lm, problem, delta, settings, gradient=not last)
@@ -173,16 +157,15 @@ def search(lm: LM, problem: Problem, settings: SearchSettings) -> tuple[Tensor, 
         ends = is_open if last else is_open & ~(now[:, 0] >= settings.stop_loss)  # NaN ends too
         found[alive] = torch.where(ends[:, None], delta, found[alive])
         is_open = is_open & ~ends
-        still = late.look(is_open)
-        if gradient is None or (still is not None and not any(still)):
+        still: list[bool] = is_open.tolist()
+        if gradient is None or not any(still):
             break
         adam.step_(delta, gradient)
         delta *= (settings.clamp_norm_factor * problem.value_norm / delta.norm(dim=1)).clamp(max=1)[:, None]
-        if still is not None and sum(still) <= COMPACT_AT * len(still):
+        if sum(still) <= COMPACT_AT * len(still):
             rest = torch.tensor([i for i, keep in enumerate(still) if keep], device=alive.device)
-            problem, alive, is_open, delta = problem.keep(still), alive[rest], is_open[rest], delta[rest]
+            problem, alive, is_open, delta = problem.keep(lm, still), alive[rest], is_open[rest], delta[rest]
             adam.keep(rest)
-            late.forget()
     return found, trace, passes
 
 
@@ -197,7 +180,7 @@ def objective(
     """
     variable = delta.detach().requires_grad_(gradient)
     with torch.set_grad_enabled(gradient):
-        hidden = problem.upper.run(lm, variable)
+        hidden = problem.suffixes.run(lm, variable)
         normed = final_norm(lm, hidden[0, problem.reads.places])
     losses, slopes, reads = read_out(lm, normed, problem.reads, settings.kl_factor, gradient=gradient)
     norm = delta.norm(dim=1)
@@ -209,3 +192,60 @@ def objective(
     (slope,) = torch.autograd.grad(normed, variable, slopes)
     slope += torch.where(norm > 0, scale / norm, 0)[:, None] * delta  # at 0 the norm's subgradient is 0
     return now, slope, replace(problem, reads=reads)
+
+
+def read_out(
+    lm: LM, normed: Tensor, reads: Reads, kl_factor: float, *, gradient: bool
+) -> tuple[Loss, Tensor | None, Reads]:
+    """Compute losses, and the gradient of their sum over records, nll + kl_factor kl.
+
+    Args:
+        lm: the model.
+        normed: states after the last norm at `reads.places`, (scored + records, width); no graph is made.
+        reads: what is read there.
+        kl_factor: λ.
+        gradient: whether it is asked for.
+
+    Returns:
+        Losses; the gradient by `normed`, of its shape, or `None`; and the reads with `held` filled in.
+    """
+    scored = len(reads.labels)
+    count = len(reads.places) - scored
+    nll = reads.weights.new_zeros(count)
+    kl = torch.zeros_like(nll)
+    first = reads.held is None
+    held = nll.new_empty(count, lm.vocabulary) if reads.held is None else reads.held
+    slopes = torch.empty_like(normed) if gradient else None
+    size = max(1, SEARCH_LOGITS.get(lm.device.type, SEARCH_LOGITS["cpu"]) // lm.vocabulary)
+    for start in range(0, len(normed), size):
+        stop = min(start + size, len(normed))
+        cut = min(max(scored - start, 0), stop - start)  # positions before it are scored, the others held
+        leaf = normed[start:stop].detach().requires_grad_(gradient)
+        with torch.set_grad_enabled(gradient):
+            scores = head(lm, leaf)
+        with torch.no_grad():
+            z = scores.detach().to(nll.dtype)
+            z -= z.logsumexp(1, keepdim=True)
+            if cut:
+                part = slice(start, start + cut)
+                labels, weights = reads.labels[part, None], reads.weights[part]
+                nll.index_add_(0, reads.records[part], -weights * z[:cut].gather(1, labels)[:, 0])
+                if gradient:
+                    z[:cut].exp_().scatter_add_(1, labels, -torch.ones_like(weights)[:, None]).mul_(weights[:, None])
+            if cut < stop - start:
+                mine = slice(max(start, scored) - scored, stop - scored)
+                if first:
+                    held[mine] = z[cut:]
+                kl[mine], slope = _divergence(z[cut:], held[mine])
+                if gradient:
+                    z[cut:] = kl_factor * slope
+            if slopes is not None:
+                (slopes[start:stop],) = torch.autograd.grad(scores, leaf, z.to(scores.dtype))
+    return Loss(nll, kl), slopes, replace(reads, held=held)
+
+
+def _divergence(log_p: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(P || P_0) of each row, and its gradient by the logits."""
+    p, change = log_p.exp(), log_p - before
+    divergence = (p * change).sum(1)
+    return divergence, p * (change - divergence[:, None])
