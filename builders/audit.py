@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from counterfact.core.prompts import fill
-from counterfact.core.records import CounterFactRecord
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 
 from .seams import bad_seams, joined, normal
 

@@ -6,8 +6,8 @@ from html import escape
 from random import Random
 
 from counterfact.core.prompts import fill
-from counterfact.core.records import CounterFactRecord
 from counterfact.core.seeds import derive_seed
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 
 from .audit import KINDS, Audit
 

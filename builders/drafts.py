@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from counterfact.core.prompts import fill
-from counterfact.core.records import CounterFactRecord, Entity, RequestedRewrite
 from counterfact.core.settings import Settings
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord, Entity, RequestedRewrite
 
 from .pararel import FactTuple
 from .sampling import Drawn

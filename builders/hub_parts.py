@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from counterfact.core.datasets import load_dataset
+from counterfact.contracts.datasets import load_dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json, hash_file, hash_json, read_json, read_jsonl
 from counterfact.core.places import data_folder
-from counterfact.core.records import BadRecord, Kind
+from counterfact.core.records import BadRecord
 
 from .articles import LocalArticles
 from .output import BUILD_FILE
@@ -34,7 +34,7 @@ class Part:
 
     config: str
     split: str
-    kind: Kind | None
+    kind: str | None
     """None for reference texts."""
     rows: tuple[dict[str, Any], ...]
     """As the folder's file holds them, in its order."""
@@ -118,7 +118,7 @@ def _read(argument: str) -> list[Part]:
     return parts
 
 
-def _config_of(kind: Kind, build: Mapping[str, Any]) -> str:
+def _config_of(kind: str, build: Mapping[str, Any]) -> str:
     """A CounterFact in which the edited fact stands before neighborhood prompts has a name of its own."""
     context = (build.get("settings") or {}).get("neighborhood_context") or "none"
     return kind if context == "none" else f"{kind}_plus"
@@ -131,7 +131,7 @@ def _licence_of_articles(articles: Mapping[str, Any]) -> str:
     return "cc-by-4.0" if articles.get("files") == ours["files"] else "unknown"
 
 
-def _licence_of_records(kind: Kind, build: Mapping[str, Any]) -> tuple[str, str]:
+def _licence_of_records(kind: str, build: Mapping[str, Any]) -> tuple[str, str]:
     """Return the licence of a configuration of records, and what else is in its rows."""
     sources = build.get("sources") or {}
     if kind == "zsre":

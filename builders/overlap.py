@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from counterfact.core.files import read_jsonl
 from counterfact.core.prompts import fill
-from counterfact.core.records import CounterFactRecord
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 
 Things = Callable[[CounterFactRecord], Iterable[object]]
 Triple = tuple[str | None, str, str]

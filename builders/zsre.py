@@ -14,7 +14,8 @@ from typing import Any
 
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_file, hash_json, read_json, read_jsonl
-from counterfact.core.records import BadRecord, parse_record
+from counterfact.core.records import BadRecord
+from counterfact.evaluation.benchmarks.zsre import ZSRE
 
 from .counterfact import BuildReport
 from .output import content_hash, environment, finished_build, work_folder, write_build
@@ -103,7 +104,7 @@ def convert(entry: object, place: int) -> dict[str, Any] | BadRecord:
         record["loc_ans"] = record["loc_ans"][0]
     if isinstance(record["answers"], list):
         record["answers"] = [answer for answer in record["answers"] if not isinstance(answer, str) or answer.strip()]
-    parsed = parse_record("zsre", record, place)
+    parsed = ZSRE.read(record, place)
     return parsed if isinstance(parsed, BadRecord) else record
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from counterfact.contracts.editors import EDITORS, Resources, edit_singly
-from counterfact.core.records import CounterFactRecord
 from counterfact.core.seeds import derive_seed
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from counterfact.lm.edits.apply import Edit
 from counterfact.lm.forward.packed_products import packed_products, packs_products
 from counterfact.lm.generation import Generation, generate

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from counterfact.core.records import CounterFactRecord, Request
+from counterfact.core.records import Request
 from counterfact.editors.rome import RomeSettings
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.loading import LM
 

@@ -30,9 +30,9 @@ def audit(
     from counterfact.builders.audit import KINDS  # noqa: PLC0415
     from counterfact.builders.audit import audit as look_through  # noqa: PLC0415
     from counterfact.builders.audit_page import audit_page  # noqa: PLC0415
-    from counterfact.core.datasets import load_dataset  # noqa: PLC0415
+    from counterfact.contracts.datasets import load_dataset  # noqa: PLC0415
     from counterfact.core.files import canonical_json, write_atomic  # noqa: PLC0415
-    from counterfact.core.records import CounterFactRecord  # noqa: PLC0415
+    from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord  # noqa: PLC0415
 
     data = load_dataset(dataset, limit)
     records = [record for record in data.records if isinstance(record, CounterFactRecord)]

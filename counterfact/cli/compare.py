@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections import Counter
 
     from counterfact.builders.overlap import Shared
-    from counterfact.core.datasets import Dataset
-    from counterfact.core.records import CounterFactRecord
+    from counterfact.contracts.datasets import Dataset
+    from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 
 OURS = "datasets/counterfact"
 
@@ -75,8 +75,8 @@ def _data_sets(first: str, second: str, *, as_json: bool) -> None:
 
 
 def _open(name: str) -> "tuple[Dataset, list[CounterFactRecord]]":
-    from counterfact.core.datasets import load_dataset  # noqa: PLC0415
-    from counterfact.core.records import CounterFactRecord  # noqa: PLC0415
+    from counterfact.contracts.datasets import load_dataset  # noqa: PLC0415
+    from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord  # noqa: PLC0415
 
     if (Path(name) / "run.json").is_file():
         raise BadInput(f"{name} is a run, not a data set; to compare runs, say with which: --baseline RUN")

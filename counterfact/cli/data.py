@@ -26,8 +26,9 @@ def stats(
     """
     from counterfact.builders.statistics import PAPER_TABLE_2, stats_json, table_2  # noqa: PLC0415
     from counterfact.cli._counts import statistics_table  # noqa: PLC0415
-    from counterfact.core.datasets import load_dataset  # noqa: PLC0415
-    from counterfact.core.records import BadRecord, CounterFactRecord  # noqa: PLC0415
+    from counterfact.contracts.datasets import load_dataset  # noqa: PLC0415
+    from counterfact.core.records import BadRecord  # noqa: PLC0415
+    from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord  # noqa: PLC0415
 
     data = load_dataset(dataset, limit)
     records = [record for record in data.records if isinstance(record, CounterFactRecord)]

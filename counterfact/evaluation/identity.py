@@ -9,13 +9,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from counterfact.contracts.datasets import Dataset
 from counterfact.contracts.editors import EditorSpec, Resources
-from counterfact.core.datasets import Dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.files import differences, hash_json
 from counterfact.core.records import BadRecord
 from counterfact.editing.networks import read_info
-from counterfact.evaluation.protocols import PROTOCOLS
 from counterfact.evaluation.schedule import Schedule
 from counterfact.lm.model.loading import LM
 
@@ -83,8 +82,8 @@ def trial_of(lm: LM, dataset: Dataset, *, seed: int, generation: Mapping[str, in
         model=dict(lm.identity),
         protocol={
             "name": dataset.kind,
-            "version": PROTOCOLS[dataset.kind].version,
-            "generation": None if generation is None or dataset.kind == "zsre" else dict(generation),
+            "version": dataset.benchmark.version,
+            "generation": None if generation is None else dict(generation),
         },
         schedule=schedule,
         seeds={"run": seed},
@@ -122,10 +121,8 @@ def hash_references(dataset: Dataset) -> str | None:
     references = dataset.reference_texts
     if references is None:
         return None
-    keys = []
-    for record in dataset.records:
-        if not isinstance(record, BadRecord) and dataset.kind == "counterfact":
-            keys.append((record.request.relation_id, record.requested_rewrite.target_new.id))  # type: ignore[union-attr]
+    good = [record for record in dataset.records if not isinstance(record, BadRecord)]
+    keys = [key for record in good if (key := dataset.benchmark.reference_key(record)) != (None, None)]
     mine = [[key, [[s.name, s.text] for s in references.get(*key)]] for key in dict.fromkeys(keys)]
     return hash_json([mine, hash_json(list(references.documents()))])
 

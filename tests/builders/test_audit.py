@@ -10,8 +10,8 @@ from counterfact.builders.audit import KINDS, audit
 from counterfact.builders.audit_page import audit_page
 from counterfact.builders.counterfact import BuildSettings, build_counterfact
 from counterfact.builders.seams import bad_seams
-from counterfact.core.datasets import load_dataset
-from counterfact.core.records import CounterFactRecord
+from counterfact.contracts.datasets import load_dataset
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from tests.support.made_up_world import small_world
 
 

@@ -18,9 +18,9 @@ from counterfact.builders.plan import one_by_one, plan_build
 from counterfact.builders.sources import Named
 from counterfact.builders.upstream import FILES
 from counterfact.builders.wikidata import StoreSource
-from counterfact.core.datasets import Dataset, load_dataset
+from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.core.places import data_folder
-from counterfact.core.records import CounterFactRecord
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from tests.support import ROOT
 
 HALF_A_MINUTE = 30

@@ -21,9 +21,9 @@ from counterfact.builders.articles import LocalArticles
 from counterfact.builders.contexts import Contexts
 from counterfact.builders.counterfact import BuildReport, BuildSettings, Sources, build_counterfact
 from counterfact.builders.sampling import WeightedRace, collides, shuffled
-from counterfact.core.datasets import load_dataset
+from counterfact.contracts.datasets import load_dataset
 from counterfact.core.errors import BadInput
-from counterfact.core.records import CounterFactRecord
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from tests.support import ROOT
 from tests.support.made_up_world import TONGUES, World, small_world
 

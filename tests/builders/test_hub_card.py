@@ -15,7 +15,7 @@ from counterfact.builders.hub_parts import Part, read_parts
 from counterfact.builders.hub_stage import Staged, semantic, stage
 from counterfact.builders.hub_tables import features_of, write_table
 from counterfact.builders.zsre import build_zsre
-from counterfact.core.datasets import load_dataset
+from counterfact.contracts.datasets import load_dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.files import read_json, read_jsonl, write_json, write_jsonl
 from tests.support.evaluating import counterfact, zsre

@@ -15,14 +15,16 @@ from typing import Any
 import pytest
 import torch
 
+from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.contracts.editors import Edited, Editor, EditorSpec, Failure, Group, Resources
-from counterfact.core.datasets import Dataset, load_dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.files import JsonLog, hash_file, one_writer, read_json, read_jsonl, write_json, write_jsonl
-from counterfact.core.records import BadRecord, CounterFactRecord, Request
-from counterfact.evaluation.essence import text_perplexities
-from counterfact.evaluation.harness import Options, evaluate, evaluate_unedited
-from counterfact.evaluation.protocols import counterfact_queries
+from counterfact.core.records import BadRecord, Request
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
+from counterfact.evaluation.benchmarks.counterfact import queries as counterfact_queries
+from counterfact.evaluation.harness import evaluate, evaluate_unedited
+from counterfact.evaluation.options import Options
+from counterfact.evaluation.passages import text_perplexities
 from counterfact.evaluation.rescore import score_texts
 from counterfact.evaluation.schedule import Schedule
 from counterfact.evaluation.store import MIGRATIONS, SCHEMA, Run, load_run
@@ -120,7 +122,7 @@ def test_texts_and_their_metrics(run: Run, dataset: Dataset) -> None:
     assert scores[5] is None, "the object Q5 has no reference texts"
     assert all(0 <= score <= 1 for case_id, score in scores.items() if case_id != 5)
     assert run.data["n"]["texts_missing"] == [
-        {"reason": "consistency: no reference text for the relation and the new object", "n": 1}
+        {"reason": "RS: no reference text for the relation and the new object", "n": 1}
     ]
 
 
@@ -442,7 +444,7 @@ def test_killed_while_the_run_file_is_written(
 SCRIPT = """
 import sys
 from pathlib import Path
-from counterfact.core.datasets import load_dataset
+from counterfact.contracts.datasets import load_dataset
 from tests.support.evaluating import run_fake
 run_fake(load_dataset(sys.argv[1]), Path(sys.argv[2]))
 """
@@ -520,7 +522,7 @@ def test_deferred_text_metrics_are_filled_in_to_the_same_bytes(
     run = run_fake(dataset, tmp_path, defer_text_metrics=True)
     assert run.data["metrics"]["GE"]["value"] is None and run.data["metrics"]["ES"]["value"] is not None
     assert all(line["post"]["ngram_entropy"] is None for line in run.cases if "post" in line)
-    assert run.data["n"]["texts_missing"] == [{"reason": "fluency and consistency: deferred", "n": 6}]
+    assert run.data["n"]["texts_missing"] == [{"reason": "metrics of texts: deferred", "n": 6}]
     scored = score_texts(run.folder)
     assert scored.data["metrics"]["GE"]["value"] > 0
     assert contents(tmp_path) == undisturbed
@@ -705,7 +707,7 @@ def test_every_schema_ever_released_loads() -> None:
     assert {path.name for path in root.iterdir()} == {f"v{schema}" for schema in range(1, SCHEMA + 1)}
     for run in find_runs(root):
         assert run.data["schema"] == SCHEMA
-        computed = results(run.kind, run.cases, run.unedited, run.data["seeds"]["run"])
+        computed = results(run.benchmark, run.cases, run.unedited, run.data["seeds"]["run"])
         for section, value in computed["metrics"].items():
             assert run.data["metrics"][section]["definition"] == value["definition"]
             assert run.data["metrics"][section] == pytest.approx(value, nan_ok=False), "a definition moved: raise it"

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
+from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.contracts.editors import EDITORS, Edited, Editor, EditorSpec, Failure, Group, Resources
-from counterfact.core.datasets import Dataset, load_dataset
 from counterfact.core.files import write_json, write_jsonl
 from counterfact.core.records import Request
 from counterfact.core.seeds import derive_seed
 from counterfact.core.settings import Resolved, Settings
-from counterfact.evaluation.harness import Options, evaluate
+from counterfact.evaluation.harness import evaluate
+from counterfact.evaluation.options import Options
 from counterfact.evaluation.store import Run
 from counterfact.lm.edits.apply import Edit, LowRank
 from counterfact.lm.model.loading import LM
