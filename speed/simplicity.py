@@ -53,7 +53,7 @@ from counterfact.core.places import data_folder
 from counterfact.core.records import Request
 from counterfact.core.texts import load_texts
 import counterfact
-from counterfact.lm.loading import load_lm
+from counterfact.lm.model.loading import load_lm
 edit = lambda editor, request: editor([[request]], 0)
 """,
     False: """

@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from counterfact.lm.loading import LM, Dtype, load_lm
+from counterfact.lm.model.loading import LM, Dtype, load_lm
 
 FAMILIES = ("gpt2", "gptj", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")
 LAYERS, WIDTH, INNER, HEADS, LENGTH = 3, 32, 64, 4, 64
