@@ -96,3 +96,19 @@ def test_facts_are_found_and_traced(tmp_path: Path) -> None:
     assert len(run.good) == 1 and run.method == "causal"
     with pytest.raises(BadInput, match="choose one"):
         known_facts(lm, tmp_path, pararel=tmp_path)
+
+
+def test_both_engines_agree(lm: LM, tmp_path: Path) -> None:
+    settings = {"layer": 1, "steps": 4, "covariance": False, "contexts_per_length": 1}
+    batched, plain = (load_editor(lm, "rome", settings, engine=engine)(REQUESTS[0]) for engine in ("batched", "plain"))
+    for one, other in zip(batched.deltas, plain.deltas, strict=True):
+        assert (one.left - other.left).abs().max() < 1e-4 and (one.right - other.right).abs().max() < 1e-4
+    make_dataset(tmp_path / "data")
+    given = {"settings": {"layer": 1, "steps": 2, "covariance": False}, "options": Options(generate=False)}
+    folders = {
+        evaluate(lm, tmp_path / "data", "rome", tmp_path / "results", engine=engine, **given)[0].folder
+        for engine in ("batched", "plain")
+    }
+    assert len(folders) == 2, "a run says which engine computed its edits"
+    with pytest.raises(BadInput, match="ft has no plain engine"):
+        load_editor(lm, "ft", {"layer": 1}, engine="plain")
