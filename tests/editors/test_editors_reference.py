@@ -125,7 +125,7 @@ def test_rome(golden: Path, lm: LM, moment: SecondMoment, records: dict[int, Any
         record = full_record(entry, records)
         request = request_of(record["requested_rewrite"], entry["case_id"])
         rome = rome_of(lm, reference, entry.get("overrides") or {}, moment, tmp_path, "rome")
-        item = encode(lm, request, rome.templates, rome.settings.position, hold=True)
+        item = encode(lm, request, rome.templates, rome.settings.position, kl_row=True)
         assert list(item.target) == entry["target_ids"]
         assert [row.lookup for row in item.rows] == entry["lookup_indices"]
         values = rome.values([item]).at(0)
@@ -160,7 +160,7 @@ def test_rome_variants(golden: Path, lm: LM, moment: SecondMoment, records: dict
         rewrite = record["requested_rewrite"]
         request = request_of(rewrite, entry["case_id"])
         rome = rome_of(lm, reference, {}, moment, tmp_path, entry["variant"])
-        values = rome.values([encode(lm, request, rome.templates, "subject_last", hold=True)]).at(0)
+        values = rome.values([encode(lm, request, rome.templates, "subject_last", kl_row=True)]).at(0)
         prefix = entry["prefix"]
         assert distance(values.delta, arrays[prefix + "delta"]) < 1e-4
         (edit,) = rome([request], 0)
@@ -187,7 +187,7 @@ def test_finetuning(golden: Path, lm: LM, records: dict[int, Any]) -> None:
         values = {"layer": given["layers"][0], "steps": given["num_steps"], "learning_rate": given["lr"]}
         bound = given["norm_constraint"] or None
         settings = BoxedFinetuneSettings(**values, bound=bound) if bound else FinetuneSettings(**values)
-        item = encode(lm, request, ["{}"], "last", hold=False)
+        item = encode(lm, request, ["{}"], "last", kl_row=False)
         (trained,) = train(lm, lay_out(lm, [item], settings.layer), settings, bound)
         np.testing.assert_allclose(trained.losses, run["losses"], rtol=1e-3, atol=1e-5)
         assert len(trained.losses) == run["n_forward"]
