@@ -1,130 +1,117 @@
 """Builds CounterFact: ParaRel's tuples and templates, a source of facts and articles become a folder of records.
 
 Meng, Bau, Andonian, Belinkov. Locating and Editing Factual Associations in GPT. NeurIPS 2022, appendix D.
-https://arxiv.org/abs/2202.05262. The stages, each a function of the one before: `pararel` reads the tuples,
-`knowledge` asks the source for their facts, `choices` makes drafts of records, then the drafts are put in a seeded
-order and numbered, `reference_texts` finds the texts of their new objects, `output` writes the folder.
+https://arxiv.org/abs/2202.05262. The stages, each a function of the one before: `sources.pararel` reads the tuples,
+`sources.knowledge` queries their facts, `choosing.selection` makes candidates for records, which are then put in a
+seeded order and numbered, `texts.reference_texts` finds the texts of their new objects, `build_folder` writes the
+folder.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from counterfact.core.errors import BadInput
-from counterfact.core.files import hash_file, hash_json, read_json
-from counterfact.core.places import data_folder
-from counterfact.core.texts import TextSource
+from counterfact.core.files import hash_file, hash_json
 
-from .accounts import relation_counts, totals
-from .articles import ArticleSource, LocalArticles, Sentence
-from .choices import Chooser
-from .contexts import Contexts, sentences_of
-from .drafts import Draft, Dropped, RecordSettings
-from .generation_prompts import generation_files, load_generation_prompts
-from .knowledge import Knowledge, gather
-from .output import content_hash, environment, finished_build, work_folder, write_build
-from .pararel import Relation, language_folder, pararel_files, relation_number
-from .popularity import sitelinks_of_all
-from .reference_texts import reference_entries, sample_subjects
-from .relations import load_relations, needed
-from .statistics import stats_json
-from .variants import in_order, without_conflicts
-from .wikidata import SparqlSource, StoreSource, hash_files
+from .audit.statistics import stats_json
+from .build_folder import BuildReport, finished_build, write_build
+from .choosing.candidates import Candidate, DroppedTuple, in_seeded_order, without_conflicts
+from .choosing.counts import relation_counts, totals
+from .choosing.sampling import sample_subjects
+from .choosing.selection import RecordSelector, relations_to_query
+from .choosing.settings import BuildSettings
+from .sources.articles import Passage
+from .sources.knowledge import Knowledge, count_sitelinks, query_knowledge
+from .sources.local_store import hash_files
+from .sources.options import SourceOptions, Sources
+from .sources.pararel import Relation, language_folder, load_relations, pararel_files, relation_number
+from .texts.contexts import Contexts, sentences_of
+from .texts.generation_prompts import generation_files, load_generation_prompts
+from .texts.reference_texts import reference_entries
 
 Progress = Callable[[str, int, int], None]
-"""Told the stage, and how much of it is done out of how much."""
+"""Function that is told the stage, and how much of it is done out of how much."""
 Prompts = Mapping[str, Sequence[str]]
 """Relation to its generation prompts."""
 
 
-class BuildSettings(RecordSettings):
-    """What is built."""
+def build(
+    out: str | Path,
+    *,
+    sparql: str | Path | None = None,
+    pararel: str | Path | None = None,
+    templates: str | Path | None = None,
+    prompts: str | Path | None = None,
+    articles: str | Path | None = None,
+    texts: str | Path | None = None,
+    contact: str | None = None,
+    cache: str | Path | None = None,
+    replay: bool = False,
+    pause: float = SourceOptions.pause,
+    pack: str | Path | None = None,
+    name: str | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> BuildReport:
+    """Build CounterFact, by default from the embedded world: `build("datasets/counterfact", seed=1)`.
 
-    name: str = "counterfact-embedded"
-    """Name of the data set."""
-    version: str = "1"
-    """Version of the data set."""
-    language: str = "en"
-    """Language of labels, templates and prompts, by its code."""
-    relations: list[str] | None = None
-    """Relations to build; by default all that have tuples."""
-    reference_texts: int = Field(default=25, ge=0)
-    """Reference texts for an object, at most."""
+    Args:
+        out: folder to be made; see `build_from_sources`.
+        sparql: facts: `wdqs`, `qlever`, the address of an endpoint, or files.
+        pararel: ParaRel: `upstream`, an address, or a folder.
+        templates: folder in ParaRel's layout, whose templates top up relations with too few.
+        prompts: folder of generation prompts.
+        articles: `wikipedia`, the address of a MediaWiki API, or files.
+        texts: texts for `paraphrase_context="texts"`, as `core.texts.load_texts` takes them.
+        contact: e-mail address or page of the user, which live services require; by default `COUNTERFACT_CONTACT`.
+        cache: file in which responses of servers are kept; by default one for all builds.
+        replay: whether to take all responses from the cache, and send nothing.
+        pause: seconds between a response and the next request.
+        pack: file into which the responses used are copied afterwards, so that `replay` works from it elsewhere.
+        name: name of the data set; by default `counterfact` where facts come from an endpoint, else
+            `counterfact-embedded`.
+        progress: is told how far the build is.
+        settings: fields of `BuildSettings`, such as `seed`, `relations` and `language`.
 
-
-@dataclass(frozen=True)
-class Sources:
-    """Where a data set comes from."""
-
-    pararel: Path
-    """A folder in ParaRel's layout."""
-    facts: SparqlSource
-    generation: Path
-    """A folder of generation prompts."""
-    articles: ArticleSource | None
-    """Reference texts and contexts; None for neither."""
-    templates: Path | None = None
-    """A folder in ParaRel's layout, whose templates top up relations with too few in `pararel`, and records with too
-    few neighborhood prompts."""
-    texts: TextSource | None = None
-    """Texts with sentences to put before paraphrase prompts, instead of the articles."""
-
-
-@dataclass(frozen=True)
-class BuildReport:
-    """What a build did."""
-
-    path: Path
-    records: int
-    meta: dict[str, Any]
-    """The content of `build.json`."""
-    stats: dict[str, Any]
-    """The content of `stats.json`."""
-    reused: bool
-    """Whether the folder held just this build already."""
-
-
-@dataclass(frozen=True)
-class _Made:
-    """What the stages gave."""
-
-    records: list[dict[str, Any]]
-    references: list[dict[str, Any]]
-    dropped: list[dict[str, str]]
-    stats: dict[str, Any]
-    relations: dict[str, Any]
-    without_references: int
-
-
-def embedded_sources() -> Sources:
-    """Return the sources that ship with this repository."""
-    data = data_folder()
-    return Sources(
-        pararel=data / "pararel",
-        facts=StoreSource.open(data / "wikidata"),
-        generation=data / "prompts" / "generation",
-        articles=LocalArticles.open(data / "articles"),
+    Raises:
+        BadInput: an option or a source is wrong, `out` holds something else, or nothing could be built.
+        SourceError: a server could not answer; the same call continues where it stopped.
+    """
+    language = settings.get("language", "en")
+    options = SourceOptions(
+        sparql, pararel, articles, prompts, templates, texts, contact, cache, replay, pause, language
     )
+    settings["name"] = name or ("counterfact" if options.live else "counterfact-embedded")
+    checked = BuildSettings.check(settings, "counterfact build")
+    context = checked.paraphrase_context
+    needs_articles = context == "articles" or checked.reference_texts > 0
+    sources = options.open(articles=needs_articles, texts=context == "texts")
+    if pack and sources.client is None:
+        raise BadInput("--pack: nothing of this build comes from a server; it can be built anywhere as it is")
+    report = build_from_sources(sources, checked, Path(out), progress)
+    if sources.client is None:
+        return report
+    packed = sources.client.pack(Path(pack)) if pack else None
+    return replace(report, responses=sources.client.counts(), packed=packed)
 
 
-def build_counterfact(
+def build_from_sources(
     sources: Sources, settings: BuildSettings, out: Path, progress: Progress | None = None
 ) -> BuildReport:
-    """Build a data set.
+    """Build a data set from sources that are open.
 
     The records are a function of the sources' content and the settings. Every choice derives from the seed and the
     tuple it is made for, so that a further tuple of ParaRel leaves the records of all others as they are, but for
-    their case ids, and for those whose new object it draws to itself. A build that was killed goes on where it was
+    their case ids, and for those whose new object it draws to itself. A build that was killed continues where it was
     when run again; one that is there already is left as it is, and an older one is replaced.
 
     Args:
         sources: where it comes from.
-        settings: what is built.
-        out: a folder, to be made; it gets `records.jsonl`, `reference_texts.jsonl`, `stats.json`, `build.json`, and
+        settings: options of the build.
+        out: folder to be made; it gets `records.jsonl`, `reference_texts.jsonl`, `stats.json`, `build.json`, and
             `dropped.jsonl`, the tuples that gave no record, each with the reason.
         progress: is told how far the build is.
 
@@ -138,35 +125,42 @@ def build_counterfact(
     sources = _in_language(sources, settings.language)
     described = describe_sources(sources)
     fingerprint = hash_json([described, settings.model_dump(), _code_hash()])
-    if (meta := finished_build(out, fingerprint)) is not None and described["facts"].get("files"):
-        return BuildReport(out, meta["counts"]["records"], meta, read_json(out / "stats.json"), reused=True)
-    work = work_folder(out, fingerprint)
-    made = _make(sources, settings, tell)
+    finished = finished_build(out, fingerprint)
+    if finished is not None and described["facts"].get("files"):
+        return finished
+    fewest = 1 + settings.paraphrase_prompts
+    relations = load_relations(sources.pararel, sources.templates, settings.language, settings.relations, fewest)
+    generation = load_generation_prompts(sources.generation) if settings.generation_prompts else {}
+    known = _query_facts(relations, generation, sources, settings, tell)
+    candidates, dropped = _select(relations, known, generation, sources, settings, tell)
+    counts = {relation.id: relation_counts(relation, known[relation.id], candidates, dropped) for relation in relations}
+    if not candidates:
+        reasons = {relation: count["dropped"] for relation, count in counts.items()}
+        raise BadInput(f"no tuple gave a record; the reasons, by relation: {reasons}")
+    records = [candidate.record(case_id, settings) for case_id, candidate in enumerate(candidates)]
+    references = _references(candidates, known, sources, settings, tell)
+    files = {
+        "records.jsonl": [record.model_dump(by_alias=True) for record in records],
+        "reference_texts.jsonl": references,
+        "dropped.jsonl": [one.to_json() for one in dropped],
+        "stats.json": stats_json(records),
+    }
     meta = {
-        "schema": 1,
         "name": settings.name,
         "version": settings.version,
         "kind": "counterfact",
-        "content_hash": content_hash(made.records),
         "seed": settings.seed,
         "settings": settings.model_dump(),
         "sources": describe_sources(sources),
-        "counts": totals(made.relations, made.references, made.without_references),
-        "relations": made.relations,
-        "environment": environment(fingerprint, time.perf_counter() - started, _places(sources)),
+        "counts": totals(counts, candidates, references),
+        "relations": counts,
     }
-    files = {
-        "records.jsonl": made.records,
-        "reference_texts.jsonl": made.references,
-        "dropped.jsonl": made.dropped,
-        "stats.json": made.stats,
-    }
-    write_build(out, work, files, meta)
-    return BuildReport(out, len(made.records), meta, made.stats, reused=False)
+    places = {"pararel": str(sources.pararel), "generation_prompts": str(sources.generation)}
+    return write_build(out, fingerprint, files, meta, started=started, places=places)
 
 
 def describe_sources(sources: Sources) -> dict[str, Any]:
-    """Return names and hashes of everything a build reads."""
+    """Return names and hashes of everything that a build reads."""
     articles = sources.articles
     return {
         "pararel": _hashes(sources.pararel),
@@ -189,33 +183,6 @@ def _check_contexts(sources: Sources, settings: BuildSettings) -> None:
         )
 
 
-def _make(sources: Sources, settings: BuildSettings, tell: Progress) -> _Made:
-    fewest = 1 + settings.paraphrase_prompts
-    relations = load_relations(sources.pararel, sources.templates, settings.language, settings.relations, fewest)
-    generation = load_generation_prompts(sources.generation) if settings.generation_prompts else {}
-    known = _gather_all(relations, generation, sources.facts, settings, tell)
-    drafts, dropped = _choose_all(relations, known, generation, sources, settings, tell)
-    drafts = in_order(drafts, settings.seed)
-    if settings.non_conflicting:
-        drafts, contradicting = without_conflicts(drafts)
-        dropped += contradicting
-    counts = {relation.id: relation_counts(relation, known[relation.id], drafts, dropped) for relation in relations}
-    if not drafts:
-        reasons = {relation: count["dropped"] for relation, count in counts.items()}
-        raise BadInput(f"no tuple gave a record; the reasons, by relation: {reasons}")
-    records = [draft.record(case_id, settings) for case_id, draft in enumerate(drafts)]
-    references = _references(drafts, known, sources, settings, tell)
-    with_texts = {(entry["relation_id"], entry["target_id"]) for entry in references}
-    return _Made(
-        records=[record.model_dump(by_alias=True) for record in records],
-        references=references,
-        dropped=[one.to_json() for one in dropped],
-        stats=stats_json(records),
-        relations=counts,
-        without_references=sum((draft.fact.relation, draft.new.id) not in with_texts for draft in drafts),
-    )
-
-
 def _in_language(sources: Sources, language: str) -> Sources:
     return replace(
         sources,
@@ -225,40 +192,45 @@ def _in_language(sources: Sources, language: str) -> Sources:
     )
 
 
-def _gather_all(
-    relations: list[Relation], generation: Prompts, facts: SparqlSource, settings: BuildSettings, tell: Progress
+def _query_facts(
+    relations: list[Relation], generation: Prompts, sources: Sources, settings: BuildSettings, tell: Progress
 ) -> dict[str, Knowledge]:
     known = {relation.id: Knowledge({}, {}, {}, {}) for relation in relations}
-    asked = needed(relations, generation, settings)
-    for done, relation in enumerate(asked, 1):
-        known[relation.id] = gather(relation, facts, settings.language)
-        tell("facts", done, len(asked))
+    queried = relations_to_query(relations, generation, settings)
+    for done, relation in enumerate(queried, 1):
+        known[relation.id] = query_knowledge(relation, sources.facts, settings.language)
+        tell("facts", done, len(queried))
     return known
 
 
-def _choose_all(
+def _select(
     relations: list[Relation],
     known: dict[str, Knowledge],
     generation: Prompts,
     sources: Sources,
     settings: BuildSettings,
     tell: Progress,
-) -> tuple[list[Draft], list[Dropped]]:
+) -> tuple[list[Candidate], list[DroppedTuple]]:
+    """Return candidates in the order of their case ids, and the tuples that gave none."""
     contexts = Contexts(_sentences(sources, settings))
-    known_by = sitelinks_of_all(known, sources.facts) if settings.fewest_sitelinks else {}
-    drafts: list[Draft] = []
-    dropped: list[Dropped] = []
+    sitelinks = count_sitelinks(known, sources.facts) if settings.fewest_sitelinks else {}
+    candidates: list[Candidate] = []
+    dropped: list[DroppedTuple] = []
     for done, relation in enumerate(relations, 1):
         prompts = generation.get(relation.id, ())
-        chooser = Chooser(relation, known[relation.id], prompts, contexts, settings, known_by)
-        made, left_out = chooser.drafts()
-        drafts += made
+        selector = RecordSelector(relation, known[relation.id], prompts, contexts, settings, sitelinks)
+        selected, left_out = selector.candidates()
+        candidates += selected
         dropped += left_out
         tell("records", done, len(relations))
-    return drafts, dropped
+    candidates = in_seeded_order(candidates, settings.seed)
+    if settings.non_conflicting:
+        candidates, conflicting = without_conflicts(candidates)
+        dropped += conflicting
+    return candidates, dropped
 
 
-def _sentences(sources: Sources, settings: RecordSettings) -> Sequence[Sentence] | None:
+def _sentences(sources: Sources, settings: BuildSettings) -> Sequence[Passage] | None:
     if settings.paraphrase_context == "articles" and sources.articles is not None:
         return sources.articles.sentences
     if settings.paraphrase_context == "texts" and sources.texts is not None:
@@ -267,27 +239,25 @@ def _sentences(sources: Sources, settings: RecordSettings) -> Sequence[Sentence]
 
 
 def _references(
-    drafts: Sequence[Draft], known: dict[str, Knowledge], sources: Sources, settings: BuildSettings, tell: Progress
+    candidates: Sequence[Candidate],
+    known: dict[str, Knowledge],
+    sources: Sources,
+    settings: BuildSettings,
+    tell: Progress,
 ) -> list[dict[str, Any]]:
-    if sources.articles is None or not settings.reference_texts:
+    count = settings.reference_texts
+    if sources.articles is None or not count:
         return []
     keys = sorted(
-        {(draft.fact.relation, draft.new.id) for draft in drafts}, key=lambda key: tuple(map(relation_number, key))
+        {(candidate.fact.relation, candidate.new.id) for candidate in candidates},
+        key=lambda key: tuple(map(relation_number, key)),
     )
     wanted = (
-        (
-            relation,
-            id,
-            sample_subjects(known[relation].holders[id], relation, id, settings.reference_texts, settings.seed),
-        )
+        (relation, id, sample_subjects(known[relation].holders[id], relation, id, count, settings.seed))
         for relation, id in keys
     )
     return reference_entries(
-        wanted,
-        settings.reference_texts,
-        sources.facts,
-        sources.articles,
-        lambda done: tell("reference texts", done, len(keys)),
+        wanted, count, sources.facts, sources.articles, lambda done: tell("reference texts", done, len(keys))
     )
 
 
@@ -295,9 +265,6 @@ def _hashes(pararel: Path) -> dict[str, str]:
     return {name: hash_file(file) for name, file in pararel_files(pararel).items()}
 
 
-def _places(sources: Sources) -> dict[str, str]:
-    return {"pararel": str(sources.pararel), "generation_prompts": str(sources.generation)}
-
-
 def _code_hash() -> str:
-    return hash_json(hash_files(sorted(Path(__file__).parent.glob("*.py"))))
+    folder = Path(__file__).parent
+    return hash_json({file.relative_to(folder).as_posix(): hash_file(file) for file in sorted(folder.rglob("*.py"))})

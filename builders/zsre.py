@@ -1,4 +1,4 @@
-"""zsRE question answering, from MEND's files as they are distributed to a folder of records.
+"""Builds zsRE question answering: MEND's files, as they are distributed, become a folder of records.
 
 Levy et al. Zero-Shot Relation Extraction via Reading Comprehension. CoNLL 2017. https://arxiv.org/abs/1706.04115.
 The files: Mitchell et al. Fast Model Editing at Scale. ICLR 2022. https://arxiv.org/abs/2110.11309: a JSON list of
@@ -14,63 +14,67 @@ from typing import Any
 
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_file, hash_json, read_json, read_jsonl
+from counterfact.core.places import data_folder
 from counterfact.core.records import BadRecord
 from counterfact.evaluation.benchmarks.zsre import ZSRE
 
-from .counterfact import BuildReport
-from .output import content_hash, environment, finished_build, work_folder, write_build
+from .build_folder import BuildReport, finished_build, write_build
 
 _KEYS = ("subject", "src", "rephrase", "answers", "loc", "loc_ans")
 
 
-def build_zsre(source: Path, out: Path, size: int | None = None, name: str = "zsre", version: str = "1") -> BuildReport:
-    """Make a data set of a file.
+def build(
+    out: str | Path,
+    source: str | Path | None = None,
+    *,
+    limit: int | None = None,
+    name: str | None = None,
+    version: str = "1",
+) -> BuildReport:
+    """Make a data set of a file, by default of the embedded one: `build("datasets/zsre")`.
 
     A record keeps its place in the file as `case_id`. Answers given as one text become a list of one, and of several
     locality answers the first is taken, as the method's own evaluation does; text is kept to the letter. An entry that
     cannot be edited is left out and counted with its reason.
 
     Args:
+        out: folder to be made; it gets `records.jsonl`, `stats.json`, `build.json`.
         source: `zsre_mend_eval.json`, `zsre_mend_train.json`, or a `.jsonl` file of such entries.
-        out: a folder, to be made; it gets `records.jsonl`, `stats.json`, `build.json`.
-        size: records wanted: the first ones of the file that can be used; all by default.
-        name: of the data set.
-        version: of the data set.
+        limit: number of records: the first ones of the file that can be used; all by default.
+        name: name of the data set; by default `zsre`, or `zsre-embedded` for the embedded file.
+        version: version of the data set.
 
     Raises:
-        BadInput: the file is missing or no such list, `size` is no positive number, or no entry can be used.
+        BadInput: the file is missing or no such list, `limit` is not positive, or no entry can be used.
     """
     started = time.perf_counter()
-    if size is not None and size < 1:
-        raise BadInput(f"expected a size of at least 1, got {size}")
-    settings = {"size": size, "name": name, "version": version}
-    described = {"file": source.name, "sha256": _hash(source)}
+    if limit is not None and limit < 1:
+        raise BadInput(f"expected a limit of at least 1, got {limit}")
+    file = Path(source) if source else data_folder() / "zsre" / "eval.json"
+    name = name or ("zsre" if source else "zsre-embedded")
+    settings = {"size": limit, "name": name, "version": version}
+    described = {"file": file.name, "sha256": _hash(file)}
     fingerprint = hash_json([described, settings, hash_file(Path(__file__))])
-    if (meta := finished_build(out, fingerprint)) is not None:
-        return BuildReport(out, meta["counts"]["records"], meta, read_json(out / "stats.json"), reused=True)
-    records, dropped = read_zsre(source, size)
+    if (finished := finished_build(Path(out), fingerprint)) is not None:
+        return finished
+    records, dropped = read_zsre(file, limit)
     if not records:
-        raise BadInput(f"{source}: no entry can be used; the reasons: {dict(dropped)}")
+        raise BadInput(f"{file}: no entry can be used; the reasons: {dict(dropped)}")
     counts = {
         "read": len(records) + sum(dropped.values()),
         "records": len(records),
         "dropped": dict(sorted(dropped.items())),
     }
-    stats = _stats(records)
     meta = {
-        "schema": 1,
         "name": name,
         "version": version,
         "kind": "zsre",
-        "content_hash": content_hash(records),
         "settings": settings,
         "sources": {"zsre": described},
         "counts": counts,
-        "environment": environment(fingerprint, time.perf_counter() - started, {"zsre": str(source)}),
     }
-    work = work_folder(out, fingerprint)
-    write_build(out, work, {"records.jsonl": records, "stats.json": stats}, meta)
-    return BuildReport(out, len(records), meta, stats, reused=False)
+    files = {"records.jsonl": records, "stats.json": _stats(records)}
+    return write_build(Path(out), fingerprint, files, meta, started=started, places={"zsre": str(file)})
 
 
 def read_zsre(source: Path, size: int | None = None) -> tuple[list[dict[str, Any]], Counter[str]]:
@@ -89,7 +93,7 @@ def read_zsre(source: Path, size: int | None = None) -> tuple[list[dict[str, Any
 
 
 def convert(entry: object, place: int) -> dict[str, Any] | BadRecord:
-    """Bring one entry into the form that `core.datasets` reads, or say why it cannot be used.
+    """Return an entry in the form that `core.datasets` reads, or the reason why it cannot be used.
 
     >>> convert({"subject": "Ada", "src": "Who is Ada?", "rephrase": "Ada is who?", "answers": "a poet",
     ...          "loc": "nq question: who", "loc_ans": ["x", "y"]}, 3)["loc_ans"]

@@ -8,7 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from counterfact.builders.counterfact import BuildSettings, build_counterfact, embedded_sources
+from counterfact.builders.counterfact import build
 from counterfact.core.files import hash_json, json_line, read_jsonl, write_json
 from counterfact.core.places import cache_folder
 from counterfact.evaluation.benchmarks.counterfact import COUNTERFACT
@@ -24,7 +24,7 @@ WORDS = 100
 def make_many(out: Path, runs: int, records: int, models: int) -> None:
     """Write submissions below a folder, equal arguments as equal bytes; every model has as many."""
     folder = cache_folder() / "bench" / "counterfact"
-    build_counterfact(embedded_sources(), BuildSettings(), folder)
+    build(folder)
     asked = [line for line, _ in zip(read_jsonl(folder / "records.jsonl"), range(records), strict=False)]
     texts = [sample["text"] for line in read_jsonl(folder / "reference_texts.jsonl") for sample in line["samples"]]
     words = " ".join(texts[:400]).split()

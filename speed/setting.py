@@ -66,10 +66,10 @@ def open_records(source: str | None) -> tuple[str, list[CounterFactRecord]]:
     """
     if source is None:
         # A machine that only measures needs none of the builders' packages.
-        from counterfact.builders.counterfact import BuildSettings, build_counterfact, embedded_sources  # noqa: PLC0415
+        from counterfact.builders.counterfact import build  # noqa: PLC0415
 
         folder = cache_folder() / "bench" / "counterfact"
-        build_counterfact(embedded_sources(), BuildSettings(), folder)
+        build(folder)
         source = str(folder)
     dataset = load_dataset(source)
     records = [record for record in dataset.records if isinstance(record, CounterFactRecord)]

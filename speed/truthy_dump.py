@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from counterfact.builders.dump import BLOCK, open_dump, slice_of_dump
-from counterfact.builders.dump_lines import Wanted, blocks_of, cut_block
-from counterfact.builders.pararel import Relation, load_pararel
+from counterfact.builders.sources.dump_filter import LineFilter, entity_blocks, filter_block
+from counterfact.builders.sources.pararel import Relation, load_pararel
+from counterfact.builders.sources.truthy_dump import BLOCK, open_dump, write_dump_slice
 from tests.support.made_up_world import crowded, small_world
 from tests.support.truthy_dump import write_dump
 
@@ -37,17 +37,17 @@ def rate(work: Callable[[], int]) -> float:
 def read(dump: Path) -> int:
     """Read a dump in blocks; return its bytes."""
     with open_dump(dump) as stream:
-        return sum(map(len, blocks_of(stream, BLOCK)))
+        return sum(map(len, entity_blocks(stream, BLOCK)))
 
 
 def cut_out(dump: Path, relations: Sequence[Relation]) -> int:
     """Make a slice of a dump; return the bytes read."""
-    return slice_of_dump(dump, relations, dump.with_name("slice.nt.gz"), workers=1)["bytes"]
+    return write_dump_slice(dump, relations, dump.with_name("slice.nt.gz"), workers=1)["bytes"]
 
 
-def cut_all(blocks: list[bytes], wanted: Wanted) -> int:
+def cut_all(blocks: list[bytes], wanted: LineFilter) -> int:
     """Cut blocks; return their bytes."""
-    return sum(cut_block(block, wanted).counts["bytes"] for block in blocks)
+    return sum(filter_block(block, wanted).counts["bytes"] for block in blocks)
 
 
 def main() -> None:
@@ -66,9 +66,9 @@ def main() -> None:
             write_dump(dump, world, small)
             rates[f"read {suffix}"] = rate(partial(read, dump))
             rates[f"whole {suffix}, one process"] = rate(partial(cut_out, dump, relations))
-        wanted = Wanted(frozenset(one.id for one in relations), frozenset())
+        wanted = LineFilter(frozenset(one.id for one in relations), frozenset())
         with (place / "small.nt").open("rb") as stream:
-            blocks = list(blocks_of(stream, BLOCK))
+            blocks = list(entity_blocks(stream, BLOCK))
         rates["cut, one process"] = rate(partial(cut_all, blocks, wanted))
         blocks.clear()
         write_dump(place / "dump.nt", world, arguments.megabytes)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from counterfact.builders.generation_prompts import load_generation_prompts
+from counterfact.builders.texts.generation_prompts import load_generation_prompts
 from counterfact.core.files import json_line, read_jsonl, write_atomic, write_json
 from counterfact.core.places import data_folder
 from counterfact.core.seeds import derive_seed

@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from counterfact.builders.articles import EMBEDDED_SITE
-from counterfact.builders.slices import about_line, fact_line, label_line
+from counterfact.builders.sources.articles import EMBEDDED_SITE
+from counterfact.builders.sources.ntriples import about_line, fact_line, label_line
 from counterfact.core.files import read_jsonl, write_atomic, write_jsonl
 from world.table import Fact, number
 

@@ -1,4 +1,4 @@
-"""What `build` and `snapshot` share: the options that name sources, and what is said of their servers' answers."""
+"""What `build` and `snapshot` share: the options that name sources, and the line about their servers' responses."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,25 +8,27 @@ import typer
 from counterfact.cli._common import console
 
 if TYPE_CHECKING:
-    from counterfact.builders.client import Client
+    from counterfact.builders.sources.client import ResponseCounts
 
 Sparql = Annotated[str | None, typer.Option(help="Facts: wdqs, qlever, an endpoint's URL, or .nt/.ttl/.tsv file(s).")]
 Pararel = Annotated[
     str | None, typer.Option(help="ParaRel: upstream, a URL, or a folder; default: embedded, upstream if live.")
 ]
 Relations = Annotated[list[str] | None, typer.Option("--relation", help="Only this relation; may be repeated.")]
-Language = Annotated[str, typer.Option(help="Of labels and templates, by its code.")]
-Contact = Annotated[str | None, typer.Option(help="Your e-mail or page, for the User-Agent; also COUNTERFACT_CONTACT.")]
-Cache = Annotated[Path | None, typer.Option(help="Where servers' answers are kept; default: one for all.")]
-Replay = Annotated[bool, typer.Option(help="Ask nobody: take all answers from the cache.")]
-Pause = Annotated[float, typer.Option(help="Seconds between an answer and the next question.", min=0.0)]
+Language = Annotated[str, typer.Option(help="Language of labels and templates, by its code.")]
+Contact = Annotated[
+    str | None, typer.Option(help="Your e-mail address or page, for the User-Agent; default: COUNTERFACT_CONTACT.")
+]
+Cache = Annotated[Path | None, typer.Option(help="File that keeps servers' responses; default: one for all builds.")]
+Replay = Annotated[bool, typer.Option(help="Send no requests: take all responses from the cache.")]
+Pause = Annotated[float, typer.Option(help="Seconds between a response and the next request.", min=0.0)]
 
 
-def print_answers(client: "Client") -> None:
-    """Say how many answers are new, and how old the others are."""
-    old = len(client.used_keys()) - client.stored
-    console.print(
-        f"answers of servers: {client.stored:,} new, {old:,} from {client.cache.path}, the oldest of "
-        f"{client.oldest()}; requests sent: {client.sent:,}. For fresh answers, name a new --cache",
-        style="dim",
-    )
+def print_responses(counts: "ResponseCounts | None") -> None:
+    """Say how many responses of servers are new, and how old the others are; nothing where none was needed."""
+    if counts is not None:
+        console.print(
+            f"responses of servers: {counts.new:,} new, {counts.cached:,} from {counts.cache}, the oldest of "
+            f"{counts.oldest}; requests sent: {counts.requests:,}. For fresh responses, name a new --cache",
+            style="dim",
+        )

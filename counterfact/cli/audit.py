@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from counterfact.cli._common import Json, Limit, Seed, console
-from counterfact.core.errors import BadInput
+from counterfact.core.files import canonical_json
 
 
 def register(app: typer.Typer) -> None:
@@ -23,33 +23,21 @@ def audit(
     limit: Limit = None,
     as_json: Json = False,
 ) -> None:
-    """Find duplicates, prompts that give their answer away, neighbors that contradict the edit, bad seams.
+    """Find duplicates, prompts that give their answer away, neighbors that contradict the edit, malformed prompts.
 
     Example: `counterfact audit datasets/counterfact --page audit.html`
     """
-    from counterfact.builders.audit import KINDS  # noqa: PLC0415
-    from counterfact.builders.audit import audit as look_through  # noqa: PLC0415
-    from counterfact.builders.audit_page import audit_page  # noqa: PLC0415
-    from counterfact.contracts.datasets import load_dataset  # noqa: PLC0415
-    from counterfact.core.files import canonical_json, write_atomic  # noqa: PLC0415
-    from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord  # noqa: PLC0415
+    from counterfact.builders.audit.page import write_audit  # noqa: PLC0415
 
-    data = load_dataset(dataset, limit)
-    records = [record for record in data.records if isinstance(record, CounterFactRecord)]
-    if not records:
-        raise BadInput(f"{dataset} holds no CounterFact records to look through")
-    found = look_through(records)
-    write_atomic(page, audit_page(records, found, data.label, sample, seed))
+    label, found = write_audit(dataset, page, sample, seed, limit)
     if as_json:
-        counts = {kind: {"found": count, "records": those} for kind, (count, those) in found.counts.items()}
-        console.print(canonical_json({"records": len(records), "found": counts}), soft_wrap=True, markup=False)
+        console.print(canonical_json(found.to_json()), soft_wrap=True, markup=False)
         return
-    table = Table(title=f"{data.label}, {len(records):,} records", title_justify="left")
+    table = Table(title=f"{label}, {found.records:,} records", title_justify="left")
     table.add_column("found")
     table.add_column("times", justify="right")
     table.add_column("records", justify="right")
-    for kind in KINDS:
-        count, those = found.counts[kind.name]
-        table.add_row(kind.name, f"{count:,}", f"{those:,}", style="dim" if not count else "")
+    for kind, (count, records) in found.counts.items():
+        table.add_row(kind, f"{count:,}", f"{records:,}", style="dim" if not count else "")
     console.print(table)
     console.print(f"what each means, examples, and records to read: {page}", style="dim")

@@ -1,20 +1,27 @@
 """`counterfact build` and `zsre`: make data sets."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from counterfact.cli._common import Limit, Seed, console, progress_bar
-from counterfact.cli._sources import Cache, Contact, Language, Pararel, Pause, Relations, Replay, Sparql, print_answers
-from counterfact.core.errors import BadInput
+from counterfact.cli._sources import (
+    Cache,
+    Contact,
+    Language,
+    Pararel,
+    Pause,
+    Relations,
+    Replay,
+    Sparql,
+    print_responses,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from counterfact.builders.counterfact import BuildReport, BuildSettings
-    from counterfact.builders.sources import Named
+    from counterfact.builders.build_folder import BuildReport
+    from counterfact.builders.request_estimate import Estimate
 
 
 def register(app: typer.Typer) -> None:
@@ -28,9 +35,9 @@ def build(
     sparql: Sparql = None,
     pararel: Pararel = None,
     templates: Annotated[
-        Path | None, typer.Option(help="ParaRel's layout; its templates top up relations with too few.")
+        Path | None, typer.Option(help="Folder in ParaRel's layout; its templates top up relations with too few.")
     ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="A folder of generation prompts, P*.txt.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Folder of generation prompts, P*.txt.")] = None,
     articles: Annotated[
         str | None, typer.Option(help="wikipedia, a MediaWiki API's URL, or .jsonl with id, title, text.")
     ] = None,
@@ -43,36 +50,45 @@ def build(
         str, typer.Option(help="Before paraphrase prompts: a sentence of the `articles` or of `texts`, or `none`.")
     ] = "articles",
     texts: Annotated[str | None, typer.Option(help="Texts for --context texts: .txt, .jsonl, folder, Hub id.")] = None,
-    paraphrases: Annotated[int, typer.Option(help="Paraphrase prompts a record.")] = 2,
-    neighbors: Annotated[int, typer.Option(help="Neighborhood prompts a record.")] = 10,
-    attributes: Annotated[int, typer.Option(help="Attribute prompts a record.")] = 10,
-    generations: Annotated[int, typer.Option(help="Generation prompts a record.")] = 10,
-    references: Annotated[int, typer.Option(help="Reference texts a new object, at most; 0 for none.")] = 25,
+    paraphrases: Annotated[int, typer.Option(help="Paraphrase prompts in a record.")] = 2,
+    neighbors: Annotated[int, typer.Option(help="Neighborhood prompts in a record.")] = 10,
+    attributes: Annotated[int, typer.Option(help="Attribute prompts in a record.")] = 10,
+    generations: Annotated[int, typer.Option(help="Generation prompts in a record.")] = 10,
+    references: Annotated[int, typer.Option(help="Most reference texts of a new object; 0 for none.")] = 25,
     sitelinks: Annotated[int, typer.Option(help="Only subjects with this many sitelinks or more.")] = 0,
     non_conflicting: Annotated[
-        bool, typer.Option("--non-conflicting", help="As MultiCounterFact: all edits can be made at once.")
-    ] = False,
-    plus: Annotated[
-        bool, typer.Option("--plus", help="As CounterFact+: the edited fact stands before neighborhood prompts.")
+        bool, typer.Option("--non-conflicting", help="Leave out records that contradict others, as MultiCounterFact.")
     ] = False,
     contact: Contact = None,
     cache: Cache = None,
     replay: Replay = False,
-    pack: Annotated[Path | None, typer.Option(help="Afterwards, put the answers used into this one file.")] = None,
+    pack: Annotated[Path | None, typer.Option(help="Afterwards, copy the responses used into this one file.")] = None,
     pause: Pause = 1.0,
-    plan: Annotated[bool, typer.Option(help="Only say how many questions a live build asks.")] = False,
+    plan: Annotated[bool, typer.Option(help="Only estimate how many requests a live build sends.")] = False,
 ) -> None:
     """Build CounterFact from ParaRel templates and WikiData facts; by default from the embedded world.
 
     Example: `counterfact build --sparql wdqs --contact you@example.org --out datasets/counterfact-live`
     """
-    from counterfact.builders.counterfact import BuildSettings, build_counterfact  # noqa: PLC0415
-    from counterfact.builders.sources import Named  # noqa: PLC0415
+    from counterfact.builders import counterfact  # noqa: PLC0415
+    from counterfact.builders.choosing.settings import BuildSettings  # noqa: PLC0415
+    from counterfact.builders.request_estimate import estimate_build  # noqa: PLC0415
+    from counterfact.builders.sources.options import SourceOptions  # noqa: PLC0415
 
-    named = Named(sparql, pararel, articles, prompts, templates, texts, contact, cache, replay, pause, language)
-    values = {
+    sources: dict[str, Any] = {
+        "sparql": sparql,
+        "pararel": pararel,
+        "templates": templates,
+        "prompts": prompts,
+        "articles": articles,
+        "texts": texts,
+        "contact": contact,
+        "cache": cache,
+        "replay": replay,
+        "pause": pause,
+    }
+    settings: dict[str, Any] = {
         "seed": seed,
-        "name": name or ("counterfact" if named.live else "counterfact-embedded"),
         "version": version,
         "relations": relation,
         "paraphrase_context": context,
@@ -84,24 +100,17 @@ def build(
         "reference_texts": references,
         "fewest_sitelinks": sitelinks,
         "non_conflicting": non_conflicting,
-        "neighborhood_context": "edited fact" if plus else "none",
     }
-    settings = BuildSettings.check(values, "counterfact build")
     if plan:
-        _print_plan(named, settings)
+        checked = BuildSettings.check(settings, "counterfact build")
+        _print_estimate(estimate_build(SourceOptions(**sources, language=language), checked))
         return
-    opened = named.open()
-    if pack and opened.client is None:
-        raise BadInput("--pack: nothing of this build comes from a server; it can be built anywhere as it is")
     with progress_bar("building") as advance:
-        report = build_counterfact(opened.sources, settings, out, advance)
+        report = counterfact.build(out, **sources, **settings, pack=pack, name=name, progress=advance)
     _print_report(report)
-    if opened.client is not None:
-        print_answers(opened.client)
-        if pack:
-            keys = opened.client.used_keys()
-            opened.client.cache.pack(pack, keys)
-            console.print(f"{pack}: all {len(keys):,} answers; build from it with --replay --cache {pack}")
+    print_responses(report.responses)
+    if report.packed is not None:
+        console.print(f"{pack}: all {report.packed:,} responses; build from it with --replay --cache {pack}")
 
 
 def zsre(
@@ -115,39 +124,28 @@ def zsre(
 
     Example: `counterfact zsre --source zsre_mend_eval.json --limit 10000 --out datasets/zsre`
     """
-    from counterfact.builders.zsre import build_zsre  # noqa: PLC0415
-    from counterfact.core.places import data_folder  # noqa: PLC0415
+    from counterfact.builders import zsre as builder  # noqa: PLC0415
 
-    given = source or data_folder() / "zsre" / "eval.json"
-    report = build_zsre(given, out, limit, name or ("zsre" if source else "zsre-embedded"), version)
-    _print_report(report)
+    _print_report(builder.build(out, source, limit=limit, name=name, version=version))
 
 
-def _print_plan(named: "Named", settings: "BuildSettings") -> None:
-    from counterfact.builders.plan import one_by_one, plan_build  # noqa: PLC0415
-    from counterfact.builders.upstream import FILES  # noqa: PLC0415
-
-    needed = named.needed_relations(settings)
-    given = (needed, settings.reference_texts, named.pause, FILES if named.fetches_pararel else 0)
-    costs, others = plan_build(*given), one_by_one(*given)
+def _print_estimate(estimate: "Estimate") -> None:
     table = Table(title="requests of a live build, when nothing fails", title_justify="left")
-    table.add_column("what is asked for")
+    table.add_column("requested")
     table.add_column("requests", justify="right")
     table.add_column("known")
     table.add_column("hours", justify="right")
-    for cost in costs:
+    for cost in estimate.costs:
         table.add_row(cost.kind, f"{cost.requests:,}", cost.basis, f"{cost.hours:.2f}")
-    for said, all_costs in ((f"in all, {len(needed)} relations", costs), ("one by one, for comparison", others)):
-        hours = sum(cost.hours for cost in all_costs)
-        table.add_row(said, f"{sum(cost.requests for cost in all_costs):,}", "", f"{hours:.2f}")
+    requests = sum(cost.requests for cost in estimate.costs)
+    hours = sum(cost.hours for cost in estimate.costs)
+    table.add_row(f"in all, {estimate.relations} relations", f"{requests:,}", "", f"{hours:.2f}")
     console.print(table)
 
 
 def _print_report(report: "BuildReport") -> None:
-    counts: Mapping[str, object] = report.meta["counts"]
     said = "already there" if report.reused else "built"
     console.print(f"{report.path}: {said}, {report.records:,} records", style="bold")
-    dropped = counts.get("dropped")
-    if isinstance(dropped, dict) and dropped:
+    if dropped := report.meta["counts"].get("dropped"):
         console.print("dropped: " + ", ".join(f"{number:,} {reason}" for reason, number in dropped.items()))
     console.print(f"sources, seed and all counts: {report.path / 'build.json'}", style="dim")

@@ -13,9 +13,7 @@ from counterfact.core.errors import BadInput
 if TYPE_CHECKING:
     from collections import Counter
 
-    from counterfact.builders.overlap import Shared
-    from counterfact.contracts.datasets import Dataset
-    from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
+    from counterfact.builders.audit.overlap import Shared
 
 OURS = "datasets/counterfact"
 
@@ -59,32 +57,20 @@ def _runs(folders: list[Path], baseline: Path, form: str) -> None:
 
 
 def _data_sets(first: str, second: str, *, as_json: bool) -> None:
-    from counterfact.builders.overlap import overlap, why_missing  # noqa: PLC0415
+    from counterfact.builders.audit.overlap import compare_datasets  # noqa: PLC0415
     from counterfact.core.files import canonical_json  # noqa: PLC0415
 
-    (ours, records), (theirs, others) = _open(first), _open(second)
-    rows = overlap(records, others)
-    reasons = why_missing(Path(first), records, others)
+    for name in (first, second):
+        if (Path(name) / "run.json").is_file():
+            raise BadInput(f"{name} is a run, not a data set; to compare runs, say with which: --baseline RUN")
+    found = compare_datasets(first, second)
     if as_json:
-        value = {"overlap": [row._asdict() for row in rows], "missing": reasons}
+        value = {"overlap": [row._asdict() for row in found.overlap], "missing": found.missing}
         console.print(canonical_json(value), soft_wrap=True, markup=False)
         return
-    console.print(_table(rows, ours.label, theirs.label))
-    if reasons:
-        console.print(_missing(reasons, f"facts of {theirs.label} that {ours.label} lacks, and why"))
-
-
-def _open(name: str) -> "tuple[Dataset, list[CounterFactRecord]]":
-    from counterfact.contracts.datasets import load_dataset  # noqa: PLC0415
-    from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord  # noqa: PLC0415
-
-    if (Path(name) / "run.json").is_file():
-        raise BadInput(f"{name} is a run, not a data set; to compare runs, say with which: --baseline RUN")
-    data = load_dataset(name)
-    records = [record for record in data.records if isinstance(record, CounterFactRecord)]
-    if not records:
-        raise BadInput(f"{name} holds no CounterFact records")
-    return data, records
+    console.print(_table(found.overlap, found.first, found.second))
+    if found.missing:
+        console.print(_missing(found.missing, f"facts of {found.second} that {found.first} lacks, and why"))
 
 
 def _table(rows: "list[Shared]", ours: str, theirs: str) -> Table:

@@ -10,8 +10,8 @@ import typer
 from rich.table import Table
 
 from counterfact.cli._common import Seed, console, open_model
-from counterfact.cli._counts import statistics_table
 from counterfact.cli.build import build, zsre
+from counterfact.cli.data import statistics_table
 from counterfact.cli.evaluate import run_editors
 from counterfact.cli.leaderboard import write_board
 from counterfact.cli.train import train_all
@@ -98,7 +98,7 @@ def _step(command: str) -> None:
 
 
 def _print_statistics(data: "Dataset") -> None:
-    from counterfact.builders.statistics import PAPER_TABLE_2, table_2  # noqa: PLC0415
+    from counterfact.builders.audit.statistics import PAPER_TABLE_2, table_2  # noqa: PLC0415
     from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord  # noqa: PLC0415
 
     records = [record for record in data.records if isinstance(record, CounterFactRecord)]

@@ -58,7 +58,7 @@ def from_records(dataset: str) -> "list[Question]":
 
 def from_tuples(folder: "Path | None", seed: int) -> "list[Question]":
     """Return every tuple with one of its relation's templates, in an order that a seed shuffles."""
-    from counterfact.builders.pararel import load_pararel  # noqa: PLC0415
+    from counterfact.builders.sources.pararel import load_pararel  # noqa: PLC0415
     from counterfact.core.places import data_folder  # noqa: PLC0415
     from counterfact.core.seeds import derive_seed  # noqa: PLC0415
     from counterfact.tracing.known import Question  # noqa: PLC0415

@@ -7,7 +7,6 @@ import sys
 
 import typer
 
-from counterfact.builders.wikidata import SourceError
 from counterfact.cli import (
     audit,
     build,
@@ -62,7 +61,7 @@ def main() -> None:
         app()
     except BadInput as error:
         _stop(str(error), 2)
-    except (SourceError, Failed) as error:
+    except Failed as error:
         _stop(str(error), 1)
     except KeyboardInterrupt:
         _stop("interrupted; run the same command again to go on", INTERRUPTED)

@@ -8,7 +8,7 @@ import typer
 from counterfact.cli._common import console
 
 if TYPE_CHECKING:
-    from counterfact.builders.hub import Pushed
+    from counterfact.builders.hub.upload import Upload
 
 
 def register(app: typer.Typer) -> None:
@@ -35,18 +35,10 @@ def push(
 
     Example: `counterfact push datasets/counterfact datasets/zsre --to org/name --dry-run`
     """
-    from datetime import UTC, datetime  # noqa: PLC0415
+    from counterfact.builders.hub.staging import stage_datasets  # noqa: PLC0415
+    from counterfact.builders.hub.upload import push as upload  # noqa: PLC0415
 
-    from counterfact.builders.hub import check_repo  # noqa: PLC0415
-    from counterfact.builders.hub import push as upload  # noqa: PLC0415
-    from counterfact.builders.hub_parts import read_parts  # noqa: PLC0415
-    from counterfact.builders.hub_stage import stage as make  # noqa: PLC0415
-    from counterfact.core.places import cache_folder  # noqa: PLC0415
-
-    out = stage or cache_folder() / "hub" / check_repo(to).replace("/", "--")
-    parts = read_parts(datasets)
-    given = version or str(parts[0].build.get("version") or "1")
-    staged = make(parts, check_repo(to), given, out, datetime.now(UTC).date().isoformat())
+    staged = stage_datasets(datasets, to, version, stage)
     console.print(f"{staged.folder}: staged, read back with `datasets`, {staged.tag}", style="bold")
     for path in staged.files:
         console.print(f"  {path}  {(staged.folder / path).stat().st_size:,} B", markup=False)
@@ -58,7 +50,7 @@ def push(
     _print(done)
 
 
-def _print(done: "Pushed") -> None:
+def _print(done: "Upload") -> None:
     changed = f"{len(done.sent)} files sent" if done.sent or done.tagged else "unchanged"
     console.print(f"{done.url}: {changed}, version {done.tag}", style="bold")
     for name in done.kept:

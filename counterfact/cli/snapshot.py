@@ -1,19 +1,22 @@
 """`counterfact snapshot`: keep the part of WikiData that a build needs, so that it can be repeated as of that day."""
 
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from counterfact.cli._common import console, progress_bar
-from counterfact.cli._sources import Cache, Contact, Language, Pararel, Pause, Relations, Replay, Sparql, print_answers
-from counterfact.core.errors import BadInput
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from counterfact.builders.pararel import Relation
+from counterfact.cli._sources import (
+    Cache,
+    Contact,
+    Language,
+    Pararel,
+    Pause,
+    Relations,
+    Replay,
+    Sparql,
+    print_responses,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -29,11 +32,11 @@ def snapshot(
     relation: Relations = None,
     language: Language = "en",
     site: Annotated[str | None, typer.Option(help="Keep which articles of this site are about what.")] = None,
-    sitelinks: Annotated[bool, typer.Option(help="Keep sitelink counts (from a dump: where there are).")] = False,
+    sitelinks: Annotated[bool, typer.Option(help="Keep sitelink counts; from a dump, always.")] = False,
     most: Annotated[
-        int, typer.Option(min=0, help="From a dump: subjects of an object that are kept, about, by hash; 0: all.")
+        int, typer.Option(min=0, help="From a dump: how many subjects of an object to keep, about; 0 for all.")
     ] = 1000,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes that cut a dump; default: all cores.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that read a dump; default: all cores.")] = None,
     contact: Contact = None,
     cache: Cache = None,
     replay: Replay = False,
@@ -45,44 +48,24 @@ def snapshot(
 
     Example: `counterfact snapshot slice.nt --sparql data/wikidata/facts.nt --site https://articles.counterfact.invalid/`
     """
-    from counterfact.builders.sources import Named  # noqa: PLC0415
+    from counterfact.builders.sources import snapshot as snapshots  # noqa: PLC0415
+    from counterfact.builders.sources.options import SourceOptions  # noqa: PLC0415
 
-    if (sparql is None) == (dump is None):
-        raise BadInput("expected one of --sparql (an endpoint or files) and --dump (a truthy dump)")
-    if out.suffix not in (".nt", ".gz"):
-        raise BadInput(f"expected a name that ends in .nt or .nt.gz, got {out}")
-    named = Named(sparql, pararel, contact=contact, cache=cache, replay=replay, pause=pause)
-    if dump is not None:
-        from counterfact.builders.dump import slice_of_dump  # noqa: PLC0415
-
-        relations = _relations(named.open_pararel(), language, relation)
-        with progress_bar("slice") as advance:
-            tell = partial(_tell_megabytes, advance)
-            counts = slice_of_dump(dump, relations, out, language, site, most=most, workers=workers, progress=tell)
-        said = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()) if count)
-        console.print(f"{out}: {said}", markup=False)
-        return
-    from counterfact.builders.slices import write_slice  # noqa: PLC0415
-    from counterfact.builders.snapshot import take_snapshot  # noqa: PLC0415
-
-    opened = named.open()
-    relations = _relations(opened.sources.pararel, language, relation)
+    sources = SourceOptions(
+        sparql, pararel, contact=contact, cache=cache, replay=replay, pause=pause, language=language
+    )
     with progress_bar("slice") as advance:
-        lines = take_snapshot(relations, opened.sources.facts, language, site, sitelinks=sitelinks, progress=advance)
-    console.print(f"{out}: {write_slice(out, lines):,} statements", markup=False)
-    if opened.client is not None:
-        print_answers(opened.client)
-
-
-def _relations(pararel: Path, language: str, names: list[str] | None) -> "list[Relation]":
-    from counterfact.builders.pararel import language_folder, load_pararel  # noqa: PLC0415
-
-    folder = language_folder(pararel, language)
-    relations = [one for one in load_pararel(folder, language) if names is None or one.id in names]
-    if missing := set(names or ()) - {one.id for one in relations}:
-        raise BadInput(f"no tuples of {', '.join(sorted(missing))} in {folder}")
-    return relations
-
-
-def _tell_megabytes(advance: "Callable[[str, int, int | None], None]", done: int) -> None:
-    advance("MB", done >> 20, None)
+        report = snapshots.snapshot(
+            out,
+            sources,
+            dump,
+            relations=relation,
+            site=site,
+            sitelinks=sitelinks,
+            most=most,
+            workers=workers,
+            progress=advance,
+        )
+    said = ", ".join(f"{count:,} {kind}" for kind, count in sorted(report.counts.items()) if count)
+    console.print(f"{out}: {said}", markup=False)
+    print_responses(report.responses)

@@ -112,7 +112,7 @@ def train(
 
 
 def _records(data: TaskName, given: str | None) -> "Dataset":
-    from counterfact.builders.counterfact import BuildSettings, build_counterfact, embedded_sources  # noqa: PLC0415
+    from counterfact.builders.counterfact import build  # noqa: PLC0415
     from counterfact.contracts.datasets import load_dataset  # noqa: PLC0415
 
     if given:
@@ -120,7 +120,7 @@ def _records(data: TaskName, given: str | None) -> "Dataset":
     if data == "zsre":
         return load_dataset(data_folder() / "zsre/train.json")
     out = cache_folder() / "datasets/counterfact"
-    build_counterfact(embedded_sources(), BuildSettings(), out)
+    build(out)
     return load_dataset(out)
 
 

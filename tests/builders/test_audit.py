@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from counterfact.builders.audit import KINDS, audit
-from counterfact.builders.audit_page import audit_page
-from counterfact.builders.counterfact import BuildSettings, build_counterfact
-from counterfact.builders.seams import bad_seams
+from counterfact.builders.audit.findings import KINDS, audit
+from counterfact.builders.audit.page import audit_page
+from counterfact.builders.audit.prompt_form import malformations
+from counterfact.builders.choosing.settings import BuildSettings
+from counterfact.builders.counterfact import build_from_sources
 from counterfact.contracts.datasets import load_dataset
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from tests.support.made_up_world import small_world
@@ -48,7 +49,7 @@ PLANTED = {
     "neighbor is the subject": [record(neighborhood_prompts=["Ada Low's mother speaks"])],
     "neighbor holds the new object": [record(attribute_prompts=["Bo Ray speaks"])],
     "neighbor edited elsewhere": [record(), record(1, subject="Bo Ray", neighborhood_prompts=[])],
-    "bad seam": [record(neighborhood_prompts=["Bo  Ray speaks"])],
+    "malformed prompt": [record(neighborhood_prompts=["Bo  Ray speaks"])],
     "a or an": [record(prompt="{} is an", new="actor", true="lawyer")],
 }
 
@@ -87,7 +88,7 @@ def test_a_neighbor_with_the_new_object_in_another_record() -> None:
     ],
 )
 def test_seams(prompt: str, objects: list[str], faults: int) -> None:
-    assert len(list(bad_seams(prompt, objects))) == faults
+    assert len(list(malformations(prompt, objects))) == faults
 
 
 class Links(HTMLParser):
@@ -110,7 +111,7 @@ class Links(HTMLParser):
 
 
 def test_the_page_stands_alone_and_shows_a_sample_of_every_relation(tmp_path: Path) -> None:
-    report = build_counterfact(small_world().write(tmp_path / "world"), BuildSettings(), tmp_path / "out")
+    report = build_from_sources(small_world().write(tmp_path / "world"), BuildSettings(), tmp_path / "out")
     records = [r for r in load_dataset(report.path).records if isinstance(r, CounterFactRecord)]
     page = audit_page(records, audit(records), "A <small> set", 2, 0)
     links = Links()

@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 
-from counterfact.builders.counterfact import BuildReport, BuildSettings, Sources, build_counterfact
-from counterfact.builders.knowledge import gather
-from counterfact.builders.pararel import cut_pattern, load_pararel
+from counterfact.builders.build_folder import BuildReport
+from counterfact.builders.choosing.settings import BuildSettings
+from counterfact.builders.counterfact import build_from_sources
+from counterfact.builders.sources.knowledge import query_knowledge
+from counterfact.builders.sources.options import Sources
+from counterfact.builders.sources.pararel import cut_pattern, load_pararel
 from counterfact.core.errors import BadInput
 from counterfact.core.texts import load_texts
 from tests.support.made_up_world import PATTERNS, World, small_world
 
 
 def build(sources: Sources, out: Path, **given: Any) -> BuildReport:
-    return build_counterfact(sources, BuildSettings(**given), out)
+    return build_from_sources(sources, BuildSettings(**given), out)
 
 
 def rows(report: BuildReport) -> list[dict[str, Any]]:
@@ -101,19 +104,6 @@ def test_non_conflicting_records_never_ask_for_two_answers(tmp_path: Path) -> No
     assert fit.meta["counts"]["tuples"] == fit.records + sum(fit.meta["counts"]["dropped"].values())
     kept = {row["provenance"]["pararel_uuid"]: {**row, "case_id": 0} for row in rows(fit)}
     assert kept.items() <= {row["provenance"]["pararel_uuid"]: {**row, "case_id": 0} for row in rows(every)}.items()
-
-
-def test_counterfact_plus_tells_the_edit_before_neighborhood_prompts(tmp_path: Path) -> None:
-    sources = small_world().write(tmp_path / "world")
-    plain = rows(build(sources, tmp_path / "plain"))
-    plus = rows(build(sources, tmp_path / "plus", neighborhood_context="edited fact"))
-    for without, told in zip(plain, plus, strict=True):
-        edit = without["requested_rewrite"]
-        fact = f"{edit['prompt'].format(edit['subject'])} {edit['target_new']['str']}. "
-        assert told["neighborhood_prompts"] == [fact + prompt for prompt in without["neighborhood_prompts"]]
-        assert told["provenance"].pop("neighborhood_context") == "edited fact"
-        same = ("requested_rewrite", "attribute_prompts", "paraphrase_prompts", "generation_prompts", "provenance")
-        assert all(told[key] == without[key] for key in same)
 
 
 def test_another_language_has_its_own_labels_templates_and_prompts(tmp_path: Path) -> None:
@@ -210,7 +200,7 @@ def test_labels_of_several_entities_are_resolved_by_the_fact_and_counted(tmp_pat
     world.facts += [("Q8002", "P103", "Q8000"), ("Q8001", "P103", "Q2")]
     world.tuples["P103"] += [("x1", "Orla Vint", "Aldic"), ("x2", first[1], "Borrish")]
     sources = world.write(tmp_path / "world")
-    known = gather(load_pararel(sources.pararel)[0], sources.facts)
+    known = query_knowledge(load_pararel(sources.pararel)[0], sources.facts)
     assert known.resolved["Orla Vint", "Aldic"] == ("Q8002", "Q8000")
     assert known.resolved[first[1], first[2]][0] != known.resolved[first[1], "Borrish"][0] == "Q8001"
     assert (known.counts["object labels shared"], known.counts["subject labels shared"]) == (1, 1)

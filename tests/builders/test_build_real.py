@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from counterfact.builders.counterfact import BuildReport, BuildSettings, Sources, build_counterfact, embedded_sources
-from counterfact.builders.drafts import RecordSettings
-from counterfact.builders.knowledge import gather
-from counterfact.builders.overlap import overlap, why_missing
-from counterfact.builders.pararel import load_pararel
-from counterfact.builders.plan import one_by_one, plan_build
-from counterfact.builders.sources import Named
-from counterfact.builders.upstream import FILES
-from counterfact.builders.wikidata import StoreSource
+from counterfact.builders.audit.overlap import overlap, why_missing
+from counterfact.builders.build_folder import BuildReport
+from counterfact.builders.choosing.settings import BuildSettings
+from counterfact.builders.counterfact import build_from_sources
+from counterfact.builders.request_estimate import estimate_requests, queried_relations
+from counterfact.builders.sources.knowledge import query_knowledge
+from counterfact.builders.sources.local_store import StoreSource
+from counterfact.builders.sources.options import SourceOptions, Sources
+from counterfact.builders.sources.pararel import load_pararel
+from counterfact.builders.sources.pararel_download import FILES
 from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.core.places import data_folder
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
@@ -39,7 +40,7 @@ def real_build(real_data: Path, templates: Path | None, out: Path) -> BuildRepor
     )
     settings = BuildSettings(name="counterfact-real", paraphrase_context="none")
     started = time.process_time()
-    made = build_counterfact(sources, settings, out)
+    made = build_from_sources(sources, settings, out)
     _LOG.info(json.dumps({"counts": made.meta["counts"], "table_2": made.stats["table_2"]}, indent=1))
     assert time.process_time() - started < HALF_A_MINUTE
     return made
@@ -65,7 +66,7 @@ def test_real_sources_make_a_data_set(report: BuildReport) -> None:
 
 def test_labels_lead_to_entities(real_data: Path) -> None:
     facts = StoreSource.open(real_data / "wikidata" / "facts.tsv.gz")
-    found = sum(gather(relation, facts).counts["resolved"] for relation in load_pararel(real_data / "pararel"))
+    found = sum(query_knowledge(relation, facts).counts["resolved"] for relation in load_pararel(real_data / "pararel"))
     assert found >= 22_721
 
 
@@ -95,12 +96,13 @@ def tuple_of(record: CounterFactRecord) -> tuple[str | None, str]:
 
 
 def test_the_documented_plan_is_the_computed_one(real_data: Path) -> None:
-    named = Named(sparql="wdqs", pararel=str(real_data / "pararel"), templates=data_folder() / "pararel")
-    relations = named.needed_relations(BuildSettings())
+    named = SourceOptions(sparql="wdqs", pararel=str(real_data / "pararel"), templates=data_folder() / "pararel")
     page = (ROOT / "docs" / "live-build.md").read_text(encoding="utf-8")
-    for cost in plan_build(relations, 25, 1.0, FILES):
+    relations = queried_relations(named, BuildSettings())
+    for cost in estimate_requests(relations, 25, 1.0, FILES):
         assert f"| {cost.kind} | {cost.requests:,} | {cost.basis} | {cost.hours:.2f} |" in page
-    for costs in (plan_build(relations, 10, 1.0, FILES), one_by_one(relations, 25, 1.0, FILES)):
+    for texts in (10, 25):
+        costs = estimate_requests(relations, texts, 1.0, FILES)
         assert f"| {sum(cost.requests for cost in costs):,} | {sum(cost.hours for cost in costs):.1f} |" in page
 
 
@@ -114,7 +116,7 @@ def test_its_records_load_and_keep_the_rules(report: BuildReport) -> None:
     assert len(records) == len(dataset.records) == report.records
     keys = Counter((r.requested_rewrite.relation_id, r.requested_rewrite.subject) for r in records)
     assert max(keys.values()) == 1
-    settings = RecordSettings()
+    settings = BuildSettings()
     for record in records:
         subject = record.requested_rewrite.subject.casefold()
         assert len(set(record.neighborhood_prompts)) == settings.neighborhood_prompts
@@ -142,7 +144,7 @@ def test_genuine_triples_are_found_again_and_the_others_have_a_reason(report: Bu
 
 
 def test_the_embedded_world_makes_enough_records(tmp_path: Path) -> None:
-    report = build_counterfact(embedded_sources(), BuildSettings(), tmp_path / "out")
+    report = build_from_sources(SourceOptions().open(), BuildSettings(), tmp_path / "out")
     counts = report.meta["counts"]
     assert counts["records"] >= 1_500
     assert counts["relations"] == 34

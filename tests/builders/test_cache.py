@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,19 +15,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from counterfact.builders.cache import ResponseCache, Stored, response_key
+from counterfact.builders.sources.cache import ResponseCache, StoredResponse, response_key
 from counterfact.core.errors import BadInput
 from tests.support import ROOT
+from tests.support.fast_client import stored_by_endpoint
 
 
-def stored(body: bytes, request: str = "ask") -> Stored:
-    return Stored("http://a", request, "2026-01-01T00:00:00+00:00", 200, "text/plain", sha256(body).hexdigest(), body)
+def stored(body: bytes, request: str = "ask") -> StoredResponse:
+    return StoredResponse(
+        "http://a", request, "2026-01-01T00:00:00+00:00", 200, "text/plain", sha256(body).hexdigest(), body
+    )
 
 
 @settings(deadline=None, max_examples=25)
 @given(st.binary(max_size=300), st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
 def test_what_is_stored_comes_back(body: bytes, request: str) -> None:
-    with ResponseCache(Path(f"/dev/shm/counterfact-test-{os.getpid()}.sqlite")) as cache:
+    with closing(ResponseCache(Path(f"/dev/shm/counterfact-test-{os.getpid()}.sqlite"))) as cache:
         try:
             assert cache.find("http://a", request) is None
             cache.store(stored(body, request))
@@ -37,23 +41,23 @@ def test_what_is_stored_comes_back(body: bytes, request: str) -> None:
 
 
 def test_the_first_response_stays(tmp_path: Path) -> None:
-    with ResponseCache(tmp_path / "a.sqlite") as cache:
+    with closing(ResponseCache(tmp_path / "a.sqlite")) as cache:
         cache.store(stored(b"first"))
         cache.store(stored(b"second"))
         found = cache.find("http://a", "ask")
         assert found is not None and found.body == b"first"
-        assert cache.endpoints() == {"http://a": 1}
+        assert stored_by_endpoint(cache) == {"http://a": 1}
 
 
 def test_a_pack_holds_what_was_named_and_nothing_else(tmp_path: Path) -> None:
-    with ResponseCache(tmp_path / "a.sqlite") as cache:
+    with closing(ResponseCache(tmp_path / "a.sqlite")) as cache:
         cache.store(stored(b"one", "1"))
         cache.store(stored(b"two", "2"))
         cache.pack(tmp_path / "packed.sqlite", [response_key("http://a", "2")])
         with pytest.raises(BadInput, match="the cache itself"):
             cache.pack(tmp_path / "a.sqlite", [])
     (tmp_path / "packed.sqlite").chmod(0o444)
-    with ResponseCache(tmp_path / "packed.sqlite", read_only=True) as packed:
+    with closing(ResponseCache(tmp_path / "packed.sqlite", read_only=True)) as packed:
         assert packed.find("http://a", "1") is None
         assert packed.find("http://a", "2") == stored(b"two", "2")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.sqlite", "packed.sqlite"]
@@ -80,12 +84,12 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["sha256 = 'x'", "body = x'00'"])
 def test_a_damaged_response_is_never_used(change: str, tmp_path: Path) -> None:
-    with ResponseCache(tmp_path / "a.sqlite") as cache:
+    with closing(ResponseCache(tmp_path / "a.sqlite")) as cache:
         cache.store(stored(b"one"))
     with sqlite3.connect(tmp_path / "a.sqlite") as other:
         other.execute(f"UPDATE responses SET {change}")
     other.close()
-    with ResponseCache(tmp_path / "a.sqlite") as cache, pytest.raises(BadInput, match="damaged"):
+    with closing(ResponseCache(tmp_path / "a.sqlite")) as cache, pytest.raises(BadInput, match="damaged"):
         cache.find("http://a", "ask")
 
 
@@ -93,12 +97,12 @@ WRITER = """
 import sys
 from hashlib import sha256
 from pathlib import Path
-from counterfact.builders.cache import ResponseCache, Stored
+from counterfact.builders.sources.cache import ResponseCache, StoredResponse
 cache = ResponseCache(Path(sys.argv[1]))
 print("ready", flush=True)
 for n in range(10**6):
     body = sha256(str(n).encode()).digest() * 400
-    cache.store(Stored("http://a", str(n), "2026", 200, "", sha256(body).hexdigest(), body))
+    cache.store(StoredResponse("http://a", str(n), "2026", 200, "", sha256(body).hexdigest(), body))
     print(n, flush=True)
 """
 
@@ -116,8 +120,8 @@ def test_kill_9_in_the_middle_of_writes_loses_nothing(times: int, tmp_path: Path
         said = writer.stdout.read().split()
         writer.stdout.close()
         writer.wait()
-        with ResponseCache(path) as cache:
+        with closing(ResponseCache(path)) as cache:
             assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
-            kept = cache.endpoints().get("http://a", 0)
+            kept = stored_by_endpoint(cache)["http://a"]
             assert len(said) <= kept <= len(said) + 1
             assert all(cache.find("http://a", str(request)) is not None for request in range(kept))

@@ -1,5 +1,6 @@
 """Every failure a live service is known for, one at a time: waited out, halved, or explained and left alone."""
 
+import gzip
 import json
 import socket
 import time
@@ -10,11 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from counterfact.builders.client import Client, user_agent
-from counterfact.builders.exchange import Missing, Question, Refused, Response, check_status, retry_after, send_form
-from counterfact.builders.wikidata import SourceError, TooMuch
+from counterfact.builders.sources.client import Client, user_agent
+from counterfact.builders.sources.http import (
+    NotFound,
+    Refused,
+    Response,
+    ServerRequest,
+    check_status,
+    post_form,
+    retry_after,
+)
+from counterfact.builders.sources.sparql import QueryTooLarge, SourceError
 from counterfact.core.errors import BadInput
-from tests.support.asking import FAST, SPEED, client, impatient
+from tests.support.fast_client import FAST, SPEED, fast_client, impatient, stored_by_endpoint
 from tests.support.web_server import Asked, Log, Reply, serve_answers
 
 GOOD = Reply(200, "application/json", b'{"good": true}')
@@ -22,7 +31,7 @@ MAXLAG = json.dumps({"error": {"code": "maxlag", "info": "Waiting for a server: 
 
 
 def read(response: Response) -> dict[str, bool]:
-    from counterfact.builders.wikipedia import read_api
+    from counterfact.builders.sources.wikipedia import read_api
 
     return read_api(response, "the server")
 
@@ -71,10 +80,10 @@ PASSING: dict[str, tuple[Reply | Callable[[], Reply], float]] = {
 def test_what_may_pass_is_waited_out(bad: Reply | Callable[[], Reply], wait: float, tmp_path: Path) -> None:
     log = Log()
     with serve_answers(Bad(bad, bad), log) as url:
-        asking = client(tmp_path / "a.sqlite")
-        assert asking.ask(Question(url, "a=1"), send_form, read) == {"good": True}
-        assert asking.ask(Question(url, "a=1"), send_form, read) == {"good": True}
-    assert len(log.visits) == asking.sent == 3
+        client = fast_client(tmp_path / "a.sqlite")
+        assert client.fetch(ServerRequest(url, "a=1"), post_form, read) == {"good": True}
+        assert client.fetch(ServerRequest(url, "a=1"), post_form, read) == {"good": True}
+    assert len(log.visits) == client.sent == 3
     for before, after in zip(log.visits, log.visits[1:], strict=False):
         assert after.began - before.ended >= wait / SPEED
     assert log.most_at_once == 1
@@ -86,8 +95,8 @@ def test_waits_double_and_the_budget_ends_them(tmp_path: Path) -> None:
         serve_answers(lambda _: html(502, "Bad gateway"), log) as url,
         pytest.raises(SourceError, match=r"no answer after 5 attempts.*502.*run the same command again"),
     ):
-        manners = replace(FAST, first_wait=10, budget=260)
-        client(tmp_path / "a.sqlite", manners).ask(Question(url, "a=1"), send_form, read)
+        policy = replace(FAST, first_wait=10, budget=260)
+        fast_client(tmp_path / "a.sqlite", policy).fetch(ServerRequest(url, "a=1"), post_form, read)
     waits = [after.began - before.ended for before, after in zip(log.visits, log.visits[1:], strict=False)]
     assert all(wait >= 10 * 2**n / SPEED for n, wait in enumerate(waits))
 
@@ -98,7 +107,7 @@ def test_a_wait_beyond_the_budget_is_not_begun(tmp_path: Path) -> None:
         serve_answers(lambda _: Reply(429, "text/plain", b"", headers={"Retry-After": "86400"}), log) as url,
         pytest.raises(SourceError, match="in 86400 seconds"),
     ):
-        client(tmp_path / "a.sqlite").ask(Question(url, "a=1"), send_form, read)
+        fast_client(tmp_path / "a.sqlite").fetch(ServerRequest(url, "a=1"), post_form, read)
     assert len(log.visits) == 1
 
 
@@ -107,12 +116,12 @@ def test_what_a_server_asked_for_holds_for_the_next_process_too(tmp_path: Path) 
     slow = [Reply(429, "text/plain", b"", headers={"Retry-After": "86400"})]
     with serve_answers(Bad(*slow), log) as url:
         with pytest.raises(SourceError, match="in 86400 seconds"):
-            client(tmp_path / "a.sqlite").ask(Question(url, "a=1"), send_form, read)
+            fast_client(tmp_path / "a.sqlite").fetch(ServerRequest(url, "a=1"), post_form, read)
         for text in ("a=1", "a=2"):
             with pytest.raises(SourceError, match="left alone until 20"):
-                client(tmp_path / "a.sqlite").ask(Question(url, text), send_form, read)
+                fast_client(tmp_path / "a.sqlite").fetch(ServerRequest(url, text), post_form, read)
         assert len(log.visits) == 1
-        assert client(tmp_path / "b.sqlite").ask(Question(url, "a=1"), send_form, read) == {"good": True}
+        assert fast_client(tmp_path / "b.sqlite").fetch(ServerRequest(url, "a=1"), post_form, read) == {"good": True}
 
 
 POLICY = "Please set a user-agent and respect our robot policy"
@@ -124,7 +133,7 @@ FINAL: dict[str, tuple[Reply, type[Exception], str]] = {
     "a ban with 429": (html(429, BAN), Refused, "banned until 2026-12-01"),
     "401": (html(401, "Who are you?"), Refused, "401"),
     "400": (Reply(400, "text/plain", b"parse error"), SourceError, "refused the question"),
-    "404": (html(404, "Not found"), Missing, "nothing at this address"),
+    "404": (html(404, "Not found"), NotFound, "nothing at this address"),
     "an error": (Reply(200, "application/json", b'{"error": {"code": "badvalue"}}'), SourceError, "badvalue"),
 }
 
@@ -135,11 +144,11 @@ def test_what_will_not_pass_is_explained_and_not_asked_again(
 ) -> None:
     log = Log()
     with serve_answers(lambda _: bad, log) as url:
-        asking = client(tmp_path / "a.sqlite")
+        client = fast_client(tmp_path / "a.sqlite")
         with pytest.raises(kind, match=said):
-            asking.ask(Question(url, "a=1", divisible=True), send_form, read)
+            client.fetch(ServerRequest(url, "a=1", divisible=True), post_form, read)
     assert len(log.visits) == 1
-    assert asking.cache.endpoints() == {}
+    assert stored_by_endpoint(client.cache) == {}
 
 
 TOO_MUCH = {
@@ -154,21 +163,23 @@ TOO_MUCH = {
 def test_what_is_too_much_is_stored_when_it_can_be_divided(bad: Reply, tmp_path: Path) -> None:
     log = Log()
     with serve_answers(Bad(bad), log) as url:
-        asking = client(tmp_path / "a.sqlite", impatient())
+        client = fast_client(tmp_path / "a.sqlite", impatient())
         for _ in range(2):
-            with pytest.raises(TooMuch):
-                asking.ask(Question(url, "a=1", divisible=True), send_form, read)
+            with pytest.raises(QueryTooLarge):
+                client.fetch(ServerRequest(url, "a=1", divisible=True), post_form, read)
         assert len(log.visits) == 1
-        assert client(tmp_path / "b.sqlite", impatient()).ask(Question(url, "a=1"), send_form, read) == {"good": True}
+        assert fast_client(tmp_path / "b.sqlite", impatient()).fetch(ServerRequest(url, "a=1"), post_form, read) == {
+            "good": True
+        }
 
 
 def test_a_time_named_with_a_failure_that_is_divided_is_kept(tmp_path: Path) -> None:
     log = Log()
     with serve_answers(Bad(html(504, "Gateway timeout")._replace(headers={"Retry-After": "50"})), log) as url:
-        asking = client(tmp_path / "a.sqlite")
-        with pytest.raises(TooMuch):
-            asking.ask(Question(url, "a=1", divisible=True), send_form, read)
-        asking.ask(Question(url, "a=2"), send_form, read)
+        client = fast_client(tmp_path / "a.sqlite")
+        with pytest.raises(QueryTooLarge):
+            client.fetch(ServerRequest(url, "a=1", divisible=True), post_form, read)
+        client.fetch(ServerRequest(url, "a=2"), post_form, read)
     assert log.visits[1].began - log.visits[0].ended >= 50 / SPEED
 
 
@@ -176,39 +187,41 @@ def test_a_time_named_with_a_failure_that_is_divided_is_kept(tmp_path: Path) -> 
 def test_what_is_too_much_and_cannot_be_divided_is_asked_again(bad: Reply, tmp_path: Path) -> None:
     log = Log()
     with serve_answers(Bad(bad), log) as url:
-        asking = client(tmp_path / "a.sqlite", impatient())
-        assert asking.ask(Question(url, "a=1"), send_form, read) == {"good": True}
+        client = fast_client(tmp_path / "a.sqlite", impatient())
+        assert client.fetch(ServerRequest(url, "a=1"), post_form, read) == {"good": True}
     assert len(log.visits) == 2
 
 
 def test_a_server_that_is_not_there_is_explained(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as unheard:
         port = unheard.getsockname()[1]
-    with pytest.raises(SourceError, match="no whole answer came"):
-        client(tmp_path / "a.sqlite", impatient()).ask(Question(f"http://127.0.0.1:{port}/", "a=1"), send_form, read)
+    with pytest.raises(SourceError, match="no complete response came"):
+        fast_client(tmp_path / "a.sqlite", impatient()).fetch(
+            ServerRequest(f"http://127.0.0.1:{port}/", "a=1"), post_form, read
+        )
 
 
 def test_without_an_agent_nobody_is_asked(tmp_path: Path) -> None:
     log = Log()
     with serve_answers(lambda _: GOOD, log) as url:
-        client(tmp_path / "a.sqlite").ask(Question(url, "a=1"), send_form, read)
-        offline = client(tmp_path / "a.sqlite", offline=True)
-        assert offline.ask(Question(url, "a=1"), send_form, read) == {"good": True}
+        fast_client(tmp_path / "a.sqlite").fetch(ServerRequest(url, "a=1"), post_form, read)
+        offline = fast_client(tmp_path / "a.sqlite", offline=True)
+        assert offline.fetch(ServerRequest(url, "a=1"), post_form, read) == {"good": True}
         with pytest.raises(SourceError, match=r"without --replay"):
-            offline.ask(Question(url, "a=2"), send_form, read)
+            offline.fetch(ServerRequest(url, "a=2"), post_form, read)
     assert len(log.visits) == 1
 
 
 def test_what_was_used_is_known_by_its_content(tmp_path: Path) -> None:
     with serve_answers(lambda asked: GOOD._replace(body=json.dumps({"you": asked.body}).encode())) as url:
-        first, second = client(tmp_path / "a.sqlite"), client(tmp_path / "a.sqlite")
-        for asking, order in ((first, "12"), (second, "21")):
+        first, second = fast_client(tmp_path / "a.sqlite"), fast_client(tmp_path / "a.sqlite")
+        for client, order in ((first, "12"), (second, "21")):
             for text in order:
-                asking.ask(Question(url, text), send_form, read)
+                client.fetch(ServerRequest(url, text), post_form, read)
         assert first.used(url) == second.used(url)
         assert first.used(url)["responses"] == 2 and second.sent == 0
         assert first.used("http://other")["responses"] == 0
-        first.ask(Question(url, "3"), send_form, read)
+        first.fetch(ServerRequest(url, "3"), post_form, read)
         assert first.used(url)["sha256"] != second.used(url)["sha256"]
 
 
@@ -230,6 +243,19 @@ def test_a_good_status_passes() -> None:
 
 def test_clients_are_told_apart_by_their_caches(tmp_path: Path) -> None:
     with serve_answers(lambda _: GOOD) as url:
-        asking: Client = client(tmp_path / "a.sqlite")
-        asking.ask(Question(url, "a=1"), send_form, read)
-        assert asking.used_keys() != [] and client(tmp_path / "b.sqlite").used_keys() == []
+        client: Client = fast_client(tmp_path / "a.sqlite")
+        client.fetch(ServerRequest(url, "a=1"), post_form, read)
+        assert client.counts().new == 1
+        other = tmp_path / "b.sqlite"
+        assert fast_client(other).counts() == (0, 0, 0, None, other)
+
+
+def test_a_compressed_response_is_read_and_half_of_one_is_not(tmp_path: Path) -> None:
+    packed = gzip.compress(GOOD.body)
+    compressed = GOOD._replace(body=packed, headers={"Content-Encoding": "gzip"})
+    log = Log()
+    with serve_answers(Bad(compressed._replace(body=packed[:-9]), compressed), log) as url:
+        client = fast_client(tmp_path / "a.sqlite")
+        assert client.fetch(ServerRequest(url, "a=1"), post_form, read) == {"good": True}
+        assert client.cache.find(url, "a=1") is not None
+    assert client.sent == 2

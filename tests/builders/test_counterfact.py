@@ -17,10 +17,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from counterfact.builders.articles import LocalArticles
-from counterfact.builders.contexts import Contexts
-from counterfact.builders.counterfact import BuildReport, BuildSettings, Sources, build_counterfact
-from counterfact.builders.sampling import WeightedRace, collides, shuffled
+from counterfact.builders.build_folder import BuildReport
+from counterfact.builders.choosing.sampling import WeightedOrder, collides, shuffled
+from counterfact.builders.choosing.settings import BuildSettings
+from counterfact.builders.counterfact import build_from_sources
+from counterfact.builders.sources.articles import LocalArticles
+from counterfact.builders.sources.options import Sources
+from counterfact.builders.texts.contexts import Contexts
 from counterfact.contracts.datasets import load_dataset
 from counterfact.core.errors import BadInput
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
@@ -75,7 +78,7 @@ def test_every_record_keeps_every_rule(world: World, seed: int) -> None:
     with TemporaryDirectory() as folder:
         sources = world.write(Path(folder) / "world")
         try:
-            report = build_counterfact(sources, BuildSettings(seed=seed), Path(folder) / "out")
+            report = build_from_sources(sources, BuildSettings(seed=seed), Path(folder) / "out")
         except BadInput as error:
             assert "no tuple gave a record" in str(error)
             return
@@ -161,7 +164,7 @@ def check_references(record: CounterFactRecord, world: World, names: list[str]) 
 
 
 def build(world: World, folder: Path, **given: Any) -> BuildReport:
-    return build_counterfact(world.write(folder / "world"), BuildSettings(**given), folder / "out")
+    return build_from_sources(world.write(folder / "world"), BuildSettings(**given), folder / "out")
 
 
 def test_equal_inputs_give_equal_bytes_and_another_seed_others(tmp_path: Path) -> None:
@@ -227,21 +230,21 @@ def test_relations_without_templates_or_prompts_are_dropped_and_counted(tmp_path
     world = small_world()
     sources = world.write(tmp_path / "world")
     (tmp_path / "world/generation/P103.txt").unlink()
-    report = build_counterfact(sources, BuildSettings(), tmp_path / "out")
+    report = build_from_sources(sources, BuildSettings(), tmp_path / "out")
     assert report.meta["relations"]["P103"]["dropped"] == {"no generation prompts": 40}
     sources = Sources(sources.pararel, sources.facts, sources.generation, sources.articles)
-    report = build_counterfact(sources, BuildSettings(generation_prompts=0, paraphrase_prompts=1), tmp_path / "out")
+    report = build_from_sources(sources, BuildSettings(generation_prompts=0, paraphrase_prompts=1), tmp_path / "out")
     assert report.meta["relations"]["P103"]["records"] > 0
     with pytest.raises(BadInput, match="too few templates"):
-        build_counterfact(sources, BuildSettings(paraphrase_prompts=4), tmp_path / "out")
+        build_from_sources(sources, BuildSettings(paraphrase_prompts=4), tmp_path / "out")
 
 
 def test_contexts_may_be_left_out(tmp_path: Path) -> None:
     sources = small_world().write(tmp_path / "world")
     bare = Sources(sources.pararel, sources.facts, sources.generation, None)
     with pytest.raises(BadInput, match="paraphrase_context"):
-        build_counterfact(bare, BuildSettings(), tmp_path / "out")
-    report = build_counterfact(bare, BuildSettings(paraphrase_context="none"), tmp_path / "out")
+        build_from_sources(bare, BuildSettings(), tmp_path / "out")
+    report = build_from_sources(bare, BuildSettings(paraphrase_context="none"), tmp_path / "out")
     for row in rows(report):
         filled = {template.format(row["requested_rewrite"]["subject"]) for template in TEMPLATES}
         assert set(row["paraphrase_prompts"]) < filled
@@ -284,15 +287,15 @@ def test_unknown_relations_and_settings_are_refused(tmp_path: Path) -> None:
 
 @given(st.dictionaries(st.text(max_size=5), st.integers(1, 9), min_size=1, max_size=8), st.integers(0, 2**63 - 1))
 def test_more_weight_only_brings_an_item_forward(weights: dict[str, int], seed: int) -> None:
-    before = list(WeightedRace(weights).order(seed))
+    before = list(WeightedOrder(weights).order(seed))
     assert sorted(before) == sorted(weights)
     item = before[-1]
-    after = list(WeightedRace({**weights, item: weights[item] + 3}).order(seed))
+    after = list(WeightedOrder({**weights, item: weights[item] + 3}).order(seed))
     assert [other for other in after if other != item] == before[:-1]
 
 
 def test_the_race_is_won_by_weight() -> None:
-    race = WeightedRace({"a": 1, "b": 3, "c": 6})
+    race = WeightedOrder({"a": 1, "b": 3, "c": 6})
     won = Counter(next(race.order(7919 * seed)) for seed in range(20_000))
     assert won["a"] / 20_000 == pytest.approx(0.1, abs=0.01)
     assert won["c"] / 20_000 == pytest.approx(0.6, abs=0.015)
@@ -310,7 +313,7 @@ class Killed(BaseException):
 
 def test_a_build_killed_at_any_write_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sources = small_world().write(tmp_path / "world")
-    whole = contents(build_counterfact(sources, BuildSettings(), tmp_path / "whole").path)
+    whole = contents(build_from_sources(sources, BuildSettings(), tmp_path / "whole").path)
     replace, rename = os.replace, Path.rename
     for end in range(1, 40):
         left = end
@@ -331,17 +334,17 @@ def test_a_build_killed_at_any_write_goes_on_to_the_same_bytes(tmp_path: Path, m
 
         out = tmp_path / f"out-{end}"
         if end % 2:
-            build_counterfact(sources, BuildSettings(seed=9), out)
+            build_from_sources(sources, BuildSettings(seed=9), out)
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", dying_replace)
             patch.setattr(Path, "rename", dying_rename)
             try:
-                build_counterfact(sources, BuildSettings(), out)
+                build_from_sources(sources, BuildSettings(), out)
                 finished = True
             except Killed:
                 finished = False
         assert not out.exists() or (out / "build.json").exists()
-        assert contents(build_counterfact(sources, BuildSettings(), out).path) == whole
+        assert contents(build_from_sources(sources, BuildSettings(), out).path) == whole
         assert not list(tmp_path.glob(f".out-{end}.*"))
         if finished:
             return
@@ -351,14 +354,16 @@ def test_a_build_killed_at_any_write_goes_on_to_the_same_bytes(tmp_path: Path, m
 SCRIPT = """
 import sys
 from pathlib import Path
-from counterfact.builders.articles import LocalArticles
-from counterfact.builders.counterfact import BuildSettings, Sources, build_counterfact
-from counterfact.builders.wikidata import StoreSource
+from counterfact.builders.sources.articles import LocalArticles
+from counterfact.builders.choosing.settings import BuildSettings
+from counterfact.builders.sources.options import Sources
+from counterfact.builders.counterfact import build_from_sources
+from counterfact.builders.sources.local_store import StoreSource
 world, out = Path(sys.argv[1]), Path(sys.argv[2])
 sources = Sources(world / "pararel", StoreSource.open(world / "wikidata"), world / "generation",
                   LocalArticles.open(world / "articles"))
 print("ready", flush=True)
-build_counterfact(sources, BuildSettings(), out)
+build_from_sources(sources, BuildSettings(), out)
 """
 
 

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from counterfact.builders.hub import Pushed, check_repo, push
-from counterfact.builders.hub_parts import read_parts
-from counterfact.builders.hub_stage import Staged, stage
-from counterfact.builders.output import content_hash
+from counterfact.builders.hub.parts import read_parts
+from counterfact.builders.hub.staging import Staged, check_repo, stage
+from counterfact.builders.hub.upload import Upload, push
 from counterfact.core.errors import BadInput, Failed
-from counterfact.core.files import read_jsonl, write_json
+from counterfact.core.files import hash_json, read_jsonl, write_json
 from tests.support.evaluating import counterfact
 from tests.support.hub_server import TOKEN, Fault, Hub, serve
 
@@ -30,7 +29,7 @@ def built(folder: Path, n: int = 6, version: str = "1") -> Path:
         "name": "ours",
         "version": version,
         "kind": "counterfact",
-        "content_hash": content_hash(records),
+        "content_hash": hash_json(records),
     }
     write_json(
         folder / "build.json", {**meta, "seed": 0, "counts": {"records": n}, "environment": {"places": "/home/me"}}
@@ -58,7 +57,7 @@ def hub() -> Iterator[Hub]:
         yield running
 
 
-def upload(hub: Hub, what: Staged, token: str | None = TOKEN, attempts: int = 3) -> Pushed:
+def upload(hub: Hub, what: Staged, token: str | None = TOKEN, attempts: int = 3) -> Upload:
     return push(what, token, endpoint=hub.url, wait=0.01, attempts=attempts)
 
 
@@ -73,7 +72,7 @@ def test_everything_arrives_in_one_commit_under_a_tag(hub: Hub, made: Made) -> N
     assert {path: content for path, content in repo.head.files.items() if path != ".gitattributes"} == files_of(what)
     assert len(repo.commits) == 2
     assert repo.tags == {"v1.0.0": repo.head.oid}
-    assert done == Pushed(f"{hub.url}/datasets/{REPO}", repo.head.oid, "v1.0.0", what.files, True, ())
+    assert done == Upload(f"{hub.url}/datasets/{REPO}", repo.head.oid, "v1.0.0", what.files, True, ())
     assert not any(b"/home/me" in content for content in repo.head.files.values())
 
 
@@ -84,7 +83,7 @@ def test_an_unchanged_upload_changes_nothing(hub: Hub, made: Made, tmp_path: Pat
     later = stage(parts, REPO, "1", tmp_path / "again", "2027-01-01")
     before = len(hub.log)
     again = upload(hub, later)
-    assert again == Pushed(first.url, first.commit, first.tag, (), False, ())
+    assert again == Upload(first.url, first.commit, first.tag, (), False, ())
     assert all(asked.method == "GET" or asked.method == "HEAD" for asked in hub.log[before:])
     assert len(hub.repos[REPO].commits) == 2
 

@@ -9,12 +9,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from counterfact.builders.hub_card import merge_card
-from counterfact.builders.hub_header import merge_header, split_card
-from counterfact.builders.hub_parts import Part, read_parts
-from counterfact.builders.hub_stage import Staged, semantic, stage
-from counterfact.builders.hub_tables import features_of, write_table
-from counterfact.builders.zsre import build_zsre
+from counterfact.builders.hub.card import merge_card
+from counterfact.builders.hub.card_header import merge_header, split_card
+from counterfact.builders.hub.parquet import features_of, write_table
+from counterfact.builders.hub.parts import Part, read_parts
+from counterfact.builders.hub.staging import Staged, semantic, stage
+from counterfact.builders.zsre import build as build_zsre
 from counterfact.contracts.datasets import load_dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.files import read_json, read_jsonl, write_json, write_jsonl
@@ -31,7 +31,7 @@ def built(folder: Path, n: int = 6) -> Path:
 
 def questions(folder: Path, n: int = 3) -> Path:
     zsre(folder / "zsre.json", n)
-    build_zsre(folder / "zsre.json", folder / "zsre", None, "questions", "1")
+    build_zsre(folder / "zsre", folder / "zsre.json", name="questions")
     return folder / "zsre"
 
 
@@ -39,7 +39,7 @@ def questions(folder: Path, n: int = 3) -> Path:
 def parts(tmp_path_factory: pytest.TempPathFactory) -> list[Part]:
     folder = tmp_path_factory.mktemp("parts")
     more = built(folder / "more", 7)
-    return read_parts([str(built(folder / "data")), str(questions(folder)), f"counterfact_plus/dev={more}"])
+    return read_parts([str(built(folder / "data")), str(questions(folder)), f"more/dev={more}"])
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +51,11 @@ def test_each_configuration_has_its_files(staged: Staged) -> None:
     shard = "00000-of-00001.parquet"
     assert staged.data == (
         "builds/counterfact-test.json",
-        "builds/counterfact_plus-dev.json",
+        "builds/more-dev.json",
         "builds/zsre-test.json",
         f"counterfact/test-{shard}",
-        f"counterfact_plus/dev-{shard}",
-        f"counterfact_plus_reference_texts/dev-{shard}",
+        f"more/dev-{shard}",
+        f"more_reference_texts/dev-{shard}",
         f"reference_texts/test-{shard}",
         f"zsre/test-{shard}",
     )
@@ -68,7 +68,7 @@ def test_the_folder_reads_as_the_build_does(staged: Staged, parts: list[Part], t
     assert there.reference_texts is not None and ours.reference_texts is not None
     assert list(there.reference_texts.documents()) == list(ours.reference_texts.documents())
     assert load_dataset(f"{staged.folder}:zsre").content_hash == parts[2].content_hash
-    assert len(load_dataset(f"{staged.folder}:counterfact_plus").records) == 7
+    assert len(load_dataset(f"{staged.folder}:more").records) == 7
     with pytest.raises(BadInput, match="no data set of that name"):
         load_dataset(f"{staged.folder}:nothing")
 
@@ -186,12 +186,12 @@ def test_sentences_of_wikipedia_in_a_record_make_it_share_alike(tmp_path: Path) 
     assert read_parts([str(folder)])[0].licence == "cc0-1.0"
 
 
-def test_a_build_with_the_edited_fact_in_front_and_another_language_is_named_so(tmp_path: Path) -> None:
+def test_a_build_in_another_language_is_named_so(tmp_path: Path) -> None:
     folder = built(tmp_path)
-    change(folder, "build.json", settings={"neighborhood_context": "edited fact", "language": "de"})
-    plus, texts = read_parts([str(folder)])
-    assert (plus.config, texts.config) == ("counterfact_plus", "counterfact_plus_reference_texts")
-    staged = stage([plus, texts], "org/name", "1", tmp_path / "staged", DAY)
+    change(folder, "build.json", settings={"language": "de"})
+    german, texts = read_parts([f"german={folder}"])
+    assert (german.config, texts.config) == ("german", "german_reference_texts")
+    staged = stage([german, texts], "org/name", "1", tmp_path / "staged", DAY)
     assert yaml.safe_load(split_card((staged.folder / "README.md").read_text())[0])["language"] == ["de"]
     assert read_json(staged.folder / "croissant.json")["inLanguage"] == ["de"]
 
@@ -247,7 +247,7 @@ def test_edits_of_people_stay_and_figures_follow(staged: Staged) -> None:
 
 def _marked(card: str) -> str:
     """Give blocks whose content was replaced the marks they would have been generated with."""
-    from counterfact.builders import hub_card
+    from counterfact.builders.hub import card as hub_card
 
     return hub_card._BLOCK.sub(lambda found: hub_card._block(found[1], found[3]), card)
 

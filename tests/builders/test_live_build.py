@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-import counterfact.builders.sources
-from counterfact.builders import wikipedia
-from counterfact.builders.pararel import load_pararel
-from counterfact.builders.plan import Assumed, plan_build
-from counterfact.builders.sources import Named
-from counterfact.builders.upstream import UPSTREAM
-from counterfact.builders.wikipedia import wiki_of
+import counterfact.builders.sources.options
+from counterfact.builders.request_estimate import Assumptions, estimate_requests
+from counterfact.builders.sources import wikipedia
+from counterfact.builders.sources.options import SourceOptions
+from counterfact.builders.sources.pararel import load_pararel
+from counterfact.builders.sources.pararel_download import UPSTREAM
+from counterfact.builders.sources.wikipedia import wiki_of
 from counterfact.cli.main import main
 from counterfact.core.errors import BadInput
-from tests.builders.test_factory import Place, make, services, without_sources
-from tests.support.asking import CONTACT
+from tests.builders.test_build_over_http import Place, make, services, without_sources
+from tests.support.fast_client import CONTACT
 from tests.support.made_up_world import small_world
 from tests.support.sparql_server import query_of
 
@@ -81,7 +81,7 @@ def test_the_language_chooses_the_wikipedia(
     with services(place) as there:
         host = there.wiki.removesuffix("/w/api.php")
         monkeypatch.setattr(wikipedia, "WIKIPEDIA", host + "/{}/w/api.php")
-        monkeypatch.setattr(counterfact.builders.sources, "WIKIDATA", host + "/wikidata/w/api.php")
+        monkeypatch.setattr(counterfact.builders.sources.options, "WIKIDATA", host + "/wikidata/w/api.php")
         named = ["build", "--sparql", there.sparql, "--pararel", place.sources.pararel, "--language", "fr"]
         named += ["--prompts", place.sources.generation, "--contact", CONTACT, "--pause", 0]
         named += ["--cache", tmp_path / "a.sqlite", "--out", tmp_path / "out"]
@@ -117,24 +117,24 @@ def test_wikipedias_by_the_codes_of_labels(language: str, host: str, name: str) 
 
 
 def test_names_of_services_and_what_follows_from_them() -> None:
-    assert Named(sparql="wdqs").live and Named(sparql="https://a/sparql").live
-    assert not Named(sparql="facts.nt").live and not Named().live
-    assert Named(sparql="qlever").fetches_pararel and Named(pararel=UPSTREAM).fetches_pararel
-    assert not Named(sparql="wdqs", pararel="folder").fetches_pararel
+    assert SourceOptions(sparql="wdqs").live and SourceOptions(sparql="https://a/sparql").live
+    assert not SourceOptions(sparql="facts.nt").live and not SourceOptions().live
+    assert SourceOptions(sparql="qlever").fetches_pararel and SourceOptions(pararel=UPSTREAM).fetches_pararel
+    assert not SourceOptions(sparql="wdqs", pararel="folder").fetches_pararel
 
 
 def test_replay_needs_to_know_whose_answers(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="whose answers"):
-        Named(replay=True).open()
+        SourceOptions(replay=True).open()
     with pytest.raises(BadInput, match="no cache of responses"):
-        Named(sparql="wdqs", replay=True, cache=tmp_path / "a.sqlite").open()
+        SourceOptions(sparql="wdqs", replay=True, cache=tmp_path / "a.sqlite").open()
 
 
 def test_the_contact_may_come_from_the_environment(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("COUNTERFACT_CONTACT", raising=False)
-    named = Named(sparql="wdqs", pararel=str(place.sources.pararel), cache=tmp_path / "a.sqlite")
+    named = SourceOptions(sparql="wdqs", pararel=str(place.sources.pararel), cache=tmp_path / "a.sqlite")
     with pytest.raises(BadInput, match="--contact"):
         named.open()
     monkeypatch.setenv("COUNTERFACT_CONTACT", CONTACT)
@@ -152,12 +152,12 @@ def test_the_plan_counts_what_a_build_asks(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     relations = load_pararel(place.sources.pararel)
-    assumed = Assumed(subjects_an_object=9, with_article=1.0)
-    costs = {cost.kind: cost for cost in plan_build(relations, 6, 1.0, 82, assumed)}
+    assumed = Assumptions(subjects_an_object=9, with_article=1.0)
+    costs = {cost.kind: cost for cost in estimate_requests(relations, 6, 1.0, 82, assumed)}
     with services(place) as there:
-        from tests.support.asking import client
+        from tests.support.fast_client import fast_client
 
-        there.build(place, client(tmp_path / "a.sqlite"), tmp_path / "out")
+        there.build(place, fast_client(tmp_path / "a.sqlite"), tmp_path / "out")
         assert len(there.logs[0].visits) == sum(
             costs[kind].requests
             for kind in (

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from counterfact.builders.counterfact import BuildSettings, build_counterfact
-from counterfact.builders.overlap import Shared, overlap, why_missing
+from counterfact.builders.audit.overlap import Shared, overlap, why_missing
+from counterfact.builders.choosing.settings import BuildSettings
+from counterfact.builders.counterfact import build_from_sources
 from counterfact.contracts.datasets import load_dataset
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from tests.builders.test_statistics import record
@@ -27,7 +28,7 @@ def test_counts_by_hand_in_both_directions() -> None:
 
 
 def test_why_facts_are_missing(tmp_path: Path) -> None:
-    report = build_counterfact(small_world(("P103",)).write(tmp_path / "world"), BuildSettings(), tmp_path / "out")
+    report = build_from_sources(small_world(("P103",)).write(tmp_path / "world"), BuildSettings(), tmp_path / "out")
     records = [r for r in load_dataset(report.path).records if isinstance(r, CounterFactRecord)]
     world = small_world(("P103",))
     two = next(label for uuid, label, _ in world.tuples["P103"] if uuid == "P103-6")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from counterfact.builders.generation_prompts import load_generation_prompts
-from counterfact.builders.pararel import Relation, cut_pattern, load_pararel, top_up
+from counterfact.builders.sources.pararel import Relation, cut_pattern, load_pararel, top_up
+from counterfact.builders.texts.generation_prompts import load_generation_prompts
 from counterfact.core.errors import BadInput
 
 CUT = {

@@ -11,20 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from counterfact.builders.articles import EMBEDDED_SITE
-from counterfact.builders.counterfact import BuildSettings, Sources, build_counterfact, embedded_sources
-from counterfact.builders.dump import slice_of_dump
-from counterfact.builders.dump_lines import Wanted, blocks_of, cut_block
-from counterfact.builders.endpoint import EndpointSource
-from counterfact.builders.pararel import load_pararel
-from counterfact.builders.queries import DIRECT, ENTITY, LABEL
-from counterfact.builders.slices import write_slice
-from counterfact.builders.snapshot import take_snapshot
-from counterfact.builders.wikidata import StoreSource
+from counterfact.builders.choosing.settings import BuildSettings
+from counterfact.builders.counterfact import build_from_sources
+from counterfact.builders.sources.articles import EMBEDDED_SITE
+from counterfact.builders.sources.dump_filter import LineFilter, entity_blocks, filter_block
+from counterfact.builders.sources.endpoint import EndpointSource
+from counterfact.builders.sources.local_store import StoreSource
+from counterfact.builders.sources.options import SourceOptions, Sources
+from counterfact.builders.sources.pararel import load_pararel
+from counterfact.builders.sources.queries import DIRECT, ENTITY, LABEL
+from counterfact.builders.sources.snapshot import take_snapshot, write_slice
+from counterfact.builders.sources.truthy_dump import write_dump_slice
 from counterfact.core.errors import BadInput
-from tests.builders.test_wikidata import store_of
+from tests.builders.test_sparql import store_of
 from tests.support import ROOT
-from tests.support.asking import client
+from tests.support.fast_client import fast_client
 from tests.support.made_up_world import World, crowded, small_world
 from tests.support.sparql_server import query_of, serve
 from tests.support.truthy_dump import write_dump
@@ -33,7 +34,7 @@ from tests.support.web_server import Asked, Reply
 
 def same_build(first: Sources, second: Sources, folder: Path, **given: object) -> None:
     settings = BuildSettings.check(given, "test")
-    made = [build_counterfact(sources, settings, folder / name) for sources, name in ((first, "a"), (second, "b"))]
+    made = [build_from_sources(sources, settings, folder / name) for sources, name in ((first, "a"), (second, "b"))]
     assert made[0].records > 0
     for name in ("records.jsonl", "reference_texts.jsonl", "stats.json", "dropped.jsonl"):
         assert (folder / "a" / name).read_bytes() == (folder / "b" / name).read_bytes(), name
@@ -76,14 +77,14 @@ def test_a_slice_of_an_endpoint_that_cuts_big_answers_is_that_of_the_files(world
         return reply
 
     with serve(store_of(tmp_path / "world/wikidata/facts.nt"), None, cut_off) as url:
-        endpoint = EndpointSource(url, client(tmp_path / "a.sqlite"))
+        endpoint = EndpointSource(url, fast_client(tmp_path / "a.sqlite"))
         found = take_snapshot(relations, endpoint, site=EMBEDDED_SITE, sitelinks=True)
     assert cut["sitelinks"] and cut["schema:about"]
     assert found == take_snapshot(relations, sources.facts, site=EMBEDDED_SITE, sitelinks=True)
 
 
 def test_the_embedded_slice_is_reproduced_by_the_same_command(tmp_path: Path) -> None:
-    sources = embedded_sources()
+    sources = SourceOptions().open()
     relations = [one for one in load_pararel(sources.pararel) if one.id in ("P103", "P36", "P641")]
     lines = take_snapshot(relations, sources.facts, site=EMBEDDED_SITE)
     (file,) = sources.facts.files  # type: ignore[attr-defined]
@@ -98,7 +99,7 @@ def test_a_slice_of_a_dump_gives_the_same_build(suffix: str, world: World, tmp_p
     sources = world.write(tmp_path / "world")
     dump, out = tmp_path / f"dump{suffix}", tmp_path / "slice.nt.gz"
     size = write_dump(dump, world, 1.0)
-    counts = slice_of_dump(dump, load_pararel(sources.pararel), out, workers=1)
+    counts = write_dump_slice(dump, load_pararel(sources.pararel), out, workers=1)
     assert counts["bytes"] == size
     assert counts["facts"] == len(world.facts)
     assert counts["facts with an unknown value"] == 2 * len({fact[0] for fact in world.facts})
@@ -116,7 +117,7 @@ def test_of_an_object_with_very_many_subjects_a_sample_is_kept(tmp_path: Path) -
     write_dump(tmp_path / "dump.nt", world, 0.5)
     outs = [tmp_path / name for name in ("all.nt", "some.nt", "again.nt")]
     for out, most, workers in zip(outs, (0, 400, 400), (1, 1, 2), strict=True):
-        counts = slice_of_dump(tmp_path / "dump.nt", relations, out, most=most, workers=workers, block=100_000)
+        counts = write_dump_slice(tmp_path / "dump.nt", relations, out, most=most, workers=workers, block=100_000)
         assert counts["objects with a sample of their subjects"] == (most > 0)
     assert outs[1].read_bytes() == outs[2].read_bytes()
     every, some = ({line for line in out.read_text().splitlines() if "P103>" in line} for out in outs[:2])
@@ -128,7 +129,7 @@ def test_of_an_object_with_very_many_subjects_a_sample_is_kept(tmp_path: Path) -
         line = f"<{ENTITY}{subject}> <{DIRECT}{relation}> <{ENTITY}{object}> ."
         if relation == "P103" and (subject in tuples or any(f"/{subject}> <" in other for other in some)):
             assert line in some, "of a subject that stays, all objects do"
-    report = build_counterfact(replace(sources, facts=StoreSource.open(outs[1])), BuildSettings(), tmp_path / "out")
+    report = build_from_sources(replace(sources, facts=StoreSource.open(outs[1])), BuildSettings(), tmp_path / "out")
     held = {(subject, object) for subject, relation, object in world.facts if relation == "P103"}
     ids = {label: id for id, label in world.labels.items()}
     drawn = set()
@@ -147,7 +148,7 @@ def test_a_later_dump_changes_the_sample_little(tmp_path: Path) -> None:
         world = crowded(small_world(), people)
         sources = world.write(tmp_path / f"world-{people}")
         write_dump(tmp_path / "dump.nt", world, 0.5)
-        slice_of_dump(tmp_path / "dump.nt", load_pararel(sources.pararel), tmp_path / "x.nt", most=500, workers=1)
+        write_dump_slice(tmp_path / "dump.nt", load_pararel(sources.pararel), tmp_path / "x.nt", most=500, workers=1)
         text = (tmp_path / "x.nt").read_text().splitlines()
         samples.append({line for line in text if line.endswith("/Q1> .")})
     assert len(samples[0] & samples[1]) > 0.85 * len(samples[0])
@@ -159,7 +160,7 @@ def test_neither_blocks_nor_workers_change_a_byte(world: World, tmp_path: Path) 
     write_dump(tmp_path / "dump.nt", world, 0.5)
     made = set()
     for name, workers, block in (("a", 1, 1 << 22), ("b", 1, 700), ("c", 2, 60_000)):
-        slice_of_dump(tmp_path / "dump.nt", relations, tmp_path / name / "x.nt.gz", workers=workers, block=block)
+        write_dump_slice(tmp_path / "dump.nt", relations, tmp_path / name / "x.nt.gz", workers=workers, block=block)
         made.add((tmp_path / name / "x.nt.gz").read_bytes())
     assert len(made) == 1
 
@@ -169,7 +170,7 @@ def test_blocks_hold_whole_entities(tmp_path: Path, world: World) -> None:
     whole = (tmp_path / "dump.nt").read_bytes()
     for size in (100, 5_000, 1 << 20):
         with (tmp_path / "dump.nt").open("rb") as stream:
-            blocks = list(blocks_of(stream, size))
+            blocks = list(entity_blocks(stream, size))
         assert b"".join(blocks) == whole
         seen: set[bytes] = set()
         for block in blocks:
@@ -180,10 +181,10 @@ def test_blocks_hold_whole_entities(tmp_path: Path, world: World) -> None:
 
 def test_articles_of_the_site_alone_are_kept() -> None:
     about = "<https://en.wikipedia.org/wiki/Ada> <http://schema.org/about> <http://www.wikidata.org/entity/Q7> .\n"
-    wanted = Wanted(frozenset({"P103"}), frozenset(), site="https://en.wikipedia.org/")
+    wanted = LineFilter(frozenset({"P103"}), frozenset(), site="https://en.wikipedia.org/")
     block = (about + about.replace("//en", "//de")).encode()
-    assert cut_block(block, wanted).lines == about.encode()
-    assert cut_block(block, Wanted(frozenset({"P103"}), frozenset())).lines == b""
+    assert filter_block(block, wanted).lines == about.encode()
+    assert filter_block(block, LineFilter(frozenset({"P103"}), frozenset())).lines == b""
 
 
 def test_what_is_no_dump_is_refused_and_leaves_nothing(world: World, tmp_path: Path) -> None:
@@ -191,24 +192,25 @@ def test_what_is_no_dump_is_refused_and_leaves_nothing(world: World, tmp_path: P
     relations = load_pararel(sources.pararel)
     out = tmp_path / "slice.nt"
     with pytest.raises(BadInput, match="no dump at"):
-        slice_of_dump(tmp_path / "none.nt", relations, out, workers=1)
+        write_dump_slice(tmp_path / "none.nt", relations, out, workers=1)
     write_dump(tmp_path / "dump.nt.gz", world, 0.3)
     whole = (tmp_path / "dump.nt.gz").read_bytes()
     (tmp_path / "cut.nt.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BadInput, match="not a whole dump"):
-        slice_of_dump(tmp_path / "cut.nt.gz", relations, out, workers=1)
+        write_dump_slice(tmp_path / "cut.nt.gz", relations, out, workers=1)
     (tmp_path / "other.nt").write_text("<urn:a> <urn:b> <urn:c> .\n")
     with pytest.raises(BadInput, match="is it a dump"):
-        slice_of_dump(tmp_path / "other.nt", relations, out, workers=1)
+        write_dump_slice(tmp_path / "other.nt", relations, out, workers=1)
     assert not out.exists() and not list(tmp_path.glob(".*"))
 
 
 SCRIPT = """
 import json, resource, sys
 from pathlib import Path
-from counterfact.builders.dump import slice_of_dump
-from counterfact.builders.pararel import load_pararel
-counts = slice_of_dump(Path(sys.argv[1]), load_pararel(Path(sys.argv[2])), Path(sys.argv[3]), workers=int(sys.argv[4]))
+from counterfact.builders.sources.truthy_dump import write_dump_slice
+from counterfact.builders.sources.pararel import load_pararel
+relations = load_pararel(Path(sys.argv[2]))
+counts = write_dump_slice(Path(sys.argv[1]), relations, Path(sys.argv[3]), workers=int(sys.argv[4]))
 used = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 print(json.dumps({"facts": counts["facts"], "bytes": counts["bytes"], "kilobytes": max(used)}))
 """

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from counterfact.builders.statistics import Count, stats_json, table_2
+from counterfact.builders.audit.statistics import Count, stats_json, table_2
 from counterfact.contracts.datasets import load_dataset
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 

@@ -8,21 +8,21 @@ from urllib.parse import parse_qsl
 
 import pytest
 
-from counterfact.builders.articles import Article, LocalArticles
-from counterfact.builders.wikidata import SourceError
-from counterfact.builders.wikipedia import Wikipedia
+from counterfact.builders.sources.articles import LocalArticles, Passage
+from counterfact.builders.sources.sparql import SourceError
+from counterfact.builders.sources.wikipedia import Wikipedia
 from counterfact.core.places import data_folder
-from tests.support.asking import client
+from tests.support.fast_client import fast_client
 from tests.support.made_up_world import small_world
 from tests.support.web_server import Asked, Log, Reply
 from tests.support.wiki_server import serve_wiki
 
-ARTICLES = {f"Q{n}": Article(f"Heron {n}", f"A heron called {n} times.") for n in range(2, 130)}
-ARTICLES |= {"Q200": Article('The "Oar" & Ольга', "Text."), "Q202": Article("Blank", "  ")}
+ARTICLES = {f"Q{n}": Passage(f"Heron {n}", f"A heron called {n} times.") for n in range(2, 130)}
+ARTICLES |= {"Q200": Passage('The "Oar" & Ольга', "Text."), "Q202": Passage("Blank", "  ")}
 
 
 def wiki(url: str, folder: Path) -> Wikipedia:
-    return Wikipedia(client(folder / "a.sqlite"), LocalArticles.open(data_folder() / "articles"), url, url)
+    return Wikipedia(fast_client(folder / "a.sqlite"), LocalArticles.open(data_folder() / "articles"), url, url)
 
 
 def test_titles_come_in_fifties_and_openings_in_twenties(tmp_path: Path) -> None:

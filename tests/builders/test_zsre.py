@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from counterfact.builders.zsre import build_zsre, convert, read_zsre
+from counterfact.builders.zsre import build, convert, read_zsre
 from counterfact.contracts.datasets import load_dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.records import BadRecord
@@ -42,7 +42,7 @@ def records_of(out: Path) -> list[ZsreRecord]:
 
 def test_a_file_becomes_a_folder_that_loads(tmp_path: Path) -> None:
     unicode = entry(subject="Łódź", src="Gdzie leży Łódź?", answers=["Polska – Łódzkie", "Polska"])
-    report = build_zsre(write(tmp_path, [entry(), unicode]), tmp_path / "out")
+    report = build(tmp_path / "out", write(tmp_path, [entry(), unicode]))
     dataset = load_dataset(tmp_path / "out")
     assert (dataset.name, dataset.version, dataset.kind) == ("zsre", "1", "zsre")
     assert dataset.content_hash == report.meta["content_hash"]
@@ -56,7 +56,7 @@ def test_a_file_becomes_a_folder_that_loads(tmp_path: Path) -> None:
 
 def test_a_subject_that_is_repeated_is_edited_at_its_last_place(tmp_path: Path) -> None:
     repeated = entry(subject="Orim", src="Is Orim the Orim of Orimland or Orim?")
-    build_zsre(write(tmp_path, [repeated]), tmp_path / "out")
+    build(tmp_path / "out", write(tmp_path, [repeated]))
     (record,) = records_of(tmp_path / "out")
     assert record.request.prompt == "Is Orim the Orim of Orimland or {}?"
     assert record.request.filled == record.src
@@ -64,7 +64,7 @@ def test_a_subject_that_is_repeated_is_edited_at_its_last_place(tmp_path: Path) 
 
 def test_answers_of_every_form(tmp_path: Path) -> None:
     entries = [entry(answers="Tessel"), entry(answers=["", "Tessel"]), entry(loc_ans=["nobody", "no one"])]
-    build_zsre(write(tmp_path, entries), tmp_path / "out")
+    build(tmp_path / "out", write(tmp_path, entries))
     assert [record.answers[0] for record in records_of(tmp_path / "out")] == ["Tessel", "Tessel", "the Tessel"]
     assert records_of(tmp_path / "out")[2].loc_ans == "nobody"
 
@@ -84,7 +84,7 @@ BAD = [
 
 
 def test_bad_entries_are_counted_and_keep_the_others_ids(tmp_path: Path) -> None:
-    report = build_zsre(write(tmp_path, [*BAD, entry()]), tmp_path / "out")
+    report = build(tmp_path / "out", write(tmp_path, [*BAD, entry()]))
     assert [record.case_id for record in records_of(tmp_path / "out")] == [len(BAD)]
     counts = report.meta["counts"]
     assert counts["read"] == len(BAD) + 1 == counts["records"] + sum(counts["dropped"].values())
@@ -104,17 +104,17 @@ def test_size_is_honoured(size: int, usable: list[bool], tmp_path_factory: pytes
 
 
 def test_lines_are_read_as_well(tmp_path: Path) -> None:
-    build_zsre(write(tmp_path, [entry(), entry()], "zsre.jsonl"), tmp_path / "out", size=1)
+    build(tmp_path / "out", write(tmp_path, [entry(), entry()], "zsre.jsonl"), limit=1)
     assert len(records_of(tmp_path / "out")) == 1
 
 
 def test_equal_builds_are_equal_bytes(tmp_path: Path) -> None:
     source = write(tmp_path, [entry(), entry(answers=[])])
-    build_zsre(source, tmp_path / "a")
-    build_zsre(source, tmp_path / "b")
+    build(tmp_path / "a", source)
+    build(tmp_path / "b", source)
     assert (tmp_path / "a/records.jsonl").read_bytes() == (tmp_path / "b/records.jsonl").read_bytes()
-    assert build_zsre(source, tmp_path / "a").reused
-    assert not build_zsre(source, tmp_path / "a", size=1).reused
+    assert build(tmp_path / "a", source).reused
+    assert not build(tmp_path / "a", source, limit=1).reused
 
 
 @pytest.mark.parametrize(
@@ -123,14 +123,14 @@ def test_equal_builds_are_equal_bytes(tmp_path: Path) -> None:
 def test_other_files_are_refused(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "zsre.json").write_text(text)
     with pytest.raises(BadInput, match=said):
-        build_zsre(tmp_path / "zsre.json", tmp_path / "out")
+        build(tmp_path / "out", tmp_path / "zsre.json")
 
 
 def test_a_missing_file_and_a_size_of_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no file"):
-        build_zsre(tmp_path / "zsre.json", tmp_path / "out")
-    with pytest.raises(BadInput, match="size"):
-        build_zsre(write(tmp_path, [entry()]), tmp_path / "out", size=0)
+        build(tmp_path / "out", tmp_path / "zsre.json")
+    with pytest.raises(BadInput, match="limit"):
+        build(tmp_path / "out", write(tmp_path, [entry()]), limit=0)
 
 
 def test_no_text_is_changed() -> None:
@@ -140,8 +140,8 @@ def test_no_text_is_changed() -> None:
 
 
 def test_real_files(real_data: Path, tmp_path: Path) -> None:
-    evaluation = build_zsre(real_data / "zsre/zsre_mend_eval_portability_gpt4.json", tmp_path / "eval")
-    training = build_zsre(real_data / "zsre/zsre_mend_train-1k.json", tmp_path / "train", size=500)
+    evaluation = build(tmp_path / "eval", real_data / "zsre/zsre_mend_eval_portability_gpt4.json")
+    training = build(tmp_path / "train", real_data / "zsre/zsre_mend_train-1k.json", limit=500)
     assert (evaluation.records, evaluation.meta["counts"]["dropped"]) == (1_037, {})
     assert training.records == 500
     assert all(record.request.filled == record.src for record in records_of(tmp_path / "eval"))

@@ -27,7 +27,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_option_of_a_build_is_recorded(tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("The ferry leaves the northern pier at noon.\nNobody swept the stairs today.\n")
     counts = ["--paraphrases", 1, "--neighbors", 3, "--attributes", 2, "--generations", 4]
-    variants = ["--non-conflicting", "--plus", "--language", "en", "--sitelinks", 0]
+    variants = ["--non-conflicting", "--language", "en", "--sitelinks", 0]
     sources = ["--context", "texts", "--texts", tmp_path / "texts.txt", "--templates", "data/pararel"]
     run("build", "--out", tmp_path / "out", "--relation", "P103", *counts, *variants, *sources)
     meta = json.loads((tmp_path / "out/build.json").read_text(encoding="utf-8"))
@@ -37,7 +37,6 @@ def test_every_option_of_a_build_is_recorded(tmp_path: Path) -> None:
         "attribute_prompts": 2,
         "generation_prompts": 4,
         "non_conflicting": True,
-        "neighborhood_context": "edited fact",
         "paraphrase_context": "texts",
         "language": "en",
         "fewest_sitelinks": 0,
@@ -72,7 +71,7 @@ def test_compare_tells_data_sets_from_runs(data: Path, tmp_path: Path) -> None:
 
 
 def test_audit_prints_and_writes_a_page(data: Path, tmp_path: Path) -> None:
-    assert "bad seam" in run("audit", data, "--page", tmp_path / "audit.html")
+    assert "malformed prompt" in run("audit", data, "--page", tmp_path / "audit.html")
     assert "<article" in (tmp_path / "audit.html").read_text(encoding="utf-8")
     found = json.loads(run("audit", data, "--page", tmp_path / "audit.html", "--json"))
     assert found["found"]["duplicate record"] == {"found": 0, "records": 0}

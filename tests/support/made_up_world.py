@@ -5,10 +5,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from counterfact.builders.articles import EMBEDDED_SITE, LocalArticles
-from counterfact.builders.counterfact import Sources
-from counterfact.builders.queries import ABOUT, DIRECT, ENTITY, LABEL, SITELINKS, literal
-from counterfact.builders.wikidata import StoreSource
+from counterfact.builders.sources.articles import EMBEDDED_SITE, LocalArticles
+from counterfact.builders.sources.local_store import StoreSource
+from counterfact.builders.sources.options import Sources
+from counterfact.builders.sources.queries import ABOUT, DIRECT, ENTITY, LABEL, SITELINKS, literal
 
 Fact = tuple[str, str, str]
 PATTERNS = ("[X] speaks [Y].", "[X] dreams in [Y] .", "The tongue of [X] is [Y].", "[X] sings in [Y].")

@@ -86,6 +86,7 @@ def _config(family: str, vocabulary: int) -> Any:
         "mistral": {**grouped, "sliding_window": 48},
         "qwen2": grouped,
         "qwen3": {**grouped, "head_dim": 16},
+        "olmo": usual,  # no layout of ours: the example of a family that a user adds
     }
     ends = {"bos_token_id": 0, "eos_token_id": 0}
     return CONFIG_MAPPING[family](vocab_size=vocabulary, **ends, **special[family])

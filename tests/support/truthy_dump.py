@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from counterfact.builders.queries import DIRECT, ENTITY, LABEL, SITELINKS
+from counterfact.builders.sources.queries import DIRECT, ENTITY, LABEL, SITELINKS
 from tests.support.made_up_world import World
 
 _DATA = "https://www.wikidata.org/wiki/Special:EntityData/"

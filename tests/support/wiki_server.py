@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl
 
-from counterfact.builders.articles import Article
+from counterfact.builders.sources.articles import Passage
 from tests.support.web_server import Asked, Log, Reply, Spoil, serve_answers
 
 JSON_KIND = "application/json; charset=utf-8"
@@ -16,7 +16,7 @@ PART = 7
 
 @contextmanager
 def serve_wiki(
-    articles: Mapping[str, Article],
+    articles: Mapping[str, Passage],
     log: Log | None = None,
     spoil: Spoil = lambda reply, _asked: reply,
     *,

@@ -230,10 +230,10 @@ def test_networks_are_refused_where_they_do_not_belong(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    from counterfact.builders.counterfact import BuildSettings, build_counterfact, embedded_sources
+    from counterfact.builders.counterfact import build
 
     out = tmp_path_factory.mktemp("records") / "counterfact"
-    build_counterfact(embedded_sources(), BuildSettings(relations=["P103", "P106"]), out)
+    build(out, relations=["P103", "P106"])
     return load_dataset(out)
 
 

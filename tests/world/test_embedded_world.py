@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from counterfact.builders.generation_prompts import load_generation_prompts
+from counterfact.builders.texts.generation_prompts import load_generation_prompts
 from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.contracts.editors import EDITORS, Resources
 from counterfact.core.files import read_json
@@ -31,10 +31,10 @@ def lm() -> LM:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    from counterfact.builders.counterfact import BuildSettings, build_counterfact, embedded_sources
+    from counterfact.builders.counterfact import build
 
     folder = tmp_path_factory.mktemp("embedded")
-    build_counterfact(embedded_sources(), BuildSettings(), folder / "counterfact")
+    build(folder / "counterfact")
     return load_dataset(folder / "counterfact", RECORDS)
 
 

@@ -1,0 +1,146 @@
+"""The audit as one HTML page: what was found, then a few records of every relation, for a person to read through."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from random import Random
+
+from counterfact.core.files import write_atomic
+from counterfact.core.prompts import fill
+from counterfact.core.seeds import derive_seed
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
+
+from .findings import KINDS, Audit, audit
+from .loading import load_counterfact
+
+_EXAMPLES = 5
+_STYLE = """
+body { font: 16px/1.5 Georgia, serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1.5rem; }
+h1, h2 { font-weight: normal; } h2 { border-top: 1px solid #ccc; padding-top: 1rem; margin-top: 2.5rem; }
+h2 small { color: #666; font-size: .65em; }
+table { border-collapse: collapse; } td, th { text-align: left; padding: .25rem .8rem .25rem 0; vertical-align: top; }
+.number { text-align: right; font-variant-numeric: tabular-nums; } tr.none { color: #aaa; }
+nav a { display: inline-block; margin-right: .7rem; }
+article { background: #f7f6f2; border-left: 4px solid #b9b29b; padding: .7rem 1.2rem; margin: 1rem 0; }
+article.marked { border-left-color: #c25b3f; }
+.edit { font-size: 1.15em; margin: .1rem 0 .5rem; }
+del { color: #8a8a8a; } ins { color: #a33a1d; text-decoration: none; }
+dl { display: grid; grid-template-columns: 8rem 1fr; margin: 0; } dt { color: #666; } dd { margin: 0 0 .4rem; }
+dd div { padding-left: 1em; text-indent: -1em; } .context { color: #888; } .note { color: #a33a1d; }
+.id, details { color: #666; font-size: .9em; } b { font-weight: normal; border-bottom: 1px solid #b9b29b; }
+@media (max-width: 40rem) { dl { grid-template-columns: 1fr; } }
+"""
+
+
+def write_audit(source: str, page: Path, sample: int = 3, seed: int = 0, limit: int | None = None) -> tuple[str, Audit]:
+    """Audit a data set and write the page.
+
+    Args:
+        source: a data set, as `core.datasets.load_dataset` takes it.
+        page: file to be written.
+        sample: records of every relation that the page shows.
+        seed: seed of their choice.
+        limit: number of records to audit, from the first; None for all.
+
+    Returns:
+        the data set's label, and the audit.
+
+    Raises:
+        BadInput: there is no such data set, or it holds no CounterFact records.
+    """
+    data = load_counterfact(source, limit)
+    found = audit(data.records)
+    write_atomic(page, audit_page(data.records, found, data.label, sample, seed))
+    return data.label, found
+
+
+def audit_page(records: Sequence[CounterFactRecord], found: Audit, title: str, sample: int, seed: int) -> str:
+    """Return the page, which needs no other file.
+
+    Args:
+        records: the data set.
+        found: its audit.
+        title: name of the data set.
+        sample: records of every relation that are shown.
+        seed: seed of their choice.
+    """
+    relations: defaultdict[str, list[CounterFactRecord]] = defaultdict(list)
+    for record in records:
+        relations[record.requested_rewrite.relation_id or "no relation"].append(record)
+    names = sorted(relations, key=lambda name: (len(name), name))
+    links = "".join(f'<a href="#{escape(name)}">{escape(name)}</a>' for name in names)
+    sections = [_relation(name, relations[name], found, sample, seed) for name in names]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{escape(title)}: audit</title><style>{_STYLE}</style></head><body>\n"
+        f"<h1>{escape(title)}</h1>\n<p>{len(records):,} records, {len(names)} relations. This page is for reading "
+        "through: what was found are hints, and some of it the released CounterFact has too.</p>\n"
+        f"{_findings(found)}\n<nav>{links}</nav>\n{''.join(sections)}</body></html>\n"
+    )
+
+
+def _findings(found: Audit) -> str:
+    rows = []
+    for kind in KINDS:
+        count, records = found.counts[kind.name]
+        row_class = "" if count else ' class="none"'
+        examples = list(dict.fromkeys(one.text for one in found.findings if one.kind == kind.name))[:_EXAMPLES]
+        shown = f"<details><summary>examples</summary>{_lines(map(escape, examples))}</details>" if examples else ""
+        rows.append(
+            f"<tr{row_class}><td>{kind.name}<br><span class=id>{kind.meaning}</span>{shown}</td>"
+            f"<td class=number>{count:,}</td><td class=number>{records:,}</td>"
+            f"<td class=number>{_share(records, found.records)}</td></tr>"
+        )
+    head = "<tr><th>found</th><th class=number>times</th><th class=number>records</th><th class=number>share</th></tr>"
+    return f"<table>{head}{''.join(rows)}</table>"
+
+
+def _share(records: int, of: int) -> str:
+    share = records / max(1, of)
+    return "&lt; 0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
+
+
+def _relation(name: str, records: Sequence[CounterFactRecord], found: Audit, sample: int, seed: int) -> str:
+    chosen = Random(derive_seed(seed, "audit", name)).sample(range(len(records)), min(sample, len(records)))
+    shown = "".join(_record(records[place], found) for place in sorted(chosen))
+    marked = sum(bool(found.of(record.case_id)) for record in records)
+    count = f"{len(records):,} records, {marked:,} with a finding, {len(chosen)} shown"
+    usual = escape(Counter(record.requested_rewrite.prompt for record in records).most_common(1)[0][0])
+    return f'<h2 id="{escape(name)}">{escape(name)} <small>“{usual}” · {count}</small></h2>\n{shown}'
+
+
+def _record(record: CounterFactRecord, found: Audit) -> str:
+    rewrite = record.requested_rewrite
+    subject, notes = rewrite.subject, found.of(record.case_id)
+    groups = {
+        "paraphrases": [_with_context(prompt, subject) for prompt in record.paraphrase_prompts],
+        "neighborhood": [escape(prompt) for prompt in record.neighborhood_prompts],
+        "attribute": [escape(prompt) for prompt in record.attribute_prompts],
+        "generation": [_marked(prompt, subject) for prompt in dict.fromkeys(record.generation_prompts)],
+        "found": [f"<span class=note>{escape(note.kind)}</span>: {escape(note.text)}" for note in notes],
+    }
+    said = _marked(fill(rewrite.prompt, subject), subject)
+    lists = "".join(f"<dt>{name}</dt><dd>{_lines(lines)}</dd>" for name, lines in groups.items() if lines)
+    marked = ' class="marked"' if notes else ""
+    return (
+        f"<article{marked}><div class=id>case {record.case_id}</div><p class=edit>{said} "
+        f"<del>{escape(rewrite.target_true.text)}</del> <ins>{escape(rewrite.target_new.text)}</ins></p>"
+        f"<dl>{lists}</dl></article>\n"
+    )
+
+
+def _with_context(prompt: str, subject: str) -> str:
+    # A context ends where a sentence does; a prompt that starts with other words than the subject goes on from there.
+    start = max(prompt.rfind(end, 0, max(0, prompt.rfind(subject)) + 1) for end in (". ", "! ", "? ", "\n")) + 1
+    context = f"<span class=context>{escape(prompt[:start])}</span>" if start else ""
+    return context + _marked(prompt[start:], subject)
+
+
+def _marked(prompt: str, subject: str) -> str:
+    return escape(prompt).replace(escape(subject), f"<b>{escape(subject)}</b>", 1)
+
+
+def _lines(lines: Iterable[str]) -> str:
+    return "".join(f"<div>{line}</div>" for line in lines)

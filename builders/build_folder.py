@@ -1,0 +1,116 @@
+"""The folder that a build leaves: written beside its place, then moved there whole, so that no half of one is seen."""
+
+import platform
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from counterfact.core.errors import BadInput
+from counterfact.core.files import hash_json, read_json, write_json, write_jsonl
+
+from .sources.client import ResponseCounts
+
+BUILD_FILE = "build.json"
+_PACKAGES = ("numpy", "pydantic", "pyoxigraph", "SPARQLWrapper")
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build did."""
+
+    path: Path
+    """Folder of the data set."""
+    meta: dict[str, Any]
+    """Content of `build.json`."""
+    stats: dict[str, Any]
+    """Content of `stats.json`."""
+    reused: bool
+    """Whether the folder held this very build already."""
+    responses: ResponseCounts | None = None
+    """Where responses of servers came from; None where none was asked."""
+    packed: int | None = None
+    """Number of responses that were packed into a file of their own; None where that was not wanted."""
+
+    @property
+    def records(self) -> int:
+        """Number of records."""
+        return int(self.meta["counts"]["records"])
+
+
+def finished_build(out: Path, fingerprint: str) -> BuildReport | None:
+    """Return the report of a folder that holds this very build, or None.
+
+    Raises:
+        BadInput: the folder holds something that no build wrote.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    if not (out / BUILD_FILE).is_file():
+        raise BadInput(f"{out} holds files that no build wrote: choose another place, or remove it first")
+    meta = read_json(out / BUILD_FILE)
+    if not isinstance(meta, dict) or meta.get("environment", {}).get("fingerprint") != fingerprint:
+        return None
+    return BuildReport(out, meta, read_json(out / "stats.json"), reused=True)
+
+
+def write_build(
+    out: Path,
+    fingerprint: str,
+    files: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    *,
+    started: float,
+    places: Mapping[str, str],
+) -> BuildReport:
+    """Write all files of a build and put the folder in its place, where an older build may stand.
+
+    Args:
+        out: the place.
+        fingerprint: hash of the build's sources, settings and code.
+        files: name to content: `.jsonl` files take a list, `.json` files any value; `records.jsonl` and `stats.json`
+            are among them.
+        meta: the content of `build.json`, but for schema, content hash and environment; it is written last.
+        started: when the build started, by `time.perf_counter`.
+        places: source to its place on this machine.
+    """
+    work = out.parent / f".{out.name}.{fingerprint[:16]}.unfinished"
+    fresh = work / "finished"
+    for name, content in files.items():
+        if name.endswith(".jsonl"):
+            write_jsonl(fresh / name, content)
+        else:
+            write_json(fresh / name, content)
+    environment = {
+        "fingerprint": fingerprint,
+        "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - started, 2),
+        "places": dict(places),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+    }
+    # The content hash is the one that `core.datasets` finds when it reads the records.
+    content_hash = hash_json(list(files["records.jsonl"]))
+    whole = {"schema": 1, **meta, "content_hash": content_hash, "environment": environment}
+    write_json(fresh / BUILD_FILE, whole)
+    if out.exists():
+        # A folder with content cannot be replaced in one step; a kill between these two leaves the new one to be
+        # made again.
+        old = work / "replaced"
+        shutil.rmtree(old, ignore_errors=True)
+        out.rename(old)
+    fresh.rename(out)
+    for left in work.parent.glob(f".{out.name}.*.unfinished"):
+        shutil.rmtree(left, ignore_errors=True)
+    return BuildReport(out, whole, files["stats.json"], reused=False)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""Which tuples become records: new objects, neighbors, prompts, and the order of the records, all from one seed."""

@@ -1,0 +1,1 @@
+"""Publishing on the Hugging Face Hub: parquet files, a card, Croissant metadata, an upload under a version tag."""

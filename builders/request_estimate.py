@@ -1,0 +1,124 @@
+"""How many requests a live build sends, of which kind, and how long they take, before it is started."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from .choosing.selection import relations_to_query
+from .choosing.settings import BuildSettings
+from .sources.knowledge import ENTITIES_A_QUERY, PAIRS_A_QUERY, ROWS_A_PAGE
+from .sources.options import SourceOptions
+from .sources.pararel import Relation, language_folder, load_relations
+from .sources.pararel_download import FILES
+from .sources.wikipedia import ARTICLES_A_REQUEST, ENTITIES_A_REQUEST
+from .texts.generation_prompts import load_generation_prompts
+
+Basis = Literal["exact", "at most", "assumed"]
+
+
+class Assumptions(NamedTuple):
+    """Figures that only the services know; change them where you know better."""
+
+    subjects_an_object: float = 3000.0
+    """Mean number of subjects that have an object of ParaRel's, of the objects whose subjects are listed."""
+    records_a_tuple: float = 0.7
+    """Share of the tuples that give a record."""
+    with_article: float = 0.6
+    """Share of subjects with an article."""
+    seconds_a_query: float = 3.0
+    """Seconds for a batch of labels or entities."""
+    seconds_a_page: float = 8.0
+    """Seconds for a page of subjects."""
+    seconds_an_api_request: float = 0.7
+    """Seconds for a request to MediaWiki, or for a file."""
+
+
+class RequestCost(NamedTuple):
+    """Requests of one kind."""
+
+    kind: str
+    requests: int
+    basis: Basis
+    """Whether ParaRel alone decides the number, bounds it, or an assumption enters."""
+    hours: float
+    """Hours that they take, with the pause after each."""
+
+
+class Estimate(NamedTuple):
+    """Requests of a build, when nothing fails."""
+
+    relations: int
+    """Number of relations whose facts are queried."""
+    costs: list[RequestCost]
+    """Requests of each kind."""
+
+
+def estimate_build(sources: SourceOptions, settings: BuildSettings) -> Estimate:
+    """Estimate the requests of a build; nothing is opened but ParaRel, templates and prompts.
+
+    Raises:
+        BadInput: one of these is missing or malformed.
+    """
+    relations = queried_relations(sources, settings)
+    files = FILES if sources.fetches_pararel else 0
+    return Estimate(len(relations), estimate_requests(relations, settings.reference_texts, sources.pause, files))
+
+
+def queried_relations(sources: SourceOptions, settings: BuildSettings) -> list[Relation]:
+    """Open ParaRel, templates and prompts, and return the relations whose facts a build queries."""
+    language = settings.language
+    folder = language_folder(sources.open_pararel(), language)
+    templates = sources.more_templates and language_folder(sources.more_templates, language)
+    prompts = load_generation_prompts(language_folder(sources.generation, language))
+    relations = load_relations(folder, templates, language, settings.relations, 1 + settings.paraphrase_prompts)
+    return relations_to_query(relations, prompts, settings)
+
+
+def estimate_requests(
+    relations: Sequence[Relation], texts: int, pause: float, files: int = 0, assumed: Assumptions | None = None
+) -> list[RequestCost]:
+    """Return the requests of a build from an endpoint and Wikipedia, kind by kind, when nothing fails.
+
+    Args:
+        relations: relations whose facts are queried.
+        texts: reference texts an object; 0 for none.
+        pause: seconds between a response and the next request.
+        files: files of ParaRel that are fetched.
+        assumed: figures that only the services know.
+
+    >>> estimate_requests([], 25, 1.3, files=900)[0]
+    RequestCost(kind='files of ParaRel', requests=900, basis='exact', hours=0.5)
+    """
+    known = assumed or Assumptions()
+    pairs = [len({(fact.subject, fact.object) for fact in relation.tuples}) for relation in relations]
+    subjects = [len({fact.subject for fact in relation.tuples}) for relation in relations]
+    objects = [len({fact.object for fact in relation.tuples}) for relation in relations]
+    rows = [count * known.subjects_an_object for count in objects]
+    read = texts * sum(_new_objects(relation, known.records_a_tuple) for relation in relations)
+    titles = read / known.with_article / ENTITIES_A_REQUEST
+    kinds: list[tuple[str, float, Basis, float]] = [
+        ("files of ParaRel", files, "exact", known.seconds_an_api_request),
+        ("which entities the labels mean", _queries(pairs, PAIRS_A_QUERY), "exact", known.seconds_a_query),
+        ("all objects of the subjects", _queries(subjects, ENTITIES_A_QUERY), "at most", known.seconds_a_query),
+        ("how many subjects an object has", _queries(objects, ENTITIES_A_QUERY), "at most", known.seconds_a_query),
+        ("pages of subjects", _queries(rows, ROWS_A_PAGE), "assumed", known.seconds_a_page),
+        ("titles of articles", titles, "assumed", known.seconds_an_api_request),
+        ("openings of articles", read / ARTICLES_A_REQUEST, "assumed", known.seconds_an_api_request),
+    ]
+    return [
+        RequestCost(kind, math.ceil(number), basis, math.ceil(number) * (pause + seconds) / 3600)
+        for kind, number, basis, seconds in kinds
+    ]
+
+
+def _queries(sizes: Sequence[float], size: int) -> int:
+    """Return the number of queries of `size` values each, when every relation has queries of its own."""
+    return sum(math.ceil(count / size) for count in sizes)
+
+
+def _new_objects(relation: Relation, records_a_tuple: float) -> float:
+    """Return how many objects become the new one of some record, in the mean: each is drawn by its share of tuples."""
+    tuples = len(relation.tuples)
+    counted = Counter(fact.object for fact in relation.tuples).values()
+    return sum(1.0 - math.pow(1.0 - count / tuples, records_a_tuple * tuples) for count in counted)

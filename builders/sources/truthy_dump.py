@@ -1,0 +1,236 @@
+"""Slices of a WikiData truthy dump, made by streaming: bounded memory, all cores, no store.
+
+Two passes. The first reads the dump once and keeps, in a file beside the slice, the lines that may be needed
+(`dump_filter`); one process reads and decompresses, the others filter. The second reads that file, some hundredths of
+the dump, and keeps the facts whose object or subject has a label of a tuple of the relation. Memory holds the ids of
+those entities and a few blocks, whatever the size of the dump.
+
+An object such as a large country has millions of subjects, and a build draws ten of them for a record. So of an
+object with more than `most` subjects a sample is kept: those whose hash is small enough. A draw from a uniform sample
+is a draw from all; the lowest ids would be those that were entered first, the best known. The subjects of tuples always
+stay, and of a subject that stays so do all its objects, since a neighbor must not have the new object either.
+"""
+
+import bz2
+import gzip
+import os
+import re
+import shutil
+import subprocess
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from hashlib import sha256
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from counterfact.core.errors import BadInput
+
+from .dump_filter import FilteredBlock, LineFilter, entity_blocks, filter_block, read_label
+from .pararel import Relation
+from .queries import ABOUT, DIRECT, ENTITY, LABEL
+
+BLOCK = 4 << 20
+MOST = 1000
+"""Approximate number of subjects of an object that a slice keeps."""
+_FACT = re.compile(f"<{ENTITY}(Q[0-9]+)> <{DIRECT}(P[0-9]+)> <{ENTITY}(Q[0-9]+)>".encode())
+_NAMED = re.compile(rf'<{ENTITY}(Q[0-9]+)> <{LABEL}> "(.*)"@[a-z0-9-]+ \.'.encode())
+_ABOUT = re.compile(f"<{ABOUT}> <{ENTITY}(Q[0-9]+)>".encode())
+_OF_ENTITY = re.compile(f"<{ENTITY}(Q[0-9]+)>".encode())
+_PARALLEL = {".bz2": ("lbzip2", "pbzip2"), ".gz": ("pigz",)}
+
+
+def write_dump_slice(
+    dump: Path,
+    relations: Sequence[Relation],
+    out: Path,
+    language: str = "en",
+    site: str | None = None,
+    *,
+    most: int = MOST,
+    workers: int | None = None,
+    block: int = BLOCK,
+    progress: Callable[[int], None] | None = None,
+) -> Counter[str]:
+    """Write the slice of a dump that a build of these relations needs, in the dump's order.
+
+    Args:
+        dump: `.nt`, `.nt.gz` or `.nt.bz2`.
+        relations: their tuples say what is needed.
+        out: `.nt`, or `.nt.gz`.
+        language: of the labels, else `mul`.
+        site: what the IRIs of articles start with, where the dump has them.
+        most: subjects of an object that are kept, about; 0 for all.
+        workers: processes that filter; by default one a core, except for one core.
+        block: bytes a block.
+        progress: is told how many bytes of the dump, decompressed, are done.
+
+    Returns:
+        counts: bytes read, facts, labels and what was left out.
+
+    Raises:
+        BadInput: there is no such dump, it is cut off, or it holds nothing of the relations.
+    """
+    subjects = {relation.id: frozenset(fact.subject for fact in relation.tuples) for relation in relations}
+    objects = {relation.id: frozenset(fact.object for fact in relation.tuples) for relation in relations}
+    names = frozenset[str]().union(*subjects.values(), *objects.values())
+    wanted = LineFilter(frozenset(subjects), names, language, site)
+    lines = out.with_name(f".{out.name}.lines")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        counts = _first_pass(dump, wanted, lines, workers or max(1, (os.cpu_count() or 2) - 1), block, progress)
+        needed = _SliceFilter(lines, subjects, objects, most)
+        _write(lines, out, needed)
+        counts.update(needed.counts)
+    finally:
+        lines.unlink(missing_ok=True)
+    if not counts["facts"]:
+        out.unlink(missing_ok=True)
+        raise BadInput(f"{dump}: no fact of {', '.join(sorted(subjects))} with a label of their tuples; is it a dump?")
+    return counts
+
+
+def _first_pass(
+    dump: Path, wanted: LineFilter, lines: Path, workers: int, block: int, progress: Callable[[int], None] | None
+) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    with open_dump(dump) as stream, gzip.open(lines, "wb", compresslevel=1) as kept:
+        for cut in _filtered(entity_blocks(stream, block), wanted, workers):
+            kept.write(cut.lines)
+            counts.update(cut.counts)
+            if progress is not None:
+                progress(counts["bytes"])
+    return counts
+
+
+def _filtered(blocks: Iterator[bytes], wanted: LineFilter, workers: int) -> Iterator[FilteredBlock]:
+    if workers == 1:
+        yield from (filter_block(block, wanted) for block in blocks)
+        return
+    # Fresh processes: a fork would copy whatever the caller holds.
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        waiting: deque[Future[FilteredBlock]] = deque()
+        for block in blocks:
+            waiting.append(pool.submit(filter_block, block, wanted))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+class _SliceFilter:
+    """Choice of the lines that stay, among those that may be needed.
+
+    Args:
+        lines: file of the lines that may be needed.
+        subjects: relation to the labels of its tuples' subjects.
+        objects: relation to the labels of its tuples' objects.
+        most: approximate number of subjects of an object that are kept; 0 for all.
+    """
+
+    def __init__(
+        self, lines: Path, subjects: Mapping[str, frozenset[str]], objects: Mapping[str, frozenset[str]], most: int
+    ) -> None:
+        self.counts: Counter[str] = Counter()
+        ids = _ids_by_label(lines, frozenset().union(*subjects.values(), *objects.values()))
+        self._subjects = {relation: _all_ids(ids, labels) for relation, labels in subjects.items()}
+        self._objects = {relation: _all_ids(ids, labels) for relation, labels in objects.items()}
+        shares = self._shares(lines, most) if most else {}
+        self._kept: dict[str, set[bytes]] = {relation: set() for relation in subjects}
+        for subject, relation, object in _facts(lines):
+            drawn = object in self._objects[relation] and _drawn(subject, shares.get((relation, object), 1.0))
+            if drawn or subject in self._subjects[relation]:
+                self._kept[relation].add(subject)
+        self._holders = frozenset[bytes]().union(*self._kept.values())
+        self._labelled = self._holders.union(*self._objects.values())
+
+    def keeps(self, line: bytes) -> bool:
+        """Tell whether a line belongs to the slice, and count it."""
+        if fact := _FACT.match(line):
+            kind, keep = "facts", self._keeps_fact(*_parts(fact))
+        elif label := _NAMED.match(line):
+            kind, keep = "labels", label[1] in self._labelled
+        elif about := _ABOUT.search(line):
+            kind, keep = "articles", about[1] in self._holders
+        else:
+            entity = _OF_ENTITY.match(line)
+            kind, keep = "sitelinks", entity is not None and entity[1] in self._holders
+        self.counts[kind] += keep
+        return keep
+
+    def _keeps_fact(self, subject: bytes, relation: str, object: bytes) -> bool:
+        if subject in self._subjects[relation]:
+            return True
+        is_held, keep = object in self._objects[relation], subject in self._kept[relation]
+        self.counts["facts of subjects not drawn"] += is_held and not keep
+        return is_held and keep
+
+    def _shares(self, lines: Path, most: int) -> dict[tuple[str, bytes], float]:
+        """Return the share of their subjects that is kept, of objects with more than `most`."""
+        facts = ((relation, object) for _, relation, object in _facts(lines))
+        sizes = Counter(key for key in facts if key[1] in self._objects[key[0]])
+        shares = {key: most / size for key, size in sizes.items() if size > most}
+        self.counts["objects with a sample of their subjects"] = len(shares)
+        return shares
+
+
+def _drawn(subject: bytes, share: float) -> bool:
+    return share >= 1 or int.from_bytes(sha256(subject).digest()[:8]) < share * 2**64
+
+
+def _facts(lines: Path) -> Iterator[tuple[bytes, str, bytes]]:
+    with gzip.open(lines) as file:
+        yield from map(_parts, filter(None, map(_FACT.match, file)))
+
+
+def _parts(fact: re.Match[bytes]) -> tuple[bytes, str, bytes]:
+    return fact[1], fact[2].decode(), fact[3]
+
+
+def _ids_by_label(lines: Path, names: frozenset[str]) -> dict[str, set[bytes]]:
+    ids: defaultdict[str, set[bytes]] = defaultdict(set)
+    with gzip.open(lines) as file:
+        for match in map(_NAMED.match, file):
+            if match and (label := read_label(match[2])) in names:
+                ids[label].add(match[1])
+    return ids
+
+
+def _all_ids(ids: Mapping[str, set[bytes]], labels: frozenset[str]) -> frozenset[bytes]:
+    return frozenset(id for label in labels for id in ids.get(label, ()))
+
+
+def _write(lines: Path, out: Path, needed: _SliceFilter) -> None:
+    fresh = out.with_name(f".{out.name}.fresh")
+    with ExitStack() as stack:
+        file: Any = stack.enter_context(fresh.open("wb"))
+        if out.suffix == ".gz":
+            file = stack.enter_context(gzip.GzipFile("", "wb", fileobj=file, mtime=0))
+        file.writelines(filter(needed.keeps, stack.enter_context(gzip.open(lines))))
+    fresh.replace(out)
+
+
+@contextmanager
+def open_dump(dump: Path) -> Iterator[BinaryIO]:
+    """Open a dump, decompressed, with a parallel program where there is one for its form.
+
+    Raises:
+        BadInput: there is none, or it is cut off.
+    """
+    if not dump.is_file() or dump.suffix not in (".nt", ".gz", ".bz2"):
+        raise BadInput(f"no dump at {dump}: expected a file .nt, .nt.gz or .nt.bz2")
+    program = next(filter(shutil.which, _PARALLEL.get(dump.suffix, ())), None)
+    try:
+        if program is not None:
+            with subprocess.Popen([program, "-dc", str(dump)], stdout=subprocess.PIPE) as process:
+                yield cast(BinaryIO, process.stdout)
+            if process.returncode:
+                raise EOFError(f"{program} ended with {process.returncode}")
+        else:
+            opener: Any = {".gz": gzip.open, ".bz2": bz2.open}.get(dump.suffix, open)
+            with opener(dump, "rb") as stream:
+                yield stream
+    except (EOFError, OSError) as error:
+        raise BadInput(f"{dump}: not a whole dump: {error}; nothing was written") from error

@@ -1,0 +1,170 @@
+"""Articles of Wikipedia through the MediaWiki API: titles by WikiData's sitelinks, and the opening of each article.
+
+Sitelinks come through `wbgetentities`, fifty entities a request, extracts twenty articles a request; redirects and
+normalised titles are followed back to the title that was asked for, answers in parts are put together, and a site that
+is behind with its copies (`maxlag`) is waited for. https://www.mediawiki.org/wiki/API:Etiquette
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode
+
+from .articles import ArticleSource, Passage
+from .batches import batches
+from .client import Client
+from .http import Response, ServerRequest, TransientError, post_form
+from .sparql import SourceError, SparqlSource
+
+WIKIPEDIA = "https://{}.wikipedia.org/w/api.php"
+"""Address of a Wikipedia's API, with `{}` for its language."""
+WIKIDATA = "https://www.wikidata.org/w/api.php"
+ENTITIES_A_REQUEST = 50
+ARTICLES_A_REQUEST = 20
+
+_ELSEWHERE = {
+    "nb": ("no", "nowiki"),
+    "be-tarask": ("be-tarask", "be_x_oldwiki"),
+    "yue": ("zh-yue", "zh_yuewiki"),
+    "lzh": ("zh-classical", "zh_classicalwiki"),
+    "nan": ("zh-min-nan", "zh_min_nanwiki"),
+    "gsw": ("als", "alswiki"),
+    "sgs": ("bat-smg", "bat_smgwiki"),
+    "vro": ("fiu-vro", "fiu_vrowiki"),
+    "rup": ("roa-rup", "roa_rupwiki"),
+}
+"""Languages whose Wikipedia has another name than their code: in its address, and in WikiData."""
+_WHOLE = {"nds-nl", "map-bms", "roa-tara", "cbk-zam"}
+"""Codes with a hyphen that have a Wikipedia of their own; of others the part before it has one."""
+_BUSY = {"maxlag", "ratelimited", "readonly", "internal_api_error_DBQueryError", "internal_api_error_DBConnectionError"}
+_ALWAYS = {"format": "json", "formatversion": "2", "maxlag": "5"}
+_EXTRACTS = {"action": "query", "prop": "extracts", "exintro": "1", "explaintext": "1", "redirects": "1"}
+
+
+@dataclass(frozen=True)
+class Wikipedia:
+    """Openings of Wikipedia's articles; an article is known by its title."""
+
+    client: Client
+    contexts: ArticleSource | None
+    """Source of sentences for contexts, which are about nothing in particular; None for no sentences."""
+    api: str = WIKIPEDIA.format("en")
+    """Address of the wiki's own API."""
+    entities: str = WIKIDATA
+    """Address of the API that knows which title belongs to which entity."""
+    wiki: str = "enwiki"
+    """Name of the wiki in that API."""
+    _titles: dict[str, str | None] = field(default_factory=dict, repr=False, compare=False)
+    _articles: dict[str, Passage | None] = field(default_factory=dict, repr=False, compare=False)
+
+    def about(self, entities: Sequence[str], facts: SparqlSource) -> dict[str, str]:  # noqa: ARG002
+        """Return entity to the title of its article.
+
+        Raises:
+            SourceError: the API refuses, or leaves out an entity it was asked for.
+        """
+        for batch in batches([id for id in entities if id not in self._titles], ENTITIES_A_REQUEST):
+            asked = {"action": "wbgetentities", "ids": "|".join(batch), "props": "sitelinks", "sitefilter": self.wiki}
+            found = self._ask(self.entities, asked).get("entities", {})
+            if missing := [id for id in batch if id not in found]:
+                raise SourceError(
+                    f"{self.entities}: nothing was said of {', '.join(missing)}; nothing is concluded from that"
+                )
+            for id in batch:
+                # A merged entity comes under the id that was asked for; a deleted one without sitelinks.
+                self._titles[id] = found[id].get("sitelinks", {}).get(self.wiki, {}).get("title")
+        return {id: title for id in entities if (title := self._titles[id]) is not None}
+
+    def read(self, iris: Sequence[str]) -> dict[str, Passage]:
+        """Return the openings of the articles of these titles, where there are any.
+
+        Raises:
+            SourceError: the API refuses, or leaves out an article it was asked for.
+        """
+        for batch in batches([title for title in iris if title not in self._articles], ARTICLES_A_REQUEST):
+            self._articles.update(self._extracts(batch))
+        return {title: article for title in iris if (article := self._articles[title]) is not None}
+
+    @property
+    def sentences(self) -> Sequence[Passage]:
+        """Sentences to draw contexts from, in a fixed order."""
+        return () if self.contexts is None else self.contexts.sentences
+
+    def identity(self) -> dict[str, Any]:
+        """Return both addresses, what was taken from each, and where contexts come from."""
+        taken = {url: self.client.used(url) for url in sorted({self.api, self.entities})}
+        contexts = None if self.contexts is None else self.contexts.identity()
+        return {"kind": "mediawiki", "wiki": self.wiki, "taken": taken, "contexts": contexts}
+
+    def _extracts(self, titles: Sequence[str]) -> dict[str, Passage | None]:
+        names = {title: title for title in titles}
+        texts: dict[str, str | None] = {}
+        for part in self._parts({**_EXTRACTS, "exlimit": str(ARTICLES_A_REQUEST), "titles": "|".join(titles)}):
+            for kind in ("normalized", "redirects"):
+                moved = {move["from"]: move["to"] for move in part.get(kind, ())}
+                names = {title: _follow(name, moved) for title, name in names.items()}
+            for page in part.get("pages", ()):
+                texts[page["title"]] = page.get("extract", texts.get(page["title"]))
+        if missing := [title for title, name in names.items() if name not in texts]:
+            raise SourceError(f"{self.api}: nothing was said of {', '.join(missing)}; nothing is concluded from that")
+        return {
+            title: Passage(name, text.strip()) if (text := texts[name]) and text.strip() else None
+            for title, name in names.items()
+        }
+
+    def _parts(self, parameters: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+        """Yield the answers of the action `query` until the last one."""
+        more: dict[str, Any] = {}
+        seen = []
+        while more not in seen:
+            seen.append(more)
+            value = self._ask(self.api, {**parameters, **more})
+            yield value.get("query", {})
+            if "continue" not in value:
+                return
+            more = {key: str(token) for key, token in value["continue"].items()}
+        raise SourceError(f"{self.api}: goes on with {more} for ever; nothing is concluded from that")
+
+    def _ask(self, url: str, parameters: Mapping[str, str]) -> dict[str, Any]:
+        text = urlencode(sorted({**_ALWAYS, **parameters}.items()))
+        return self.client.fetch(ServerRequest(url, text), post_form, lambda response: read_api(response, url))
+
+
+def wiki_of(language: str) -> tuple[str, str]:
+    """Return the Wikipedia of a language, by the code of WikiData's labels: the address of its API, and its name.
+
+    >>> wiki_of("fr"), wiki_of("pt-br")[1], wiki_of("nb")[1]
+    (('https://fr.wikipedia.org/w/api.php', 'frwiki'), 'ptwiki', 'nowiki')
+    """
+    own = language if language in _WHOLE else language.split("-")[0]
+    host, name = _ELSEWHERE.get(language, (own, f"{own.replace('-', '_')}wiki"))
+    return WIKIPEDIA.format(host), name
+
+
+def _follow(name: str, moved: Mapping[str, str]) -> str:
+    for _ in moved:
+        name = moved.get(name, name)
+    return name
+
+
+def read_api(response: Response, where: str) -> dict[str, Any]:
+    """Read an answer of the MediaWiki API, whose failures come with HTTP 200 too.
+
+    Raises:
+        TransientError: it is cut off, or the site asks for patience.
+        SourceError: it is an error, or no answer of this API.
+    """
+    try:
+        value = json.loads(response.body)
+    except ValueError as error:
+        raise TransientError(f"{len(response.body)} bytes that are no whole JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise SourceError(f"{where}: expected an answer of the MediaWiki API, got {response.said!r}")
+    failure = value.get("error")
+    if not failure:
+        return value
+    code = failure.get("code") if isinstance(failure, dict) else None
+    if code in _BUSY:
+        raise TransientError(f"the API asks for patience ({code})")
+    raise SourceError(f"{where}: the API refused: {failure!r}")
