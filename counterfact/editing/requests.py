@@ -1,16 +1,11 @@
-"""Requests as rows of tokens, and the lower half of a model on them."""
+"""Requests as rows of tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from counterfact.core.prompts import fill
 from counterfact.core.records import Request
-from counterfact.lm.forward.blocks import embed, run_blocks
 from counterfact.lm.model.encoding import SubjectRule
-from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.loading import LM
 
 KL_TEMPLATE = "{} is a"
@@ -70,30 +65,3 @@ def encode(lm: LM, request: Request, templates: Sequence[str], position: Subject
     if encoded.length > lm.max_length:
         raise ValueError(f"the prompt takes {encoded.length} tokens, the model at most {lm.max_length}")
     return encoded
-
-
-@dataclass(frozen=True)
-class Lower:
-    """What one pass through the layers up to and with the edited one leaves behind."""
-
-    hidden: Tensor
-    """Output of the edited layer's block, (rows, tokens, width)."""
-    keys: Tensor
-    """Input of the edited module, (rows, tokens, d_in)."""
-
-
-def pad(rows: Sequence[Row], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return ids (rows, tokens), padded on the right with 0, and lengths (rows,)."""
-    longest = max(len(row.ids) for row in rows)
-    ids = torch.tensor([[*row.ids, *[0] * (longest - len(row.ids))] for row in rows])
-    lengths = torch.tensor([len(row.ids) for row in rows])
-    return ids.to(device), lengths.to(device)
-
-
-@torch.no_grad()
-def run_lower(lm: LM, ids: Tensor, layer: int) -> Lower:
-    """Run layers 0 to `layer`. Padding on the right is never attended to by what stands before it."""
-    tape, key = Tape(), Site(lm.layout.fc_out(layer), "in")
-    with hooked(lm.model, tape.read(key)):
-        hidden = run_blocks(lm, embed(lm, ids), 0, layer + 1)
-    return Lower(hidden, tape[key])

@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 
 from counterfact.core.records import Request
+from counterfact.editing.plain import Trained, train_alone
+from counterfact.editing.requests import encode
+from counterfact.editors.finetune import BoxedFinetuneSettings, FinetuneSettings
 from counterfact.editors.rome import RomeSettings
 from counterfact.lm.model.loading import LM, wrap_lm
 from tests.golden import cases, tiny
@@ -63,9 +66,13 @@ def second_moment() -> list[dict[str, Any]]:
 
 @cache
 def rome_edit(settings: str, request: int) -> oracle.RomeEdit:
-    lm, chosen, asked = tiny_lm(), RomeSettings(**cases.ROME[settings]), cases.REQUESTS[request]
-    fact = Request(request, asked["prompt"], asked["subject"], asked["target"])
-    return oracle.rome(lm, fact, cases.TEMPLATES, moment(chosen.layer)[0], chosen)
+    chosen = RomeSettings(**cases.ROME[settings])
+    return oracle.rome(tiny_lm(), request_of(request), cases.TEMPLATES, moment(chosen.layer)[0], chosen)
+
+
+def request_of(number: int) -> Request:
+    asked = cases.REQUESTS[number]
+    return Request(number, asked["prompt"], asked["subject"], asked["target"])
 
 
 @cache
@@ -89,9 +96,11 @@ def rome() -> dict[str, list[dict[str, Any]]]:
 
 
 @cache
-def trained(settings: str, request: int) -> tuple[Tensor, list[float]]:
-    constants = oracle.FinetuneConstants(**cases.FINETUNE[settings])
-    return oracle.finetune(tiny.model(), tiny.tokenizer(), oracle.Fact(**cases.REQUESTS[request]), constants)
+def trained(settings: str, request: int) -> Trained:
+    kind = BoxedFinetuneSettings if "bound" in cases.FINETUNE[settings] else FinetuneSettings
+    chosen = kind(**cases.FINETUNE[settings])
+    record = encode(tiny_lm(), request_of(request), ["{}"], "last", kl_row=False)
+    return train_alone(tiny_lm(), record, chosen, getattr(chosen, "bound", None))
 
 
 def finetune() -> dict[str, list[dict[str, Any]]]:
@@ -99,7 +108,8 @@ def finetune() -> dict[str, list[dict[str, Any]]]:
     for settings in cases.FINETUNE:
         result[settings] = []
         for request in range(len(cases.REQUESTS)):
-            change, losses = trained(settings, request)
+            found = trained(settings, request)
+            change, losses = found.change, found.losses
             shown = {"passes": len(losses), "losses": losses, "norm": change.norm(), "largest": change.abs().max()}
             result[settings].append(shown | {"first_row": change[0], "column_sums": change.sum(0)})
     return result
@@ -110,7 +120,7 @@ def models() -> Iterator[Any]:
     yield tiny.model()
     for edit in cases.EDITS:
         if edit["method"].startswith("ft"):
-            layer, change = cases.FINETUNE[edit["settings"]]["layer"], trained(edit["settings"], edit["request"])[0]
+            layer, change = cases.FINETUNE[edit["settings"]]["layer"], trained(edit["settings"], edit["request"]).change
         else:
             made = rome_edit(edit["settings"], edit["request"])
             layer, change = cases.ROME[edit["settings"]]["layer"], torch.outer(made.u, made.r(edit["method"]))

@@ -1,7 +1,7 @@
 """The published method, written to be read: one record, one row at a time, the whole model, nothing kept.
 
 It is the specification in code for GPT-2-like models of the `transformers` library: what `lm`, `editors` and `metrics`
-compute fast must equal what is computed here slowly. It shares no line with them but ROME's plain engine. Sections (§)
+compute fast must equal what is computed here slowly. It shares no line with them but the plain engine. Sections (§)
 are those of `spec/reference.md`; equations are of Meng, Bau, Andonian, Belinkov. Locating and Editing Factual
 Associations in GPT. NeurIPS 2022. https://arxiv.org/abs/2202.05262. Give it a model in float64.
 """
@@ -22,15 +22,6 @@ from counterfact.lm.model.loading import LM
 
 Model = Any
 Tokenizer = Any
-
-
-@dataclass(frozen=True)
-class Fact:
-    """What is to be edited: `prompt` with `subject` in its slot shall go on with `target`."""
-
-    prompt: str
-    subject: str
-    target: str
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -156,45 +147,3 @@ def rome(lm: LM, request: Request, templates: Sequence[str], moment: Tensor, set
         trace=values.trace[: int(values.passes)].tolist(),
         delta=values.delta,
     )
-
-
-@dataclass(frozen=True)
-class FinetuneConstants:
-    """Settings of §2; `bound` is FT+L's epsilon."""
-
-    layer: int
-    learning_rate: float = 5e-4
-    steps: int = 25
-    bound: float | None = None
-    stop_loss: float = 0.01
-
-
-def finetune(
-    model: Model, tokenizer: Tokenizer, fact: Fact, constants: FinetuneConstants
-) -> tuple[Tensor, list[float]]:
-    """Train the weight, teacher-forced, as published (§2); return its change (D, H) and the loss of every pass."""
-    target = target_ids(tokenizer, fact.target)
-    text = fact.prompt.replace("{}", fact.subject) + tokenizer.decode(target[:-1])
-    weight: Any = edited_module(model, constants.layer).weight
-    before, frozen = weight.detach().clone(), not weight.requires_grad
-    adam = torch.optim.Adam([weight.requires_grad_()], lr=constants.learning_rate)
-    losses = []
-    for _ in range(constants.steps):
-        log_p = logits(model, encode(tokenizer, text)).log_softmax(-1)
-        loss = -log_p[len(log_p) - len(target) :][range(len(target)), target].mean()
-        losses.append(float(loss.detach()))
-        if loss >= constants.stop_loss:
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
-        with torch.no_grad():
-            if constants.bound is not None:
-                weight.copy_(weight.clamp(before - constants.bound, before + constants.bound))
-        if loss < constants.stop_loss:
-            break
-    change = weight.detach() - before
-    weight.requires_grad_(not frozen)
-    weight.grad = None
-    with torch.no_grad():
-        weight.copy_(before)
-    return change, losses
