@@ -185,7 +185,7 @@ class Finetune:
         """Edit; see `contracts.editors.Editor`. Nothing here is random."""
         return edit_each(
             groups,
-            lambda request: encode(self.lm, request, ["{}"], "last", hold=False),
+            lambda request: encode(self.lm, request, ["{}"], "last", kl_row=False),
             lambda items: train(self.lm, lay_out(self.lm, items, self.settings.layer), self.settings, self.bound),
             self._edit,
             size=lambda item: item.length,

@@ -274,7 +274,7 @@ class NetworkEditor:
         """Edit; see `contracts.editors.Editor`. Nothing here is random."""
         return edit_each(
             groups,
-            lambda request: encode(self.lm, request, ["{}"], "last", hold=False),
+            lambda request: encode(self.lm, request, ["{}"], "last", kl_row=False),
             self._run,
             self._edit,
             size=lambda item: item.length + 1,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from counterfact.editing.requests import Encoded
 from counterfact.editing.values import SearchSettings, Values
+from counterfact.lm.forward.blocks import pad_right
 from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.loading import LM
 
@@ -30,7 +31,7 @@ def find_value(lm: LM, record: Encoded, settings: SearchSettings) -> Values:
 
     Args:
         lm: the model.
-        record: encoded with `hold=True`: a sentence for each context template, the bare prompt first, then `{} is a`.
+        record: encoded with `kl_row=True`: a sentence for each context template, the bare prompt first, then `{} is a`.
         settings: constants of the search.
     """
     with torch.no_grad():
@@ -60,7 +61,7 @@ def keys_and_outputs(lm: LM, record: Encoded, layer: int) -> tuple[Tensor, Tenso
     key, output = Site(module, "in"), Site(module)
     tape = Tape()
     with hooked(lm.model, tape.read(key), tape.read(output)):
-        log_probabilities(lm, [row.ids for row in contexts])
+        forward(lm, [row.ids for row in contexts])
     at = range(len(contexts)), [row.lookup for row in contexts]
     return tape[key][at].to(lm.working_dtype), tape[output][at].to(lm.working_dtype)
 
@@ -89,7 +90,7 @@ def search(lm: LM, record: Encoded, v_0: Tensor, settings: SearchSettings) -> tu
     while True:
         moved = Site(lm.layout.mlp(settings.layer)), partial(move, lookups, delta)
         with torch.enable_grad(), hooked(lm.model, moved):
-            log_p = log_probabilities(lm, rows)
+            log_p = forward(lm, rows).log_softmax(-1)
             here = log_p[-1, lookups[-1]]  # at the subject of `{} is a`
             original = here.detach() if original is None else original
             nll = target_nll(log_p, record)
@@ -116,16 +117,15 @@ def move(lookups: Sequence[int], delta: Tensor, output: Tensor) -> Tensor:
 def target_nll(log_p: Tensor, record: Encoded) -> Tensor:
     """Return -log p of the target's tokens, each given the ones before it: their mean over tokens and contexts."""
     nlls = []
-    for row, contexts_log_p in zip(record.rows[:-1], log_p, strict=False):
+    for row, context_log_p in zip(record.rows[:-1], log_p, strict=False):
         ends = range(len(row.ids) - len(record.target), len(row.ids))
-        nlls.append(-contexts_log_p[ends, record.target].mean())
+        nlls.append(-context_log_p[ends, record.target].mean())
     return torch.stack(nlls).mean()
 
 
-def log_probabilities(lm: LM, rows: Sequence[Sequence[int]]) -> Tensor:
-    """Return the log-probabilities after every token of rows padded on the right, (rows, tokens, vocabulary)."""
-    longest = max(map(len, rows))
-    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=lm.device)
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=lm.device)
-    logits: Tensor = lm.model(ids, attention_mask=mask, use_cache=False).logits
-    return logits.to(lm.working_dtype).log_softmax(-1)
+def forward(lm: LM, rows: Sequence[Sequence[int]]) -> Tensor:
+    """Return the logits after every token of rows padded on the right, (rows, tokens, vocabulary), in float32 up."""
+    ids, lengths = pad_right(rows, lm.device)
+    mask = torch.arange(ids.shape[1], device=lm.device) < lengths[:, None]
+    logits: Tensor = lm.model(ids, attention_mask=mask.long(), use_cache=False).logits
+    return logits.to(lm.working_dtype)

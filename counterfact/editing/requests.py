@@ -1,4 +1,4 @@
-"""Rows of tokens that editors run through a model, and the lower half of the model on them."""
+"""Requests as rows of tokens, and the lower half of a model on them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.loading import LM
 
 KL_TEMPLATE = "{} is a"
-"""The sentence whose next-token distribution at the subject ROME holds still (paper, eq. 4)."""
+"""The sentence whose next-token distribution at the subject ROME keeps (paper, eq. 4)."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One request as rows: one a context template, the bare prompt first, then perhaps the row that is held still."""
+    """One request as rows: one a context template, the bare prompt first, then perhaps the KL term's."""
 
     rows: tuple[Row, ...]
     target: tuple[int, ...]
@@ -45,7 +45,7 @@ class Encoded:
         return max(len(row.ids) for row in self.rows)
 
 
-def encode(lm: LM, request: Request, templates: Sequence[str], position: SubjectRule, *, hold: bool) -> Encoded:
+def encode(lm: LM, request: Request, templates: Sequence[str], position: SubjectRule, *, kl_row: bool) -> Encoded:
     """Turn a request into rows.
 
     Args:
@@ -53,7 +53,8 @@ def encode(lm: LM, request: Request, templates: Sequence[str], position: Subject
         request: what to edit.
         templates: context templates, each with one `{}` that takes the request's own template.
         position: which token is the lookup position, as `LM.locate` names it.
-        hold: whether to add the row `{} is a`, cut after its lookup position: what follows never acts on it.
+        kl_row: whether to add the row `{} is a` for ROME's KL term, cut after its lookup position: what follows never
+            acts on it.
 
     Raises:
         ValueError: the subject or the target cannot be found in the tokens, or a row is too long for the model.
@@ -62,7 +63,7 @@ def encode(lm: LM, request: Request, templates: Sequence[str], position: Subject
     prompts = [fill(template, request.prompt) for template in templates]
     located = lm.locate([*prompts, KL_TEMPLATE], [request.subject] * (len(prompts) + 1), position)
     rows = [Row((*ids, *target[:-1]), index) for ids, index in located[:-1]]
-    if hold:
+    if kl_row:
         ids, index = located[-1]
         rows.append(Row(tuple(ids[: index + 1]), index))
     encoded = Encoded(tuple(rows), target)

@@ -101,7 +101,7 @@ class PatchSite:
 
 @dataclass(frozen=True, eq=False)
 class PatchGroup:
-    """Spots one after the other with the same cells, as many positions in a row, and as many before them."""
+    """Patch sites one after the other with the same cells, as many positions in a row, and as many before them."""
 
     sites: tuple[PatchSite, ...]
 

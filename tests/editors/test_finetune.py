@@ -55,7 +55,7 @@ def plain_training(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batched_training_is_the_plain_training(family: str, bound: float | None) -> None:
     lm = tiny_lm(family)
-    batch = lay_out(lm, [encode(lm, request, ["{}"], "last", hold=False) for request in REQUESTS], 1)
+    batch = lay_out(lm, [encode(lm, request, ["{}"], "last", kl_row=False) for request in REQUESTS], 1)
     free = FinetuneSettings(layer=1, learning_rate=0.02, steps=10, stop_loss=-1.0)
     lowest = sorted(min(trained.losses) for trained in train(lm, batch, free, bound))
     settings = free.model_copy(update={"stop_loss": lowest[len(lowest) // 2] + 1e-3})  # half of them get there
@@ -73,7 +73,7 @@ def test_targets_of_several_tokens_are_teacher_forced() -> None:
     lm = tiny_lm("gpt2")
     request = Request(0, "{} is in", "Bellweather Mills", "the northern harbour of Zürich")
     assert len(lm.target_tokens(request.target_new)) > 3
-    batch = lay_out(lm, [encode(lm, request, ["{}"], "last", hold=False)], 1)
+    batch = lay_out(lm, [encode(lm, request, ["{}"], "last", kl_row=False)], 1)
     (trained,) = train(lm, batch, FinetuneSettings(layer=1, learning_rate=0.02, steps=300), None)
     # All tokens scored at one position could not come below log(number of tokens).
     assert trained.losses[-1] < 0.01

@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from counterfact.core.records import Request
+from counterfact.editors.rome import RomeSettings
+from counterfact.lm.model.loading import LM, wrap_lm
 from tests.golden import cases, tiny
 from tests.support import oracle, oracle_measures
 
@@ -60,9 +63,14 @@ def second_moment() -> list[dict[str, Any]]:
 
 @cache
 def rome_edit(settings: str, request: int) -> oracle.RomeEdit:
-    constants = oracle.RomeConstants(**cases.ROME[settings])
-    fact = oracle.Fact(**cases.REQUESTS[request])
-    return oracle.rome(tiny.model(), tiny.tokenizer(), fact, cases.TEMPLATES, moment(constants.layer)[0], constants)
+    lm, chosen, asked = tiny_lm(), RomeSettings(**cases.ROME[settings]), cases.REQUESTS[request]
+    fact = Request(request, asked["prompt"], asked["subject"], asked["target"])
+    return oracle.rome(lm, fact, cases.TEMPLATES, moment(chosen.layer)[0], chosen)
+
+
+@cache
+def tiny_lm() -> LM:
+    return wrap_lm(tiny.model(), tiny.tokenizer(), name="golden")
 
 
 def rome() -> dict[str, list[dict[str, Any]]]:

@@ -118,7 +118,7 @@ def rome(fast: Fast) -> Any:
 def _rome(fast: Fast, name: str) -> Iterator[Any]:
     settings = fast.rome_settings(name)
     batch = [
-        encode(fast.lm, request, fast.inputs["templates"], settings.position, hold=True) for request in fast.requests
+        encode(fast.lm, request, fast.inputs["templates"], settings.position, kl_row=True) for request in fast.requests
     ]
     values = find_values(fast.lm, batch, settings)
     edits, r_edits = fast.edits("rome", name), fast.edits("r_rome", name)
@@ -154,7 +154,7 @@ def finetune(fast: Fast) -> Any:
 
 def _finetune(fast: Fast, name: str) -> Iterator[Any]:
     settings = fast.finetune_settings(name)
-    rows = [encode(fast.lm, request, ["{}"], "last", hold=False) for request in fast.requests]
+    rows = [encode(fast.lm, request, ["{}"], "last", kl_row=False) for request in fast.requests]
     made = train(fast.lm, lay_out(fast.lm, rows, settings.layer), settings, getattr(settings, "bound", None))
     for record, edit in zip(made, fast.edits(name, name), strict=True):
         change = edit.deltas[0].weight_change

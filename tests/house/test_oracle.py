@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from counterfact.core.records import Request
+from counterfact.editors.rome import RomeSettings
+from counterfact.lm.model.loading import wrap_lm
 from tests.support import oracle, oracle_measures
 
 
@@ -40,7 +43,7 @@ def test_rome(golden: Path, model: tuple[Any, Any], case_id: int) -> None:
     stored, arrays = load(golden / "rome.json"), np.load(golden / "rome.npz")
     record = next(record for record in stored["records"] if record["case_id"] == case_id)
     given = {**stored["hyperparameters"], **record.get("overrides", {})}
-    constants = oracle.RomeConstants(
+    settings = RomeSettings(
         layer=given["layers"][0],
         position=given["fact_token"],
         steps=given["v_num_grad_steps"],
@@ -50,8 +53,8 @@ def test_rome(golden: Path, model: tuple[Any, Any], case_id: int) -> None:
         clamp_norm_factor=given["clamp_norm_factor"],
     )
     moment = torch.from_numpy(np.load(golden / "second_moment.npz")["C_float64_accumulation"]).double()
-    fact = oracle.Fact(record["prompt"], record["subject"], record["target_new"])
-    edit = oracle.rome(*model, fact, stored["context_templates"], moment, constants)
+    request = Request(case_id, record["prompt"], record["subject"], record["target_new"])
+    edit = oracle.rome(wrap_lm(*model, name="golden"), request, stored["context_templates"], moment, settings)
     prefix = record["prefix"]
     for name in ("k_bar", "u", "k_0", "v_0", "delta"):
         assert deviation(getattr(edit, name), arrays[f"{prefix}{name}_float64"]) < 1e-10, name

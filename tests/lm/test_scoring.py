@@ -152,7 +152,7 @@ def test_what_cannot_be_scored_says_why_and_costs_nothing_else() -> None:
         agree(one[0], plain(lm, query.prompt, query.targets[0]), 1e-9)
     assert score(tiny_lm(), [Query("", ("Oslo",))]) == [Unscored("the prompt has no tokens")]
     assert score(lm, []) == []
-    with pytest.raises(ValueError, match="one owner for each of 1 queries"):
+    with pytest.raises(ValueError, match="one edit index for each of 1 queries"):
         score(lm, QUERIES[:1], [])
 
 

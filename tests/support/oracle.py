@@ -1,9 +1,9 @@
 """The published method, written to be read: one record, one row at a time, the whole model, nothing kept.
 
-It is the specification in code for GPT-2-like models of the `transformers` library, and shares no line with `lm`,
-`editors` or `metrics`: what those compute fast must equal what is computed here slowly. Sections (§) are those of
-`spec/reference.md`; equations are of Meng, Bau, Andonian, Belinkov. Locating and Editing Factual Associations in GPT.
-NeurIPS 2022. https://arxiv.org/abs/2202.05262. Give it a model in float64.
+It is the specification in code for GPT-2-like models of the `transformers` library: what `lm`, `editors` and `metrics`
+compute fast must equal what is computed here slowly. It shares no line with them but ROME's plain engine. Sections (§)
+are those of `spec/reference.md`; equations are of Meng, Bau, Andonian, Belinkov. Locating and Editing Factual
+Associations in GPT. NeurIPS 2022. https://arxiv.org/abs/2202.05262. Give it a model in float64.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from counterfact.core.records import Request
+from counterfact.editing import plain
+from counterfact.editing.requests import encode as prompts_of
+from counterfact.editors.rome import RomeSettings
+from counterfact.lm.model.loading import LM
 
 Model = Any
 Tokenizer = Any
@@ -113,20 +119,6 @@ def second_moment(model: Model, tokenizer: Tokenizer, layer: int, texts: Sequenc
 
 
 @dataclass(frozen=True)
-class RomeConstants:
-    """Settings of §1.2; the defaults are those of GPT-2 XL."""
-
-    layer: int
-    position: str = "subject_last"
-    steps: int = 20
-    learning_rate: float = 0.5
-    weight_decay: float = 0.5
-    kl_factor: float = 0.0625
-    clamp_norm_factor: float = 4.0
-    stop_loss: float = 0.05
-
-
-@dataclass(frozen=True)
 class RomeEdit:
     """All that comes up on the way to an edit, named as in §1."""
 
@@ -137,8 +129,6 @@ class RomeEdit:
     v_0: Tensor
     trace: list[list[float]]
     """Loss, NLL, KL, WD at each forward pass."""
-    norms: list[float]
-    """||delta|| at each forward pass."""
     delta: Tensor
 
     @property
@@ -152,92 +142,20 @@ class RomeEdit:
         return (self.v_star - self.v_0) / (self.k_0 @ self.u)
 
 
-def rome(
-    model: Model,
-    tokenizer: Tokenizer,
-    fact: Fact,
-    templates: Sequence[str],
-    moment: Tensor | None,
-    constants: RomeConstants,
-) -> RomeEdit:
-    """Edit one fact (§1.5 to §1.7); `templates[0]` is the bare `{}`."""
-    keys, outputs = [], []
-    for template in templates:
-        sentence = template.replace("{}", fact.prompt)
-        index = lookup_index(tokenizer, sentence, fact.subject, constants.position)
-        key, output = keys_and_outputs(model, constants.layer, encode(tokenizer, sentence.replace("{}", fact.subject)))
-        keys.append(key[index])
-        outputs.append(output[index])
-    k_bar = sum(keys[1:], keys[0]) / len(keys)
-    u = k_bar if moment is None else torch.linalg.solve(moment, k_bar)
-    delta, trace, norms = find_delta(model, tokenizer, fact, templates, outputs[0], constants)
+def rome(lm: LM, request: Request, templates: Sequence[str], moment: Tensor, settings: RomeSettings) -> RomeEdit:
+    """Edit one fact (§1.5 to §1.7) by the plain engine and a dense solve; `templates[0]` is the bare `{}`."""
+    record = prompts_of(lm, request, templates, settings.position, kl_row=True)
+    values = plain.find_value(lm, record, settings)
+    u = torch.linalg.solve(moment, values.mean_key)
     return RomeEdit(
-        k_bar=k_bar,
-        m_bar=sum(outputs[1:], outputs[0]) / len(outputs),
+        k_bar=values.mean_key,
+        m_bar=values.mean_output,
         u=u / u.norm(),
-        k_0=keys[0],
-        v_0=outputs[0],
-        trace=trace,
-        norms=norms,
-        delta=delta,
+        k_0=values.bare_key,
+        v_0=values.bare_output,
+        trace=values.trace[: int(values.passes)].tolist(),
+        delta=values.delta,
     )
-
-
-def find_delta(
-    model: Model,
-    tokenizer: Tokenizer,
-    fact: Fact,
-    templates: Sequence[str],
-    v_0: Tensor,
-    constants: RomeConstants,
-) -> tuple[Tensor, list[list[float]], list[float]]:
-    """Minimise eq. 4 over delta (§1.6); return it with the terms and its norm at every forward pass."""
-    target = target_ids(tokenizer, fact.target)
-    taught = tokenizer.decode(target[:-1])
-    rows = [template.replace("{}", fact.prompt + taught) for template in templates]
-    delta = torch.zeros_like(v_0, requires_grad=True)
-    adam = torch.optim.Adam([delta], lr=constants.learning_rate)
-    original: Tensor | None = None
-    trace, norms = [], []
-    for step in range(constants.steps):
-        nll = torch.zeros(())
-        for row in rows:
-            log_p = _with_delta(model, tokenizer, row, fact.subject, delta, constants)[1]
-            scored = log_p[len(log_p) - len(target) :]
-            nll = nll - scored[range(len(target)), target].mean() / len(rows)
-        index, log_p = _with_delta(model, tokenizer, "{} is a", fact.subject, delta, constants)
-        here = log_p[index]  # at the subject, not after "is a"
-        original = here.detach() if original is None else original
-        kl = constants.kl_factor * (here.exp() * (here - original)).sum()
-        wd = constants.weight_decay * delta.norm() / v_0.norm() ** 2
-        loss = nll + kl + wd
-        trace.append([float(part.detach()) for part in (loss, nll, kl, wd)])
-        norms.append(float(delta.detach().norm()))
-        if loss < constants.stop_loss or step == constants.steps - 1:
-            break
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-        radius = constants.clamp_norm_factor * v_0.norm()
-        with torch.no_grad():
-            if delta.norm() > radius:
-                delta *= radius / delta.norm()
-    return delta.detach(), trace, norms
-
-
-def _with_delta(
-    model: Model, tokenizer: Tokenizer, template: str, subject: str, delta: Tensor, constants: RomeConstants
-) -> tuple[int, Tensor]:
-    """Run one row with delta added to the MLP's output at the subject; return that index and all log-probabilities."""
-    index = lookup_index(tokenizer, template, subject, constants.position)
-
-    def add(_: Tensor, output: Tensor) -> Tensor:
-        moved = output.clone()
-        moved[0, index] += delta
-        return moved
-
-    with on_output(model.transformer.h[constants.layer].mlp, add):
-        return index, logits(model, encode(tokenizer, template.replace("{}", subject))).log_softmax(-1)
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,13 @@ KERNEL = "attend_by"
 
 
 class Cache(Protocol):
-    """Keys and values of earlier tokens, as the blocks ask for them."""
+    """A KV cache, as the blocks ask for it."""
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Take a layer's new keys and values (rows, heads, tokens, head width); return all that it may look at."""
 
     def length(self, layer: int) -> int:
-        """Return how many earlier tokens a layer has."""
+        """Return how many tokens of a layer it holds."""
 
 
 def pad_right(rows: Sequence[Sequence[int]], device: torch.device, length: int | None = None) -> tuple[Tensor, Tensor]:
