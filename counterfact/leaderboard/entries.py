@@ -67,7 +67,7 @@ def load_entries(root: Path, tell: Tell = lambda _stage, _done, _of: None) -> tu
 
     Args:
         root: the folder.
-        tell: is told what is being done, how much of it, and out of how much.
+        tell: function called with what is being done, how much of it is done, and the total.
 
     Raises:
         BadInput: there are none.
