@@ -113,7 +113,7 @@ def load_plugins(paths: list[Path] | None) -> None:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[str, int, int | None], None]]:
-    """Show a bar on a terminal; yields what is told the stage, how much of it is done and out of how much."""
+    """Show a bar on a terminal; yields the function to call with the stage, how much of it is done, and the total."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(title, total=None)

@@ -125,13 +125,11 @@ def workflow(
 
 def write_board(results: Path, out: Path) -> Path:
     """Read every run below a folder and write the site; say what was left out. Return the page's path."""
-    from counterfact.core.places import cache_folder  # noqa: PLC0415
     from counterfact.leaderboard.entries import load_entries  # noqa: PLC0415
     from counterfact.leaderboard.page import write_site  # noqa: PLC0415
-    from counterfact.leaderboard.shelf import FILE, Shelf  # noqa: PLC0415
 
     with progress_bar("leaderboard") as tell:
-        entries, left_out = load_entries(results, Shelf(cache_folder() / "leaderboard" / FILE), tell)
+        entries, left_out = load_entries(results, tell)
     for name, reason in left_out.items():
         console.print(f"left out {name!a}: {reason!a}", style="yellow", markup=False, soft_wrap=True)
     page = write_site(entries, out, left_out)

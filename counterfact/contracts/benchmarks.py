@@ -62,7 +62,7 @@ class Benchmark(Generic[R]):
     parse: Callable[[Mapping[str, Any], int], R]
     """JSON object and its position in the file -> record; raises `ValueError`."""
     recognises: Callable[[Mapping[str, Any]], bool] | None
-    """Whether a JSON object is a record of this benchmark; `None` for one that must be asked for by name."""
+    """Whether a JSON object is a record of this benchmark; `None` for one that must be requested by name."""
     requested_rewrite: Callable[[R], dict[str, Any]]
     """The edit as results hold it, with `prompt`, `subject` and `target_new`."""
     queries: Callable[[R], list[Query]]

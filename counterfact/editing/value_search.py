@@ -175,7 +175,7 @@ def objective(
     """Evaluate the objective of every record.
 
     Returns:
-        The loss and its terms NLL, KL and weight decay, (records, 4); the loss's gradient by delta if it is asked for,
+        The loss and its terms NLL, KL and weight decay, (records, 4); the loss's gradient by delta if it is requested,
         a record's its own, as rows do not meet; and the problem, with the reference distributions after the first pass.
     """
     variable = delta.detach().requires_grad_(gradient)
@@ -204,7 +204,7 @@ def read_out(
         normed: states after the last norm at `reads.places`, (scored + records, width); no graph is made.
         reads: what is read there.
         kl_factor: λ.
-        gradient: whether it is asked for.
+        gradient: whether it is requested.
 
     Returns:
         Losses; the gradient by `normed`, of its shape, or `None`; and the reads with `reference` filled in.

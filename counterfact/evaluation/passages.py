@@ -14,7 +14,9 @@ MAX_TOKENS = 100
 """Texts are cut to this many tokens."""
 
 
-def text_perplexities(lm: LM, texts: Sequence[str], owners: Sequence[int], edits: Sequence[Edit]) -> list[float | None]:
+def text_perplexities(
+    lm: LM, texts: Sequence[str], edit_index: Sequence[int], edits: Sequence[Edit]
+) -> list[float | None]:
     """Return the perplexity of each text, cut to 100 tokens, under its edit (-1: unedited).
 
     Returns:
@@ -23,7 +25,7 @@ def text_perplexities(lm: LM, texts: Sequence[str], owners: Sequence[int], edits
     result: list[float | None] = []
     for start in range(0, len(texts), ROWS):
         rows = [lm.prompt_tokens(text)[: min(MAX_TOKENS, lm.max_length)] for text in texts[start : start + ROWS]]
-        with per_row(lm, edits, owners[start : start + ROWS]), torch.no_grad():
+        with per_row(lm, edits, edit_index[start : start + ROWS]), torch.no_grad():
             result += [perplexity(nlls) for nlls in _token_nlls(lm, rows)]
     return result
 

@@ -36,13 +36,13 @@ def say(lm: LM, prompt: str, edits: Sequence[Edit] = (), *, seed: int = 0, lengt
     Raises:
         ValueError: the text could not be generated; the message says why.
     """
-    owners = [0 if edits else -1]
-    ids = torch.tensor(lm.encoding.prompts(in_context([prompt], owners, edits)), device=lm.device)
-    with torch.inference_mode(), per_row(lm, edits, owners):
+    edit_index = [0 if edits else -1]
+    ids = torch.tensor(lm.encoding.prompts(in_context([prompt], edit_index, edits)), device=lm.device)
+    with torch.inference_mode(), per_row(lm, edits, edit_index):
         logits = lm.model(input_ids=ids).logits[0, -1].float()
     probabilities, tokens = logits.softmax(-1).topk(top)
     pairs = zip(tokens.tolist(), probabilities.tolist(), strict=True)
-    [generated] = generate(lm, [prompt], [derive_seed(seed, "say", prompt)], owners, edits, length=length)
+    [generated] = generate(lm, [prompt], [derive_seed(seed, "say", prompt)], edit_index, edits, length=length)
     if not isinstance(generated, Generation):
         raise ValueError(f"no text could be generated: {generated.reason}")
     return Saying(tuple((lm.decode([token]), probability) for token, probability in pairs), generated.text)

@@ -245,7 +245,7 @@ def plan_passes(lm: LM, layers: Sequence[int], max_bytes: int | None) -> list[li
 def usual_limit(device: torch.device) -> int | None:
     """Return half of a device's memory, in bytes: the other half is for the model and for what it computes.
 
-    Of all its memory, not of what is free, so that a pass that is gone on with later is cut the same way.
+    A share of all memory, not of what is free, so that a pass that is resumed later is cut the same way.
     """
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory // 2)
