@@ -32,9 +32,9 @@ class BuildReport:
     reused: bool
     """Whether the folder held this very build already."""
     responses: ResponseCounts | None = None
-    """Where responses of servers came from; None where none was asked."""
+    """Where responses of servers came from; None where none was needed."""
     packed: int | None = None
-    """Number of responses that were packed into a file of their own; None where that was not wanted."""
+    """Number of responses that were packed into a file of their own; None where none were."""
 
     @property
     def records(self) -> int:
