@@ -93,7 +93,7 @@ def write_build(
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
     }
-    # The content hash is the one that `core.datasets` finds when it reads the records.
+    # The content hash is the one that `contracts.datasets` finds when it reads the records.
     content_hash = hash_json(list(files["records.jsonl"]))
     whole = {"schema": 1, **meta, "content_hash": content_hash, "environment": environment}
     write_json(fresh / BUILD_FILE, whole)

@@ -15,7 +15,8 @@ from typing import Any
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_file, hash_json, read_json, read_jsonl
 from counterfact.core.places import data_folder
-from counterfact.core.records import BadRecord, parse_record
+from counterfact.core.records import BadRecord
+from counterfact.evaluation.benchmarks.zsre import ZSRE
 
 from .build_folder import BuildReport, finished_build, write_build
 
@@ -92,7 +93,7 @@ def read_zsre(source: Path, size: int | None = None) -> tuple[list[dict[str, Any
 
 
 def convert(entry: object, place: int) -> dict[str, Any] | BadRecord:
-    """Return an entry in the form that `core.datasets` reads, or the reason why it cannot be used.
+    """Return an entry in the form that `contracts.datasets` reads, or the reason why it cannot be used.
 
     >>> convert({"subject": "Ada", "src": "Who is Ada?", "rephrase": "Ada is who?", "answers": "a poet",
     ...          "loc": "nq question: who", "loc_ans": ["x", "y"]}, 3)["loc_ans"]
@@ -107,7 +108,7 @@ def convert(entry: object, place: int) -> dict[str, Any] | BadRecord:
         record["loc_ans"] = record["loc_ans"][0]
     if isinstance(record["answers"], list):
         record["answers"] = [answer for answer in record["answers"] if not isinstance(answer, str) or answer.strip()]
-    parsed = parse_record("zsre", record, place)
+    parsed = ZSRE.read(record, place)
     return parsed if isinstance(parsed, BadRecord) else record
 
 

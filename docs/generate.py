@@ -61,19 +61,21 @@ def _fenced(doc: str) -> str:
 
 def metrics_table() -> str:
     """Return the table of all metrics and composites."""
+    from counterfact.contracts.benchmarks import BENCHMARKS  # noqa: PLC0415
     from counterfact.contracts.metrics import COMPOSITES, METRICS  # noqa: PLC0415
 
-    found: list[tuple[str, str, Metric | Composite]] = []
-    for name in METRICS:
-        metric = METRICS.get(name)
-        found.append((name, metric.kind, metric))
-    for name in COMPOSITES:
-        composite = COMPOSITES.get(name)
-        found.append((name, ", ".join(composite.parts), composite))
+    benchmarks = [BENCHMARKS.get(name) for name in BENCHMARKS]
+    having: dict[str, list[str]] = {}
+    for each in benchmarks:
+        for symbol in (*(metric.symbol for metric in each.metrics), *each.composites):
+            having.setdefault(symbol, []).append(each.name)
+    found: list[tuple[str, Metric | Composite]] = [(name, METRICS.get(name)) for name in METRICS]
+    found += [(name, COMPOSITES.get(name)) for name in COMPOSITES]
     rows = [
-        [name, inspect.cleandoc(entry.doc).splitlines()[0], kind, entry.unit, entry.better, str(entry.definition)]
-        for name, kind, entry in found
-    ]
+        [name, inspect.cleandoc(entry.doc).splitlines()[0], ", ".join(having.get(name, [])), entry.unit, entry.better,
+         str(entry.definition)]
+        for name, entry in found
+    ]  # fmt: skip
     return measured.table(["symbol", "what", "of", "unit", "better", "definition"], rows)
 
 

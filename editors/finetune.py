@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from counterfact.contracts.editors import Editor, Failure, Resources, check_layer, editor
+from counterfact.contracts.editors import Edited, Editor, Failure, Group, Resources, check_layer, editor
 from counterfact.core.records import Request
 from counterfact.core.settings import Settings
 from counterfact.editing.adam import Adam
@@ -181,10 +181,10 @@ class Finetune:
     bound: float | None
     plan: Plan
 
-    def __call__(self, requests: Sequence[Request], _seed: int) -> list[Edit | Failure]:
+    def __call__(self, groups: Sequence[Group], _seed: int, /) -> list[Edited]:
         """Edit; see `contracts.editors.Editor`. Nothing here is random."""
         return edit_each(
-            requests,
+            groups,
             lambda request: encode(self.lm, request, ["{}"], "last", hold=False),
             lambda items: train(self.lm, lay_out(self.lm, items, self.settings.layer), self.settings, self.bound),
             self._edit,

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from counterfact.contracts.editors import Editor, Failure, Resources, editor
-from counterfact.core.records import Request
+from counterfact.contracts.editors import Edited, Editor, Group, Resources, editor
 from counterfact.core.settings import Settings
 from counterfact.lm.edits import Edit
 from counterfact.lm.loading import LM
@@ -13,11 +12,17 @@ class IdentitySettings(Settings):
     """There is nothing to set."""
 
 
-@editor("identity", IdentitySettings, paper="", summary="no change; the floor that every editor is compared with")
+@editor(
+    "identity",
+    IdentitySettings,
+    paper="",
+    summary="no change; the floor that every editor is compared with",
+    most_at_once=None,
+)
 def prepare(_lm: LM, _settings: IdentitySettings, _resources: Resources) -> Editor:
     """Return an editor whose edits hold no delta."""
 
-    def edit(requests: Sequence[Request], _seed: int) -> list[Edit | Failure]:
-        return [Edit((), (request.id,)) for request in requests]
+    def edit(groups: Sequence[Group], _seed: int) -> list[Edited]:
+        return [Edited(Edit((), tuple(request.id for request in group))) for group in groups]
 
     return edit

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from counterfact.contracts.editors import Editor, Failure, Resources, editor
+from counterfact.contracts.editors import Edited, Editor, Failure, Group, Resources, editor
 from counterfact.core.records import Request
 from counterfact.core.settings import Settings
 from counterfact.editing.batches import edit_each
@@ -146,10 +146,10 @@ class KnowledgeNeurons:
     settings: KnSettings
     plan: Plan
 
-    def __call__(self, requests: Sequence[Request], _seed: int) -> list[Edit | Failure]:
+    def __call__(self, groups: Sequence[Group], _seed: int, /) -> list[Edited]:
         """Edit; see `contracts.editors.Editor`. Nothing here is random."""
         return edit_each(
-            requests,
+            groups,
             self._encode,
             self._run,
             self._edit,

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from counterfact.contracts.editors import Editor, Failure, Resources, check_layer, editor
+from counterfact.contracts.editors import Edited, Editor, Failure, Group, Resources, check_layer, editor
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json
 from counterfact.core.records import Request
@@ -122,10 +122,10 @@ class Rome:
             facts["second_moment"] = moment.provenance
         return facts
 
-    def __call__(self, requests: Sequence[Request], _seed: int) -> list[Edit | Failure]:
+    def __call__(self, groups: Sequence[Group], _seed: int, /) -> list[Edited]:
         """Edit; see `contracts.editors.Editor`. Nothing here is random."""
         return edit_each(
-            requests,
+            groups,
             lambda request: encode(self.lm, request, self.templates, self.settings.position, hold=True),
             self._solve,
             self._edit,

@@ -8,8 +8,7 @@ earlier tokens. It is not exact match, and not what the model would say by itsel
 """
 
 from counterfact.contracts.metrics import Block, metric
-
-from ._values import accuracy
+from counterfact.statistics.values import accuracy
 
 PAPER = "arXiv:2202.05262"
 

@@ -5,13 +5,13 @@ https://arxiv.org/abs/2202.05262, "reference score".
 """
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from counterfact.core.datasets import ReferenceTexts
-
-DEFINITION = "cosine of scikit-learn TfidfVectorizer (defaults) vectors, fitted on all reference texts"
+from counterfact.contracts.metrics import TextMeasure, text_metric
+from counterfact.core.references import ReferenceTexts
 
 
 def fit_vectoriser(documents: Iterable[str]) -> TfidfVectorizer | None:
@@ -74,3 +74,27 @@ class ReferenceScorer:
         if key not in self._vectors:
             self._vectors[key] = join_vector(self._vectoriser, [snippet.text for snippet in snippets])
         return self._vectors[key]
+
+
+@text_metric(
+    "RS",
+    "reference_score",
+    "cosine x 100",
+    "higher",
+    "arXiv:2202.05262",
+    "counterfact",
+    needs=("sklearn",),
+    missing="no reference text for the relation and the new object",
+)
+def consistency(references: ReferenceTexts | None) -> TextMeasure:
+    """Reference score (consistency): how near the generated texts are to texts about the new object's own subjects.
+
+    The cosine of two vectors of scikit-learn's TfidfVectorizer with its defaults, fitted on all reference texts.
+
+    >>> consistency(None)(["any text"], {"target_new": {"str": "Rome"}}) is None
+    True
+    """
+    if references is None:
+        return lambda _texts, _rewrite: None
+    scorer = cache(lambda: ReferenceScorer(references))  # fitted when the first text comes
+    return lambda texts, rewrite: scorer().score(texts, rewrite.get("relation_id"), rewrite["target_new"].get("id"))

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Literal
 
+from counterfact.contracts.metrics import TextMeasure, text_metric
 from counterfact.core.errors import BadInput
+from counterfact.core.references import ReferenceTexts
 
 Splitter = Literal["untrained", "none", "english"]
-DEFINITION = "nltk PunktSentenceTokenizer (untrained), then NLTKWordTokenizer; (H2 + 2 H3) / 3 in bits"
 
 
 def split_words(text: str, sentences: Splitter = "untrained") -> list[str]:
@@ -86,3 +87,25 @@ def generation_entropy(texts: Sequence[str], sentences: Splitter = "untrained") 
     True
     """
     return math.fsum(text_entropy(text, sentences) for text in texts) / len(texts) if texts else None
+
+
+@text_metric(
+    "GE",
+    "ngram_entropy",
+    "bits x 100",
+    "higher",
+    "arXiv:2202.05262",
+    "counterfact",
+    needs=("nltk",),
+    bounds=(0.0, None),
+)
+def fluency(_references: ReferenceTexts | None) -> TextMeasure:
+    r"""Generation entropy (fluency): mean over the generated texts of $(H_2 + 2 H_3) / 3$, in bits.
+
+    $H_n$ is the entropy of a text's n-gram frequencies. Words are those of nltk's PunktSentenceTokenizer, untrained,
+    then NLTKWordTokenizer.
+
+    >>> fluency(None)(["one two three"], {})
+    0.3333333333333333
+    """
+    return lambda texts, _rewrite: generation_entropy(texts)

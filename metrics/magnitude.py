@@ -9,8 +9,7 @@ probability of the whole). A prompt with a value that the model did not give (Na
 """
 
 from counterfact.contracts.metrics import Block, metric
-
-from ._values import magnitude, pairs
+from counterfact.statistics.values import magnitude, pairs
 
 PAPER = "arXiv:2202.05262"
 

@@ -39,7 +39,6 @@ COMPOSITES.add(
         better="higher",
         paper="arXiv:2202.05262",
         definition=1,
-        parts={"counterfact": ("ES", "PS", "NS"), "zsre": ("efficacy", "paraphrase", "specificity")},
         combine=harmonic_mean,
     ),
 )
@@ -51,7 +50,6 @@ COMPOSITES.add(
         better="higher",
         paper="arXiv:2202.05262",
         definition=1,
-        parts={"counterfact": ("ES_total", "PS_total", "NS_total")},
         combine=harmonic_mean,
     ),
 )

@@ -12,8 +12,7 @@ the model did not give (NaN).
 from operator import gt, lt
 
 from counterfact.contracts.metrics import Block, metric
-
-from ._values import pairs, success
+from counterfact.statistics.values import pairs, success
 
 PAPER = "arXiv:2202.05262"
 

@@ -11,8 +11,7 @@ times the number of tokens. They equal `metrics.success` and `metrics.magnitude`
 from operator import gt, lt
 
 from counterfact.contracts.metrics import Block, metric
-
-from ._values import magnitude, success, total_pairs
+from counterfact.statistics.values import magnitude, success, total_pairs
 
 PAPER = "arXiv:2202.05262"
 

@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 
+from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.contracts.editors import EDITORS, Resources
-from counterfact.core.datasets import Dataset, load_dataset
 from counterfact.core.files import write_json
 from counterfact.core.places import cache_folder, data_folder
 from counterfact.core.texts import load_texts
 from counterfact.editing.contexts import context_templates
-from counterfact.evaluation.harness import Options, evaluate
+from counterfact.evaluation.harness import evaluate
+from counterfact.evaluation.options import Options
 from counterfact.evaluation.store import Run
 from counterfact.lm.loading import LM, Dtype, default_device, load_lm
 from counterfact.lm.plan import Plan, default_plan

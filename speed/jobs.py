@@ -12,9 +12,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from counterfact.contracts.editors import EDITORS, Resources
-from counterfact.core.records import CounterFactRecord
+from counterfact.contracts.editors import EDITORS, Resources, edit_singly
 from counterfact.core.seeds import derive_seed
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from counterfact.lm.deltas import Edit
 from counterfact.lm.generation import Generation, generate
 from counterfact.lm.loading import LM
@@ -173,7 +173,7 @@ def _edit(setting: Setting, records: Sequence[CounterFactRecord], times: Times, 
         )
         editor = EDITORS.get("rome").prepare(setting.lm, setting.settings, resources)
         with times.of("edit", len(records)):
-            made = editor([record.request for record in records], 0)
+            made = edit_singly(editor, [record.request for record in records], 0)
     edits = [edit for edit in made if isinstance(edit, Edit)]
     if len(edits) < len(records):
         reason = next(edit.reason for edit in made if not isinstance(edit, Edit))

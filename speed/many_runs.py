@@ -11,6 +11,7 @@ from typing import Any
 from counterfact.builders.counterfact import build
 from counterfact.core.files import hash_json, json_line, read_jsonl, write_json
 from counterfact.core.places import cache_folder
+from counterfact.evaluation.benchmarks.counterfact import COUNTERFACT
 from counterfact.evaluation.store import SCHEMA, results
 from counterfact.leaderboard.submission import RECORDS
 
@@ -44,7 +45,7 @@ def _make(job: tuple[Path, int, int, Sequence[dict[str, Any]], Sequence[str]]) -
         del post["post"]
         post["error"] = {"stage": "edit", "reason": "the subject is not in the prompt"}
     editor = rng.choice(EDITORS)
-    run = _run(number, model, editor, asked) | results("counterfact", posts, pres, 0)
+    run = _run(number, model, editor, asked) | results(COUNTERFACT, posts, pres, 0)
     run["environment"] = {"started": DAY.format(1), "finished": DAY.format(9), "device": "made up",
                           "wall_seconds": {"edit": 8.0}}  # fmt: skip
     folder = out / f"model-{model}" / f"{editor}-{number}"

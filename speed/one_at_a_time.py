@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from counterfact.core.records import CounterFactRecord, Request
+from counterfact.core.records import Request
 from counterfact.editors.rome import RomeSettings
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from counterfact.lm.hooks import Site, Tape, hooked
 from counterfact.lm.loading import LM
 
@@ -132,7 +133,7 @@ class OneAtATime:
         for column in range(int(lengths.min()), length):
             output = model(table[:, start:column], past_key_values=cache, use_cache=True)
             best, tokens = output.logits[:, -1].softmax(-1).topk(TOP_K)
-            token = tokens.query_knowledge(1, torch.multinomial(best, 1))[:, 0]
+            token = tokens.gather(1, torch.multinomial(best, 1))[:, 0]
             table[:, column] = torch.where(column < lengths, table[:, column], token)
             start = column
         rows: list[list[int]] = table.tolist()

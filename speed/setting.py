@@ -7,16 +7,16 @@ from pathlib import Path
 
 import torch
 
+from counterfact.contracts.datasets import load_dataset
 from counterfact.contracts.editors import EDITORS, Resources
-from counterfact.core.datasets import load_dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json
 from counterfact.core.places import cache_folder, data_folder
-from counterfact.core.records import CounterFactRecord
 from counterfact.core.settings import Settings
 from counterfact.core.texts import TextSource
 from counterfact.editing.contexts import context_templates
 from counterfact.editors.rome import RomeSettings
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from counterfact.lm.loading import LM, Dtype, default_device, load_lm
 from counterfact.lm.second_moment import SecondMoment
 from speed.shapes import SHAPES, Shape, random_lm, read_tokenizer, train_tokenizer

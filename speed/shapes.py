@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from counterfact.core.files import hash_json
-from counterfact.core.records import CounterFactRecord
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from counterfact.lm.loading import DTYPES, LM, Dtype, wrap_lm
 
 TRAINED_VOCABULARY = 4096

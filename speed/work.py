@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from counterfact.core.records import CounterFactRecord
 from counterfact.editing.rows import Encoded
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from counterfact.lm.loading import LM
 from speed.machine import Ceiling
 from speed.one_at_a_time import scored_prompts

@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
-from counterfact.core.datasets import load_dataset
+from counterfact.contracts.datasets import load_dataset
 from counterfact.core.errors import BadInput
-from counterfact.core.records import BadRecord, CounterFactRecord
+from counterfact.core.records import BadRecord
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 
 
 class CounterFactData(NamedTuple):
@@ -21,7 +22,7 @@ def load_counterfact(source: str, limit: int | None = None) -> CounterFactData:
     """Read a CounterFact data set.
 
     Args:
-        source: as `core.datasets.load_dataset` takes it.
+        source: as `contracts.datasets.load_dataset` takes it.
         limit: number of records, from the first; None for all.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from counterfact.core.files import read_jsonl
 from counterfact.core.prompts import fill
-from counterfact.core.records import CounterFactRecord
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 
 from .loading import load_counterfact
 from .statistics import Things
@@ -71,7 +71,7 @@ def compare_datasets(first: str, second: str) -> Comparison:
     """Compare two CounterFact data sets.
 
     Args:
-        first: a data set, as `core.datasets.load_dataset` takes it.
+        first: a data set, as `contracts.datasets.load_dataset` takes it.
         second: another one.
 
     Raises:

@@ -8,8 +8,8 @@ from random import Random
 
 from counterfact.core.files import write_atomic
 from counterfact.core.prompts import fill
-from counterfact.core.records import CounterFactRecord
 from counterfact.core.seeds import derive_seed
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 
 from .findings import KINDS, Audit, audit
 from .loading import load_counterfact
@@ -37,7 +37,7 @@ def write_audit(source: str, page: Path, sample: int = 3, seed: int = 0, limit: 
     """Audit a data set and write the page.
 
     Args:
-        source: a data set, as `core.datasets.load_dataset` takes it.
+        source: a data set, as `contracts.datasets.load_dataset` takes it.
         page: file to be written.
         sample: records of every relation that the page shows.
         seed: seed of their choice.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from counterfact.core.prompts import fill
-from counterfact.core.records import CounterFactRecord
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 
 Things = Callable[[CounterFactRecord], Iterable[object]]
 """Function that returns the things of one kind in a record."""

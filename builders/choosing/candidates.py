@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from counterfact.core.records import CounterFactRecord, Entity, RequestedRewrite
 from counterfact.core.seeds import derive_seed
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord, Entity, RequestedRewrite
 
 from ..sources.knowledge import LabelledEntity
 from ..sources.pararel import FactTuple

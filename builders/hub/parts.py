@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from counterfact.core.datasets import load_dataset
+from counterfact.contracts.datasets import load_dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json, hash_file, hash_json, read_json, read_jsonl
 from counterfact.core.places import data_folder
-from counterfact.core.records import BadRecord, Kind
+from counterfact.core.records import BadRecord
 
 from ..build_folder import BUILD_FILE
 from ..sources.articles import LocalArticles
@@ -34,7 +34,7 @@ class Part:
 
     config: str
     split: str
-    kind: Kind | None
+    kind: str | None
     """Kind of the records; None for reference texts."""
     rows: tuple[dict[str, Any], ...]
     """Rows of the folder's file, in its order."""
@@ -54,7 +54,7 @@ class Part:
 
     @property
     def content_hash(self) -> str:
-        """The hash that `core.datasets` finds when it reads these rows."""
+        """The hash that `contracts.datasets` finds when it reads these rows."""
         return hash_json(list(self.rows))
 
 
@@ -125,7 +125,7 @@ def _licence_of_articles(articles: Mapping[str, Any]) -> str:
     return "cc-by-4.0" if articles.get("files") == ours["files"] else "unknown"
 
 
-def _licence_of_records(kind: Kind, build: Mapping[str, Any]) -> tuple[str, str]:
+def _licence_of_records(kind: str, build: Mapping[str, Any]) -> tuple[str, str]:
     """Return the licence of a configuration of records, and what else is in its rows."""
     sources = build.get("sources") or {}
     if kind == "zsre":

@@ -17,7 +17,7 @@ from counterfact.cli.leaderboard import write_board
 from counterfact.cli.train import train_all
 
 if TYPE_CHECKING:
-    from counterfact.core.datasets import Dataset
+    from counterfact.contracts.datasets import Dataset
     from counterfact.evaluation.store import Run
 
 EDITORS = ["identity", "ft", "ft_l", "rome", "r_rome"]
@@ -58,8 +58,8 @@ def demo(
 
     Example: `counterfact demo --out demo --limit 100`
     """
-    from counterfact.core.datasets import load_dataset  # noqa: PLC0415
-    from counterfact.evaluation.harness import Options  # noqa: PLC0415
+    from counterfact.contracts.datasets import load_dataset  # noqa: PLC0415
+    from counterfact.evaluation.options import Options  # noqa: PLC0415
 
     budget = Budget()
     with budget.stage("build"):
@@ -99,7 +99,7 @@ def _step(command: str) -> None:
 
 def _print_statistics(data: "Dataset") -> None:
     from counterfact.builders.audit.statistics import PAPER_TABLE_2, table_2  # noqa: PLC0415
-    from counterfact.core.records import CounterFactRecord  # noqa: PLC0415
+    from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord  # noqa: PLC0415
 
     records = [record for record in data.records if isinstance(record, CounterFactRecord)]
     console.print(statistics_table(table_2(records), f"Table 2 for {data.label}", PAPER_TABLE_2))

@@ -92,7 +92,7 @@ def edit(
 
 
 def _make(lm: "LM", request: Request, name: str, overrides: list[str], texts: str, seed: int) -> "Edit":
-    from counterfact.contracts.editors import EDITORS, Failure, Resources  # noqa: PLC0415
+    from counterfact.contracts.editors import EDITORS, Failure, Resources, edit_singly  # noqa: PLC0415
     from counterfact.core.texts import load_texts  # noqa: PLC0415
     from counterfact.lm.precision import float32_products  # noqa: PLC0415
 
@@ -102,7 +102,7 @@ def _make(lm: "LM", request: Request, name: str, overrides: list[str], texts: st
     resources = Resources(second_moment_texts=load_texts(texts), seed=seed)
     prepared = spec.prepare(lm, resolved.settings, resources)
     with float32_products(lm.precision):
-        [made] = prepared([request], seed)
+        [made] = edit_singly(prepared, [request], seed)
     if isinstance(made, Failure):
         raise BadInput(f"{name} could not make this edit: {made.reason}")
     return made

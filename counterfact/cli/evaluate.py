@@ -33,8 +33,8 @@ from counterfact.core.files import canonical_json
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from counterfact.core.datasets import Dataset
-    from counterfact.evaluation.harness import Options
+    from counterfact.contracts.datasets import Dataset
+    from counterfact.evaluation.options import Options
     from counterfact.evaluation.store import Run
     from counterfact.lm.loading import LM
 
@@ -50,6 +50,9 @@ def evaluate(
     model: Model = "factlm",
     editor: Annotated[list[str] | None, typer.Option(help="Name of an editor; may be repeated.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
+    benchmark: Annotated[
+        str | None, typer.Option(help="What to measure by, as counterfact_plus; default: what the records are of.")
+    ] = None,
     limit: Limit = None,
     seed: Seed = 0,
     set_: Set = None,
@@ -84,9 +87,9 @@ def evaluate(
     """
     from dataclasses import replace  # noqa: PLC0415
 
+    from counterfact.contracts.datasets import load_dataset  # noqa: PLC0415
     from counterfact.contracts.editors import EDITORS  # noqa: PLC0415
-    from counterfact.core.datasets import load_dataset  # noqa: PLC0415
-    from counterfact.evaluation.harness import Options  # noqa: PLC0415
+    from counterfact.evaluation.options import Options  # noqa: PLC0415
     from counterfact.evaluation.summary import terminal_tables  # noqa: PLC0415
 
     load_plugins(plugin)
@@ -95,7 +98,7 @@ def evaluate(
         EDITORS.get(name)
     if (set_ or network) and len(names) > 1:
         raise BadInput(f"--set and --network go with one editor, got {', '.join(names)}; evaluate them one by one")
-    data = load_dataset(dataset, limit)
+    data = load_dataset(dataset, limit, benchmark=benchmark)
     if runner == "local":
         lm = open_model(model, device, dtype, precision)
         memory = memory_of(lm, max_memory, length)

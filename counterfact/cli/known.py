@@ -44,7 +44,7 @@ def known(
 
 def from_records(dataset: str) -> "list[Question]":
     """Return the rewriting prompts of a data set with their true objects."""
-    from counterfact.core.datasets import load_dataset  # noqa: PLC0415
+    from counterfact.contracts.datasets import load_dataset  # noqa: PLC0415
     from counterfact.core.records import BadRecord  # noqa: PLC0415
     from counterfact.tracing.known import Question  # noqa: PLC0415
 

@@ -63,8 +63,8 @@ def reproduce(
 
     Example: `counterfact reproduce --model gpt2-xl --dataset counterfact.json`
     """
+    from counterfact.contracts.datasets import load_dataset  # noqa: PLC0415
     from counterfact.contracts.editors import Resources  # noqa: PLC0415
-    from counterfact.core.datasets import load_dataset  # noqa: PLC0415
     from counterfact.core.texts import load_texts  # noqa: PLC0415
     from counterfact.evaluation.reproduce import records_needed, verdict_table  # noqa: PLC0415
     from counterfact.evaluation.reproduce import reproduce as check  # noqa: PLC0415

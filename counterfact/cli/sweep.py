@@ -27,8 +27,6 @@ from counterfact.core.errors import BadInput
 if TYPE_CHECKING:
     from counterfact.tracing.sweeps import Point
 
-METRICS = {"counterfact": ("S", "ES", "PS", "NS"), "zsre": ("S", "efficacy", "paraphrase", "specificity")}
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -61,9 +59,9 @@ def sweep(
     --position last --limit 50`
     """
     from counterfact.cli.evaluate import run_editors  # noqa: PLC0415
+    from counterfact.contracts.datasets import load_dataset  # noqa: PLC0415
     from counterfact.contracts.editors import EDITORS  # noqa: PLC0415
-    from counterfact.core.datasets import load_dataset  # noqa: PLC0415
-    from counterfact.evaluation.harness import Options  # noqa: PLC0415
+    from counterfact.evaluation.options import Options  # noqa: PLC0415
     from counterfact.tracing.causal import CAVEAT  # noqa: PLC0415
     from counterfact.tracing.sweeps import write_sweep  # noqa: PLC0415
 
@@ -77,8 +75,8 @@ def sweep(
         for place in positions:
             given = [f"layer={layer}", *([] if place is None else [f"position={place}"]), *(set_ or [])]
             [run] = run_editors(lm, [editor], data, out, options, given, texts)
-            points += _points(layer, place or "as the editor does", run.data, METRICS[data.kind])
-    console.print(_table(points, METRICS[data.kind]))
+            points += _points(layer, place or "as the editor does", run.data, ("S", *data.benchmark.score_parts))
+    console.print(_table(points, ("S", *data.benchmark.score_parts)))
     title = f"{editor} on {lm.name}, {data.label}, n = {max(point.n for point in points)}"
     folder = out / "sweep" / f"{lm.name.replace('/', '--')}@{lm.revision[:8]}-{editor}"
     console.print(", ".join(map(str, write_sweep(points, title, folder))), soft_wrap=True)

@@ -17,7 +17,7 @@ from counterfact.core.files import canonical_json
 from counterfact.core.places import cache_folder, data_folder
 
 if TYPE_CHECKING:
-    from counterfact.core.datasets import Dataset
+    from counterfact.contracts.datasets import Dataset
 
 TaskName = Literal["text", "counterfact", "zsre", "neighbors"]
 STANDARD = (
@@ -113,7 +113,7 @@ def train(
 
 def _records(data: TaskName, given: str | None) -> "Dataset":
     from counterfact.builders.counterfact import build  # noqa: PLC0415
-    from counterfact.core.datasets import load_dataset  # noqa: PLC0415
+    from counterfact.contracts.datasets import load_dataset  # noqa: PLC0415
 
     if given:
         return load_dataset(given)

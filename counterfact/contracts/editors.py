@@ -1,9 +1,11 @@
-"""Editors: each turns requests into edits and leaves the model as it was. One new file here is one new editor."""
+"""What an editor is: it turns groups of requests into edits, and leaves the model as it was."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+
+from torch import Tensor
 
 from counterfact.core.errors import BadInput
 from counterfact.core.places import cache_folder
@@ -31,8 +33,67 @@ class Failure:
     reason: str
 
 
-Editor = Callable[[Sequence[Request], int], list[Edit | Failure]]
-"""Requests and a seed -> one edit or failure for each, in order. The model is the same before and after."""
+Group = Sequence[Request]
+"""Requests that share one edit; a single-fact editor has groups of one."""
+State = Mapping[str, Tensor]
+"""What an editor that accumulates keeps beside the weights, such as the keys of earlier requests; saved with a run."""
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What became of one group of requests."""
+
+    edit: Edit | None
+    """The edit, made for those of its `request_ids`; `None` where no request of the group could be edited."""
+    failures: tuple[Failure, ...] = ()
+    """One for each request of the group that is not in the edit."""
+    state: State | None = None
+    """What the next step starts from, of an editor that accumulates."""
+
+    @classmethod
+    def of(cls, made: "Edit | Failure") -> Self:
+        """Return what became of a group of one."""
+        return cls(None, (made,)) if isinstance(made, Failure) else cls(made)
+
+
+class Editor(Protocol):
+    """A prepared editor: groups of requests and a seed -> what became of each group, in order.
+
+    Groups are independent of each other and of what they are computed beside. The model is the same before and after;
+    randomness follows from the seed and the requests' ids alone. A request that cannot be edited is a `Failure` and
+    costs its group only that request.
+    """
+
+    def __call__(self, groups: Sequence[Group], seed: int, /) -> list[Edited]:
+        """Edit."""
+
+
+@runtime_checkable
+class Accumulating(Editor, Protocol):
+    """An editor whose next edit depends on those before it, beyond the weights they changed."""
+
+    def step(self, group: Group, seed: int, state: State | None, /) -> Edited:
+        """Edit one group on the model as it was edited so far; what it returns holds the next state.
+
+        Args:
+            group: the requests of this step.
+            seed: of the run.
+            state: of the step before; `None` at the first.
+        """
+
+
+@runtime_checkable
+class Finishing(Editor, Protocol):
+    """An editor with a last step, taken after the last group."""
+
+    def finish(self, edits: Sequence[Edit], /) -> Edit:
+        """Return the edit that takes the place of all the edits made, in their order."""
+
+
+def edit_singly(editor: Editor, requests: Sequence[Request], seed: int) -> list[Edit | Failure]:
+    """Edit requests one to an edit; return the edit or failure of each, in order."""
+    done = editor([[request] for request in requests], seed)
+    return [each.failures[0] if each.edit is None else each.edit for each in done]
 
 
 @dataclass(frozen=True)
@@ -106,6 +167,13 @@ class EditorSpec:
     """Holds its published settings, one file a model; methods may share one."""
     trained_for: str | None = None
     """The task its network must have been trained for; `None`: it needs no training."""
+    most_at_once: int | None = 1
+    """How many requests may share one edit; `None`: any number."""
+
+    def check_group_size(self, edits_at_once: int) -> None:
+        """Raise `BadInput` unless so many requests may share one edit."""
+        if self.most_at_once is not None and edits_at_once > self.most_at_once:
+            raise BadInput(f"{self.name} edits at most {self.most_at_once} fact(s) at once, got {edits_at_once}")
 
     def resolve(self, model_name: str, n_layers: int, overrides: Sequence[str] = ()) -> Resolved[Settings]:
         """Combine defaults, the published values for a model and a run's choices (`name=value`).
@@ -127,6 +195,7 @@ def editor(
     summary: str,
     settings_folder: str | Path | None = None,
     trained_for: str | None = None,
+    most_at_once: int | None = 1,
 ) -> Callable[[Callable[[LM, S, Resources], Editor]], Callable[[LM, S, Resources], Editor]]:
     """Register the function below as the one that prepares the editor `name`.
 
@@ -138,12 +207,13 @@ def editor(
         settings_folder: of published settings: a name in `settings/` beside the function's file, or a path; by default
             the editor's name.
         trained_for: the task that its network must have been trained for, where it has one.
+        most_at_once: how many requests may share one edit; `None`: any number.
     """
 
     def register(prepare: Callable[[LM, S, Resources], Editor]) -> Callable[[LM, S, Resources], Editor]:
         where = settings_folder or name
         folder = where if isinstance(where, Path) else settings_beside(prepare, where)
-        EDITORS.add(name, EditorSpec(name, settings, prepare, paper, summary, folder, trained_for))
+        EDITORS.add(name, EditorSpec(name, settings, prepare, paper, summary, folder, trained_for, most_at_once))
         return prepare
 
     return register

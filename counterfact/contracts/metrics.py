@@ -1,15 +1,15 @@
-"""Numbers from what a model said: small pure functions, no model inside.
+"""What a metric is: a small pure function from what a model said about one record to a number, no model inside.
 
-A metric maps one record's block of values to one number, or to `None` where the record has none. Means, intervals
-and composites are taken in one place, `statistics.summary`, for all of them. A new metric is one new file here with
-one decorated function.
+A metric maps one record's block of values to one number, or to `None` where the record has none; a metric of texts
+maps the record's generated texts. Means, intervals and composites are taken in one place, `statistics.summary`.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from counterfact.core.records import Kind
+from counterfact.core.references import ReferenceTexts
 from counterfact.core.registry import Registry
 
 Block = Mapping[str, Any]
@@ -25,7 +25,8 @@ class Metric:
     unit: str
     better: Better
     paper: str
-    kind: Kind
+    benchmarks: tuple[str, ...]
+    """Names of the benchmarks whose blocks it reads."""
     definition: int
     """Raised whenever the number can change; stored with every result."""
     bounds: tuple[float | None, float | None]
@@ -33,24 +34,38 @@ class Metric:
     scale: float
     """What a mean is multiplied by for print."""
     compute: Callable[[Block], float | None]
+    doc: str
+    """The definition in words."""
 
-    @property
-    def doc(self) -> str:
-        """The definition in words, as its docstring has it."""
-        return self.compute.__doc__ or ""
+
+TextMeasure = Callable[[Sequence[str], Mapping[str, Any]], float | None]
+"""The generated texts of one record and its `requested_rewrite` -> a number, or `None` where there is none."""
+
+
+@dataclass(frozen=True)
+class TextMetric:
+    """The part of a metric that reads generated texts; its value is kept in the block."""
+
+    symbol: str
+    key: str
+    """Of the block."""
+    prepare: Callable[[ReferenceTexts | None], TextMeasure]
+    """Reference texts of a data set -> what measures its records."""
+    needs: tuple[str, ...]
+    """Packages that must be installed."""
+    missing: str
+    """Why a record with texts may have no value."""
 
 
 @dataclass(frozen=True)
 class Composite:
-    """A number made of the means of metrics, never of single records."""
+    """A number made of the means of metrics, never of single records; each benchmark says which go in."""
 
     symbol: str
     unit: str
     better: Better
     paper: str
     definition: int
-    parts: Mapping[Kind, tuple[str, ...]]
-    """The metrics whose means go in, for each kind of record."""
     combine: Callable[[Any], Any]
     """Means, shape (..., parts), to values, shape (...)."""
 
@@ -62,6 +77,7 @@ class Composite:
 
 METRICS: Registry[Metric] = Registry("metric", "metrics")
 COMPOSITES: Registry[Composite] = Registry("composite metric", "metrics")
+TEXT_METRICS: Registry[TextMetric] = Registry("metric of texts", "metrics")
 
 
 def metric(
@@ -69,8 +85,7 @@ def metric(
     unit: str,
     better: Better,
     paper: str,
-    kind: Kind,
-    *,
+    *benchmarks: str,
     definition: int = 1,
     bounds: tuple[float | None, float | None] = (0.0, 1.0),
     scale: float = 100.0,
@@ -78,18 +93,52 @@ def metric(
     """Register the decorated function as the metric `symbol`; its docstring is the definition."""
 
     def register(compute: Callable[[Block], float | None]) -> Callable[[Block], float | None]:
-        METRICS.add(symbol, Metric(symbol, unit, better, paper, kind, definition, bounds, scale, compute))
+        doc = compute.__doc__ or ""
+        METRICS.add(symbol, Metric(symbol, unit, better, paper, benchmarks, definition, bounds, scale, compute, doc))
         return compute
 
     return register
 
 
-def metrics_of(kind: Kind) -> list[Metric]:
-    """Return the metrics of one kind of record, in the order of their names."""
-    return [METRICS.get(name) for name in METRICS if METRICS.get(name).kind == kind]
+def text_metric(
+    symbol: str,
+    key: str,
+    unit: str,
+    better: Better,
+    paper: str,
+    *benchmarks: str,
+    needs: tuple[str, ...] = (),
+    missing: str = "no value",
+    definition: int = 1,
+    bounds: tuple[float | None, float | None] = (0.0, 1.0),
+    scale: float = 100.0,
+) -> Callable[[Callable[[ReferenceTexts | None], TextMeasure]], Callable[[ReferenceTexts | None], TextMeasure]]:
+    """Register the decorated function, which prepares what measures texts, as the metric `symbol`.
+
+    Args:
+        symbol: in tables.
+        key: of the block, where a record's value is kept.
+        unit, better, paper, benchmarks, definition, bounds, scale: as `Metric`.
+        needs: packages that it imports when it is used.
+        missing: why a record with texts may have no value.
+    """
+
+    def register(
+        prepare: Callable[[ReferenceTexts | None], TextMeasure],
+    ) -> Callable[[ReferenceTexts | None], TextMeasure]:
+        def stored(block: Block) -> float | None:
+            value = block.get(key)
+            return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+        doc = prepare.__doc__ or ""
+        METRICS.add(symbol, Metric(symbol, unit, better, paper, benchmarks, definition, bounds, scale, stored, doc))
+        TEXT_METRICS.add(symbol, TextMetric(symbol, key, prepare, needs, missing))
+        return prepare
+
+    return register
 
 
-def composites_of(kind: Kind) -> list[Composite]:
-    """Return the composites that one kind of record has, in the order of their names."""
+def text_metrics() -> list[TextMetric]:
+    """Return all metrics of texts, in the order of their names."""
     METRICS.discover()
-    return [COMPOSITES.get(name) for name in COMPOSITES if kind in COMPOSITES.get(name).parts]
+    return [TEXT_METRICS.get(name) for name in TEXT_METRICS]

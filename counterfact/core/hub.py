@@ -11,6 +11,8 @@ from counterfact.core.files import read_json
 _SOURCE = re.compile(r"(?P<place>.+?)(?::(?P<config>\w+))?(?:@(?P<revision>[\w.-]+))?")
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _TEXTS = "reference_texts"
+_UNPREFIXED = "counterfact"
+"""The configuration whose reference texts are published under that name alone; others put their own before it."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def read_published(source: Source) -> Published:
         loaded = datasets.load_dataset(source.place, source.config, revision=source.revision)
         split = "test" if "test" in loaded else next(iter(loaded))
         config = loaded[split].info.config_name or "default"
-        texts = _TEXTS if config == "counterfact" else f"{config}_{_TEXTS}"
+        texts = _TEXTS if config == _UNPREFIXED else f"{config}_{_TEXTS}"
         references = None
         if texts in datasets.get_dataset_config_names(source.place, revision=source.revision):
             reference_rows = datasets.load_dataset(source.place, texts, revision=source.revision)

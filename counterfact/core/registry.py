@@ -1,4 +1,4 @@
-"""One registry for every kind of plug-in: editors, metrics.
+"""One registry for every kind of plug-in: editors, metrics, benchmarks.
 
 A plug-in is one new file: the registry imports every module of its package whose name has no leading
 underscore, then the entry points of its group, then files named by `--plugin`.
@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import pkgutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -16,6 +17,7 @@ from typing import Generic, TypeVar
 from counterfact.core.errors import BadInput
 
 T = TypeVar("T")
+_PLUGIN = "counterfact_plugin_"
 
 
 class Registry(Generic[T]):
@@ -24,12 +26,13 @@ class Registry(Generic[T]):
     Args:
         kind: what they are called in messages ("editor").
         package: the package below `counterfact` whose modules register them ("editors"); the entry-point group
-            that other distributions declare theirs in has the same name, `counterfact.editors`.
+            that other distributions declare theirs in has its last name, `counterfact.editors`.
     """
 
     def __init__(self, kind: str, package: str) -> None:
         self.kind = kind
         self.package = f"counterfact.{package}"
+        self.group = f"counterfact.{package.rpartition('.')[2]}"
         self._things: dict[str, T] = {}
         self._discovered = False
 
@@ -62,13 +65,21 @@ class Registry(Generic[T]):
         for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda m: m.name):
             if not module.name.startswith("_"):
                 importlib.import_module(f"{self.package}.{module.name}")
-        for point in importlib.metadata.entry_points(group=self.package):
+        for point in importlib.metadata.entry_points(group=self.group):
             point.load()
 
 
 def load_plugin(path: Path) -> None:
     """Import a plug-in from a file outside the packages; what it registers is known from then on."""
-    spec = importlib.util.spec_from_file_location(f"counterfact_plugin_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"{_PLUGIN}{path.stem}", path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise BadInput(f"no Python file to load as a plug-in at {path}")
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # so that what it defines can be sent to other processes
+    spec.loader.exec_module(module)
+
+
+def loaded_plugins() -> list[Path]:
+    """Return the files that `load_plugin` imported into this process."""
+    there = [module for name, module in sys.modules.items() if name.startswith(_PLUGIN)]
+    return [Path(module.__file__) for module in there if module.__file__]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from counterfact.contracts.editors import Failure
+from counterfact.contracts.editors import Edited, Failure, Group
 from counterfact.core.records import Request
 from counterfact.editing.rows import Encoded
 from counterfact.lm.edits import Edit
@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 def edit_each(
-    requests: Sequence[Request],
+    groups: Sequence[Group],
     encode: Callable[[Request], E],
     run: Callable[[list[E]], Sequence[R]],
     finish: Callable[[Request, R], Edit | Failure],
@@ -23,11 +23,11 @@ def edit_each(
     plan: Plan,
     most: int | None = None,
     padded: bool = True,
-) -> list[Edit | Failure]:
-    """Edit requests batch by batch.
+) -> list[Edited]:
+    """Edit groups of one request each, batch by batch.
 
     Args:
-        requests: what to edit.
+        groups: what to edit.
         encode: request -> rows; a `ValueError` becomes a `Failure`.
         run: a batch -> one result for each. A batch that is out of memory is halved, which the plan notes; a batch of
             one becomes a `Failure`.
@@ -35,8 +35,9 @@ def edit_each(
         size, plan, most, padded: how large a batch may be, as in `cut`.
 
     Returns:
-        One edit or failure for each request, in order.
+        What became of each group, in order.
     """
+    requests = [request for [request] in groups]
     results: dict[int, Edit | Failure] = {}
     encoded: dict[int, E] = {}
     for i, request in enumerate(requests):
@@ -52,7 +53,7 @@ def edit_each(
     for batch in cut(encoded, size, plan.tokens_per_batch, most, padded):
         for i in in_halves("edit", batch, run_batch, plan):
             results[i] = Failure(requests[i].id, "out of memory with one request")
-    return [results[i] for i in range(len(requests))]
+    return [Edited.of(results[i]) for i in range(len(requests))]
 
 
 def cut(

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from counterfact.contracts.editors import Editor, Failure, Resources, editor
+from counterfact.contracts.editors import Edited, Editor, Failure, Group, Resources, editor
 from counterfact.core.errors import BadInput
 from counterfact.core.files import read_json, write_atomic, write_json
 from counterfact.core.records import Request
@@ -270,10 +270,10 @@ class NetworkEditor:
         """Return the ids of requests whose prompt and subject the network was trained on."""
         return [request.id for request in requests if (request.prompt, request.subject) in self.trained.requests]
 
-    def __call__(self, requests: Sequence[Request], _seed: int) -> list[Edit | Failure]:
+    def __call__(self, groups: Sequence[Group], _seed: int, /) -> list[Edited]:
         """Edit; see `contracts.editors.Editor`. Nothing here is random."""
         return edit_each(
-            requests,
+            groups,
             lambda request: encode(self.lm, request, ["{}"], "last", hold=False),
             self._run,
             self._edit,

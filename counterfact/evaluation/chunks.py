@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Literal
 
-from counterfact.contracts.editors import Editor, Failure
-from counterfact.core.datasets import ReferenceTexts
-from counterfact.core.records import BadRecord, CounterFactRecord, Record
+from counterfact.contracts.benchmarks import Answers, Benchmark
+from counterfact.contracts.editors import Editor
+from counterfact.core.records import BadRecord, Record
+from counterfact.core.references import ReferenceTexts
 from counterfact.core.seeds import derive_seed
-from counterfact.evaluation.essence import text_perplexities
-from counterfact.evaluation.protocols import Protocol
+from counterfact.evaluation.passages import text_perplexities
+from counterfact.evaluation.task import Task
 from counterfact.evaluation.text_metrics import TextScorer
 from counterfact.lm.deltas import Edit
 from counterfact.lm.generation import Generation, generate
@@ -25,7 +26,7 @@ from counterfact.lm.plan import Plan, Split, is_out_of_memory
 from counterfact.lm.precision import float32_products
 from counterfact.lm.products import packed_products
 from counterfact.lm.scoring import Unscored, score
-from counterfact.metrics.perplexity import essence_text
+from counterfact.lm.shifts import next_token_shifts
 
 Stage = Literal["edit", "score", "generate", "text"]
 STAGES: tuple[Stage, ...] = ("edit", "score", "generate", "text")
@@ -37,18 +38,17 @@ class Job:
     """What is the same for all chunks of a pass over a data set."""
 
     lm: LM
-    protocol: Protocol
+    task: Task
     plan: Plan
-    seed: int
-    side: Literal["post", "pre"]
     editor: Editor | None
     """`None`: the unedited model."""
-    length: int | None
-    """Tokens of a generated text, its prompt included; `None`: nothing is generated."""
-    top_k: int
-    references: ReferenceTexts | None
     texts: TextScorer | None
-    """`None`: metrics of texts are deferred."""
+    """`None`: metrics of texts are taken elsewhere, or later."""
+
+    @property
+    def benchmark(self) -> Benchmark[Any]:
+        """What is asked about each record."""
+        return self.task.dataset.benchmark
 
 
 @dataclass
@@ -78,21 +78,25 @@ class Outcome:
 def run_chunk(job: Job, records: Sequence[Record | BadRecord]) -> list[Outcome]:
     """Return one outcome for each record, in order."""
     states = {record.case_id: State(record) for record in records if not isinstance(record, BadRecord)}
-    alive = list(states.values())
+    groups = [
+        [states[r.case_id] for r in group if r.case_id in states] for group in job.task.options.schedule.cut(records)
+    ]
+    alone = [[state] for state in states.values()]
     with float32_products(job.lm.precision):
         if (editor := job.editor) is not None:
-            _stage("edit", job.plan, alive, lambda some: _edit(job.lm, editor, job.seed, some))
-        _stage("score", job.plan, alive, lambda some: _score(job, some))
-        _stage("generate", job.plan, alive, lambda some: _generate(job, some))
-        _stage("text", job.plan, alive, lambda some: _measure_texts(job, some))
+            _stage("edit", job.plan, groups, lambda some: _edit(job.lm, editor, job.task.options.seed, some))
+        _stage("score", job.plan, alone, lambda some: _score(job, _flat(some)))
+        _stage("generate", job.plan, alone, lambda some: _generate(job, _flat(some)))
+        _stage("text", job.plan, alone, lambda some: _measure_texts(job, _flat(some)))
     return [
         _unread(record) if isinstance(record, BadRecord) else _outcome(job, states[record.case_id])
         for record in records
     ]
 
 
-def _stage(stage: Stage, plan: Plan, states: Sequence[State], work: Callable[[list[State]], None]) -> None:
-    some = [state for state in states if state.error is None]
+def _stage(stage: Stage, plan: Plan, groups: Sequence[list[State]], work: Callable[[list[list[State]]], None]) -> None:
+    """Do the work of one stage for all groups together, or group by group where that raises."""
+    some = [left for group in groups if (left := [state for state in group if state.error is None])]
     if not some:
         return
     start = perf_counter()
@@ -103,18 +107,24 @@ def _stage(stage: Stage, plan: Plan, states: Sequence[State], work: Callable[[li
         logger.warning("%s: a chunk of %d failed (%s); trying one at a time", stage, len(some), _reason(error))
         if is_out_of_memory(error):
             plan.splits.append(Split(stage, len(some)))
-        for state in some:
-            _alone(stage, state, work)
-    for state in some:
-        state.seconds[stage] = (perf_counter() - start) / len(some)
+        for group in some:
+            _alone(stage, group, work)
+    states = _flat(some)
+    for state in states:
+        state.seconds[stage] = (perf_counter() - start) / len(states)
 
 
-def _alone(stage: Stage, state: State, work: Callable[[list[State]], None]) -> None:
+def _alone(stage: Stage, group: list[State], work: Callable[[list[list[State]]], None]) -> None:
     try:
-        work([state])
+        work([group])
     except Exception as error:
         _raise_if_disk_full(error)
-        state.fail(stage, _reason(error))
+        for state in group:
+            state.fail(stage, _reason(error))
+
+
+def _flat(groups: Sequence[list[State]]) -> list[State]:
+    return [state for group in groups for state in group]
 
 
 def _reason(error: Exception) -> str:
@@ -127,48 +137,66 @@ def _raise_if_disk_full(error: Exception) -> None:
         raise error
 
 
-def _edit(lm: LM, editor: Editor, seed: int, states: list[State]) -> None:
-    requests = [state.record.request for state in states]
+def _edit(lm: LM, editor: Editor, seed: int, groups: list[list[State]]) -> None:
     with packed_products(lm):
-        edits = editor(requests, seed)
-    if len(edits) != len(requests):
-        raise ValueError(f"expected one edit or failure for each of {len(requests)} requests, got {len(edits)}")
-    for state, edit in zip(states, edits, strict=True):
-        if isinstance(edit, Failure):
-            state.fail("edit", edit.reason)
-        else:
-            state.edit = edit
+        made = editor([[state.record.request for state in group] for group in groups], seed)
+    if len(made) != len(groups):
+        raise ValueError(f"expected what became of each of {len(groups)} groups, got {len(made)}")
+    for group, edited in zip(groups, made, strict=True):
+        reasons = {failure.id: failure.reason for failure in edited.failures}
+        done = () if edited.edit is None else edited.edit.request_ids
+        for state in group:
+            if (case_id := state.record.case_id) in done:
+                state.edit = edited.edit
+            else:
+                state.fail("edit", reasons.get(case_id, "the editor said nothing of this request"))
 
 
 def _edits_of(states: Sequence[State]) -> tuple[list[int], list[Edit]]:
-    """Return the index of each state's edit (-1: unedited), and the edits."""
-    edits = [state.edit for state in states if state.edit is not None]
-    index = iter(range(len(edits)))
-    return [-1 if state.edit is None else next(index) for state in states], edits
+    """Return the index of each state's edit (-1: unedited), and the edits, each once."""
+    edits: dict[int, tuple[int, Edit]] = {}
+    for state in states:
+        if state.edit is not None:
+            edits.setdefault(id(state.edit), (len(edits), state.edit))
+    index = [-1 if state.edit is None else edits[id(state.edit)][0] for state in states]
+    return index, [edit for _, edit in edits.values()]
 
 
 def _score(job: Job, states: list[State]) -> None:
-    queries = [job.protocol.queries(state.record) for state in states]
+    queries = [job.benchmark.queries(state.record) for state in states]
     of_state, edits = _edits_of(states)
     owners = [owner for owner, asked in zip(of_state, queries, strict=True) for _ in asked]
     scores = iter(score(job.lm, [query for asked in queries for query in asked], owners, edits, plan=job.plan))
-    for state, asked in zip(states, queries, strict=True):
+    shifts = iter(_shifts(job, states, of_state, edits))
+    for state, asked, moved in zip(states, queries, shifts, strict=True):
         mine: list[Any] = [next(scores) for _ in asked]
-        failed = [result for result in mine if isinstance(result, Unscored)]
+        failed = [result for result in (*mine, *moved) if isinstance(result, Unscored)]
         if failed:
             state.fail("score", failed[0].reason)
         else:
-            state.block = job.protocol.block(state.record, mine)
-            state.target_tokens = job.protocol.target_tokens(state.record, mine)
+            answers = Answers(mine, moved)
+            state.block = job.benchmark.block(state.record, answers)
+            state.target_tokens = job.benchmark.target_tokens(state.record, answers)
+
+
+def _shifts(job: Job, states: Sequence[State], of_state: Sequence[int], edits: Sequence[Edit]) -> list[list[Any]]:
+    """Return for each record how far the next-token distributions moved that its benchmark asks about."""
+    prompts = [job.benchmark.shift_prompts(state.record) for state in states]
+    flat = [prompt for mine in prompts for prompt in mine]
+    if not flat:
+        return [[] for _ in states]
+    index = [edit for edit, mine in zip(of_state, prompts, strict=True) for _ in mine]
+    moved = iter(next_token_shifts(job.lm, flat, index, edits, plan=job.plan))
+    return [[next(moved) for _ in mine] for mine in prompts]
 
 
 def _generate(job: Job, states: list[State]) -> None:
-    if job.length is None:
+    if (length := job.task.length) is None or job.benchmark.generation_prompts is None:
         return
-    prompts = [job.protocol.generation_prompts(state.record) for state in states]
+    prompts = [job.benchmark.generation_prompts(state.record) for state in states]
     of_state, edits = _edits_of(states)
     seeds = [
-        derive_seed(job.seed, "generate", state.record.case_id, index)
+        derive_seed(job.task.options.seed, "generate", state.record.case_id, index)
         for state, mine in zip(states, prompts, strict=True)
         for index in range(len(mine))
     ]
@@ -176,7 +204,9 @@ def _generate(job: Job, states: list[State]) -> None:
     flat = [prompt for mine in prompts for prompt in mine]
     if not flat:
         return
-    generated = iter(generate(job.lm, flat, seeds, owners, edits, length=job.length, top_k=job.top_k, plan=job.plan))
+    generated = iter(
+        generate(job.lm, flat, seeds, owners, edits, length=length, top_k=job.task.options.top_k, plan=job.plan)
+    )
     for state, mine in zip(states, prompts, strict=True):
         results = [next(generated) for _ in mine]
         state.block["text"] = [result.text if isinstance(result, Generation) else None for result in results]
@@ -186,32 +216,31 @@ def _generate(job: Job, states: list[State]) -> None:
 
 
 def _measure_texts(job: Job, states: list[State]) -> None:
-    """Fill in fluency, consistency and essence, where the record is of the kind that has them."""
-    about = [(state, state.record) for state in states if isinstance(state.record, CounterFactRecord)]
-    essences = _essences(job, [state for state, _ in about])
-    for (state, record), essence in zip(about, essences, strict=True):
+    """Fill in metrics of texts and perplexities of passages, where the benchmark has them."""
+    if job.benchmark.generation_prompts is None:
+        return
+    passages = _perplexities(job, states)
+    for state, perplexities in zip(states, passages, strict=True):
         texts = state.block.pop("text", [])
         missing = state.block.pop("text_missing", None)
-        state.block |= {"ngram_entropy": None, "reference_score": None, "essence_score": essence, "text": texts}
+        state.block |= {metric.key: None for metric in job.benchmark.text_metrics} | perplexities | {"text": texts}
         if missing:
             state.block["text_missing"] = missing
         if job.texts is not None and texts:
-            job.texts.fill(state.block, job.protocol.requested_rewrite(record))
+            state.block |= job.texts.values(texts, job.benchmark.requested_rewrite(state.record))
 
 
-def _essences(job: Job, states: list[State]) -> list[float | None]:
+def _perplexities(job: Job, states: Sequence[State]) -> list[dict[str, float | None]]:
+    """Return for each record, by key of the block, the perplexity of each passage under its edit."""
+    texts = job.task.dataset.reference_texts
+    references = texts if texts is not None and job.task.length is not None else ReferenceTexts([])
+    found = [dict(job.benchmark.passages(state.record, references)) for state in states]
     of_state, edits = _edits_of(states)
-    found: list[tuple[int, str]] = []
-    for index, state in enumerate(states):
-        if job.length is not None and isinstance(state.record, CounterFactRecord):
-            rewrite = state.record.requested_rewrite
-            text = essence_text(job.references, rewrite.relation_id, rewrite.target_new.id, rewrite.subject)
-            found += [(index, text)] if text is not None else []
-    values: list[float | None] = [None] * len(states)
-    owners = [of_state[index] for index, _ in found]
-    measured = text_perplexities(job.lm, [text for _, text in found], owners, edits)
-    for (index, _), value in zip(found, measured, strict=True):
-        values[index] = value
+    there = [(i, key, text) for i, mine in enumerate(found) for key, text in mine.items() if text is not None]
+    measured = text_perplexities(job.lm, [text for *_, text in there], [of_state[i] for i, *_ in there], edits)
+    values: list[dict[str, float | None]] = [dict.fromkeys(mine) for mine in found]
+    for (i, key, _), value in zip(there, measured, strict=True):
+        values[i][key] = value
     return values
 
 
@@ -227,9 +256,9 @@ def _outcome(job: Job, state: State) -> Outcome:
         return Outcome({"case_id": case_id, "error": state.error}, times)
     line: dict[str, Any] = {
         "case_id": case_id,
-        "requested_rewrite": job.protocol.requested_rewrite(state.record),
+        "requested_rewrite": job.benchmark.requested_rewrite(state.record),
         "target_tokens": state.target_tokens,
-        job.side: state.block,
+        job.task.side: state.block,
     }
     if state.edit is not None:
         notes = dict(state.edit.diagnostics)

@@ -1,71 +1,33 @@
 """Evaluate an editor, or the unedited model, on a data set: chunk by chunk, resumable, the same bytes every time."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from counterfact.contracts.datasets import Dataset
 from counterfact.contracts.editors import EditorSpec, Resources
-from counterfact.core.datasets import Dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.files import one_writer, read_json, read_jsonl, write_json
 from counterfact.core.records import BadRecord
 from counterfact.core.settings import Resolved
 from counterfact.evaluation.environment import Account, describe, peak_memory, seconds_by_stage
 from counterfact.evaluation.folder import TIMINGS, UNFINISHED, begin, clear, disk_full_is_said, walk
-from counterfact.evaluation.identity import Subject, check_unmoved, code_identity, editor_identity, subject_of
+from counterfact.evaluation.identity import Trial, check_unmoved, code_identity, editor_identity, trial_of
+from counterfact.evaluation.options import Options
 from counterfact.evaluation.rescore import fill_texts, rescore
 from counterfact.evaluation.runners import Runner
 from counterfact.evaluation.runners.local import LocalRunner
 from counterfact.evaluation.store import CASES, PRE, RUN, SCHEMA, Run, load_run, migrated, write_run
 from counterfact.evaluation.task import Prepared, Task
-from counterfact.evaluation.text_metrics import TextScorer, is_unscored
+from counterfact.evaluation.text_metrics import TextScorer
 from counterfact.evaluation.text_pool import TextPool
 from counterfact.evaluation.units import Computed, Unit
 from counterfact.lm.loading import LM
-from counterfact.lm.plan import Plan
 
 PRE_FILE = "pre.json"
 """Marks the unedited model's values as finished, and says what they are."""
-Progress = Callable[[str, int, int], None]
-"""Told the pass ("unedited", an editor's name), how many records are done, and of how many."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a run chooses beside model, editor and data."""
-
-    seed: int = 0
-    generate: bool = True
-    """Whether texts are generated; without them there is no fluency and no consistency."""
-    length: int = 100
-    """Tokens of a text, its prompt included."""
-    top_k: int = 5
-    defer_text_metrics: bool = False
-    """Keep texts and leave their metrics to `score_texts`, where nltk is not installed."""
-    plan: Plan | None = None
-    """Sizes of batches; `None`: those for the model on its kind of device."""
-    max_memory: float | None = None
-    """Bytes that a plan must be estimated to need at most, where `plan` is `None`."""
-    trained_records: bool = False
-    """Evaluate on records that the editor's network was trained on too; the run says how many they are."""
-    restart: bool = False
-    """Remove what an earlier run of the same identity left, and begin again."""
-    runner: Runner | None = None
-    """Who computes; `None`: this process alone. Results are the same bytes whoever does."""
-    text_workers: int | None = None
-    """Processes that measure texts beside each worker, while it goes on; `None`: one beside a GPU, none on a CPU."""
-    progress: Progress | None = None
-
-    @property
-    def generation(self) -> dict[str, int] | None:
-        """What a run's protocol says about generation."""
-        return {"length": self.length, "top_k": self.top_k} if self.generate else None
-
-    def tell(self, stage: str) -> Callable[[int, int], None]:
-        """Return what reports the progress of one pass."""
-        return lambda done, total: self.progress(stage, done, total) if self.progress else None
 
 
 def evaluate(
@@ -97,11 +59,12 @@ def evaluate(
         OSError: the disk is full; what is finished stays.
     """
     options, resources = options or Options(), resources or Resources()
-    subject = _subject(lm, dataset, options)
+    spec.check_group_size(options.schedule.edits_at_once)
+    trial = _trial(lm, dataset, options)
     settings = resolved.settings.model_dump()
     editor = editor_identity(lm, spec, resolved.settings.model_dump(mode="json"), resources)
-    folder = results_folder / subject.edited_folder(editor)
-    identity = {**subject.identity, "editor": editor, "code": code_identity()}
+    folder = results_folder / trial.edited_folder(editor)
+    identity = {**trial.identity, "editor": editor, "code": code_identity()}
     texts = _text_scorer(dataset, options)
     runner, started = options.runner or LocalRunner(), datetime.now(UTC)
     with one_writer(folder, wait=False):
@@ -110,10 +73,10 @@ def evaluate(
         if (folder / RUN).exists():
             return _finished(folder, identity, texts)
         begin(folder, identity)
-        task = replace(_task(dataset, folder, options), editor=spec.name, settings=settings, resources=resources)
+        task = Task(dataset, folder.resolve(), options.for_workers(), spec.name, settings, resources)
         prepared = runner.prepare(lm, task, spec)
         seen = _count_seen(prepared, spec.name, dataset, allowed=options.trained_records)
-        unedited = _evaluate_unedited(lm, subject, dataset, results_folder, options, runner, prepared)
+        unedited = _evaluate_unedited(lm, trial, dataset, results_folder, options, runner, prepared)
         account = _compute(lm, task, runner, prepared, options.tell(spec.name))
         fill_texts(folder / CASES, "post", texts)
         notes: dict[str, Any] = {
@@ -140,13 +103,13 @@ def evaluate_unedited(lm: LM, dataset: Dataset, results_folder: Path, *, options
     """
     options = options or Options()
     return _evaluate_unedited(
-        lm, _subject(lm, dataset, options), dataset, results_folder, options, options.runner or LocalRunner()
+        lm, _trial(lm, dataset, options), dataset, results_folder, options, options.runner or LocalRunner()
     )
 
 
 def _evaluate_unedited(
     lm: LM,
-    subject: Subject,
+    trial: Trial,
     dataset: Dataset,
     results_folder: Path,
     options: Options,
@@ -154,8 +117,8 @@ def _evaluate_unedited(
     prepared: Prepared | None = None,
 ) -> Path:
     """Do the work of `evaluate_unedited`; `prepared` says what the runner's workers are, where that is known."""
-    folder, texts = results_folder / subject.unedited_folder, _text_scorer(dataset, options)
-    identity = {**subject.identity, "code": code_identity()}
+    folder, texts = results_folder / trial.unedited_folder, _text_scorer(dataset, options)
+    identity = {**trial.unedited_identity, "code": code_identity()}
     started = datetime.now(UTC)
     with one_writer(folder, wait=True):
         if (folder / PRE_FILE).exists():
@@ -166,7 +129,7 @@ def _evaluate_unedited(
         if options.restart:
             clear(folder)
         begin(folder, identity)
-        task = _task(dataset, folder, options)
+        task = Task(dataset, folder.resolve(), options.for_workers())
         prepared = prepared or runner.prepare(lm, task, None)
         account = _compute(lm, task, runner, prepared, options.tell("unedited"))
         fill_texts(folder / PRE, "pre", texts)
@@ -180,32 +143,18 @@ def _evaluate_unedited(
 def _compute(lm: LM, task: Task, runner: Runner, prepared: Prepared, progress: Callable[[int, int], None]) -> Account:
     """Take a pass through a runner into its folder."""
     account, records = Account(), task.dataset.records
-    task = replace(task, plan=prepared.plan)
-    side: Literal["pre", "post"] = "pre" if task.editor is None else "post"
-    pool = TextPool(task.dataset.reference_texts, side, prepared.text_workers * runner.text_processes)
+    task = replace(task, options=replace(task.options, plan=prepared.plan))
+    pool = TextPool(task.dataset, task.side, prepared.text_workers * runner.text_processes)
     name = PRE if task.editor is None else CASES
 
     def run(units: Sequence[Unit]) -> Iterator[Computed]:
         return pool.measured(account.watch(runner.run(task, units)))
 
-    walk(task.folder, name, records, prepared.plan.chunk, run, progress)
+    together = task.options.schedule.records_together(prepared.plan.chunk)
+    walk(task.folder, name, records, together, run, progress)
     if runner.name == "local":
         account.note(peak_memory(lm.device))
     return account
-
-
-def _task(dataset: Dataset, folder: Path, options: Options) -> Task:
-    return Task(
-        dataset=dataset,
-        folder=folder.resolve(),
-        seed=options.seed,
-        length=options.length if _has_texts(dataset, options) else None,
-        top_k=options.top_k,
-        plan=options.plan,
-        max_memory=options.max_memory,
-        measure_texts=not options.defer_text_metrics,
-        text_workers=options.text_workers,
-    )
 
 
 def _seconds(folder: Path, unedited: Path, prepared: Prepared) -> dict[str, float]:
@@ -226,21 +175,18 @@ def _count_seen(prepared: Prepared, name: str, dataset: Dataset, *, allowed: boo
     return len(prepared.seen)
 
 
-def _subject(lm: LM, dataset: Dataset, options: Options) -> Subject:
+def _trial(lm: LM, dataset: Dataset, options: Options) -> Trial:
     if not dataset.records:
         raise BadInput(f"{dataset.path} holds no records")
-    if _has_texts(dataset, options) and options.length > lm.max_length:
+    generation = options.generation(dataset.benchmark)
+    if generation is not None and options.length > lm.max_length:
         raise BadInput(f"{lm.name} takes {lm.max_length} tokens at most; choose a shorter text than {options.length}")
-    return subject_of(lm, dataset, seed=options.seed, generation=options.generation)
-
-
-def _has_texts(dataset: Dataset, options: Options) -> bool:
-    return options.generate and dataset.kind == "counterfact"
+    return trial_of(lm, dataset, seed=options.seed, generation=generation, schedule=options.schedule)
 
 
 def _text_scorer(dataset: Dataset, options: Options) -> TextScorer | None:
-    wanted = _has_texts(dataset, options) and not options.defer_text_metrics
-    return TextScorer(dataset.reference_texts) if wanted else None
+    metrics = options.text_metrics(dataset.benchmark)
+    return TextScorer(metrics, dataset.reference_texts) if metrics else None
 
 
 def _finished(folder: Path, identity: Mapping[str, Any], texts: TextScorer | None) -> Run:
@@ -250,6 +196,6 @@ def _finished(folder: Path, identity: Mapping[str, Any], texts: TextScorer | Non
     before = {**run.data, "editor": {name: value for name, value in run.data["editor"].items() if name not in notes}}
     check_unmoved(folder, before, identity, code=False)
     (folder / UNFINISHED).unlink(missing_ok=True)
-    if texts is None or not any(is_unscored(line["post"]) for line in run.cases if "post" in line):
+    if texts is None or not any(texts.is_unscored(line["post"]) for line in run.cases if "post" in line):
         return run
     return rescore(run, texts)

@@ -9,14 +9,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from counterfact.contracts.datasets import Dataset
 from counterfact.contracts.editors import EditorSpec, Resources
-from counterfact.core.datasets import Dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.files import differences, hash_json
 from counterfact.core.records import BadRecord
 from counterfact.editing.networks import read_info
-from counterfact.evaluation.protocols import PROTOCOLS
-from counterfact.evaluation.text_metrics import DEFINITIONS
+from counterfact.evaluation.schedule import Schedule
 from counterfact.lm.loading import LM
 
 DISTRIBUTION = "counterfact-toolkit"
@@ -24,18 +23,26 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is evaluated on what, and how: all but the editor."""
+class Trial:
+    """A model on a data set under a protocol: all that a run depends on but the editor."""
 
     dataset: dict[str, Any]
     model: dict[str, Any]
     protocol: dict[str, Any]
+    schedule: Schedule
+    """Which records share an edit; the unedited model's values do not depend on it."""
     seeds: dict[str, int]
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """As a run file holds it."""
+    def unedited_identity(self) -> dict[str, Any]:
+        """Sections of the file of the unedited model's values."""
         return {"dataset": self.dataset, "model": self.model, "protocol": self.protocol, "seeds": self.seeds}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Sections of a run file."""
+        protocol = {**self.protocol, "schedule": dict(self.schedule.identity)}
+        return {**self.unedited_identity, "protocol": protocol}
 
     @property
     def folder(self) -> Path:
@@ -46,23 +53,24 @@ class Subject:
     @property
     def unedited_folder(self) -> Path:
         """Where the unedited model's values lie."""
-        return self.folder / f"pre-{hash_json(self.identity)[:8]}"
+        return self.folder / f"pre-{hash_json(self.unedited_identity)[:8]}"
 
     def edited_folder(self, editor: Mapping[str, Any]) -> Path:
         """Where an editor's values lie; `editor` is of `editor_identity`."""
         return self.folder / f"{editor['name']}-{hash_json({**self.identity, 'editor': editor})[:8]}"
 
 
-def subject_of(lm: LM, dataset: Dataset, *, seed: int, generation: Mapping[str, int] | None) -> Subject:
-    """Return what is evaluated on what.
+def trial_of(lm: LM, dataset: Dataset, *, seed: int, generation: Mapping[str, int] | None, schedule: Schedule) -> Trial:
+    """Return what a run depends on but the editor.
 
     Args:
         lm: the model.
         dataset: the records; its reference texts count too.
         seed: of editing and of generation.
         generation: length and top_k, or `None` where nothing is generated.
+        schedule: which records share an edit.
     """
-    return Subject(
+    return Trial(
         dataset={
             "name": dataset.name,
             "version": dataset.version,
@@ -74,11 +82,10 @@ def subject_of(lm: LM, dataset: Dataset, *, seed: int, generation: Mapping[str, 
         model=dict(lm.identity),
         protocol={
             "name": dataset.kind,
-            "version": PROTOCOLS[dataset.kind].version,
-            "edits_at_once": 1,
-            "generation": None if generation is None or dataset.kind == "zsre" else dict(generation),
-            "texts": None if generation is None or dataset.kind == "zsre" else dict(DEFINITIONS),
+            "version": dataset.benchmark.version,
+            "generation": None if generation is None else dict(generation),
         },
+        schedule=schedule,
         seeds={"run": seed},
     )
 
@@ -114,10 +121,8 @@ def hash_references(dataset: Dataset) -> str | None:
     references = dataset.reference_texts
     if references is None:
         return None
-    keys = []
-    for record in dataset.records:
-        if not isinstance(record, BadRecord) and dataset.kind == "counterfact":
-            keys.append((record.request.relation_id, record.requested_rewrite.target_new.id))  # type: ignore[union-attr]
+    good = [record for record in dataset.records if not isinstance(record, BadRecord)]
+    keys = [key for record in good if (key := dataset.benchmark.reference_key(record)) != (None, None)]
     mine = [[key, [[s.name, s.text] for s in references.get(*key)]] for key in dict.fromkeys(keys)]
     return hash_json([mine, hash_json(list(references.documents()))])
 

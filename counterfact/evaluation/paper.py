@@ -7,14 +7,12 @@ https://arxiv.org/abs/2202.05262v5, tables 1, 4, 5 and 6.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from counterfact.core.records import Kind
-
 COUNTERFACT_COLUMNS = ("S", "ES", "EM", "PS", "PM", "NS", "NM", "GE", "RS")
 """Of tables 4 and 5."""
 ZSRE_COLUMNS = ("efficacy", "paraphrase", "specificity")
 """Of tables 1 and 6."""
 
-N: Mapping[Kind, Mapping[str, int]] = {
+N: Mapping[str, Mapping[str, int]] = {
     "counterfact": {"gpt2-xl": 7500, "gpt2-medium": 7500, "gpt2-large": 7500, "gpt-j-6b": 2000},
     "zsre": {"gpt2-xl": 10000, "gpt2-medium": 10000, "gpt2-large": 10000},
 }
@@ -96,7 +94,7 @@ class PaperRow:
     cells: Mapping[str, Published]
 
 
-def paper_rows(kind: Kind, model: str) -> list[PaperRow]:
+def paper_rows(benchmark: str, model: str) -> list[PaperRow]:
     """Return the paper's rows for a model, the unedited one first; none for a model that is not in it.
 
     >>> [row.label for row in paper_rows("zsre", "gpt2-large")]
@@ -104,16 +102,16 @@ def paper_rows(kind: Kind, model: str) -> list[PaperRow]:
     >>> paper_rows("counterfact", "EleutherAI/gpt-j-6B")[-1].cells["ES"]
     Published(value=99.9, half=0.1)
     """
-    columns = COUNTERFACT_COLUMNS if kind == "counterfact" else ZSRE_COLUMNS
+    columns = COUNTERFACT_COLUMNS if benchmark == "counterfact" else ZSRE_COLUMNS
     name = model.rpartition("/")[2].lower()
     rows = []
-    for line in (COUNTERFACT_ROWS if kind == "counterfact" else ZSRE_ROWS).split("\n"):
+    for line in (COUNTERFACT_ROWS if benchmark == "counterfact" else ZSRE_ROWS).split("\n"):
         of, _, rest = line.partition("|")
-        if of == name and name in N[kind]:
+        if of == name and name in N[benchmark]:
             label, *cells = rest.split("|")
             editor = "unedited" if label in BASES else EDITORS.get(label)
             values = {column: _cell(cell) for column, cell in zip(columns, cells, strict=True)}
-            rows.append(PaperRow(label, editor, N[kind][name], values))
+            rows.append(PaperRow(label, editor, N[benchmark][name], values))
     return rows
 
 

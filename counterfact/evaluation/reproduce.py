@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from counterfact.contracts.datasets import Dataset
 from counterfact.contracts.editors import EDITORS, Resources
-from counterfact.core.datasets import Dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.files import read_jsonl
-from counterfact.evaluation.harness import Options, evaluate, evaluate_unedited
+from counterfact.evaluation.benchmarks.counterfact import COUNTERFACT
+from counterfact.evaluation.harness import evaluate, evaluate_unedited
+from counterfact.evaluation.options import Options
 from counterfact.evaluation.paper import N, PaperRow, Published, paper_rows
 from counterfact.evaluation.store import PRE, results
 from counterfact.evaluation.tables import Cell, Row, Table
@@ -84,9 +86,9 @@ def reproduce(
     Raises:
         BadInput: the model is not in the paper, or the data set is not the official CounterFact.
     """
-    rows = {row.editor: row for row in paper_rows("counterfact", lm.name)}
+    rows = {row.editor: row for row in paper_rows(COUNTERFACT.name, lm.name)}
     asked = records_needed(lm.name)
-    if dataset.kind != "counterfact" or dataset.version != "official":
+    if dataset.benchmark is not COUNTERFACT or dataset.version != "official":
         raise BadInput(
             f"{dataset.path} is not the official counterfact.json (its sha256 is checked); download it from "
             "https://rome.baulab.info/data/dsets/counterfact.json"
@@ -95,7 +97,7 @@ def reproduce(
         raise BadInput(f"the paper evaluated {lm.name} on the first {asked} records: load it with that limit")
     folder = evaluate_unedited(lm, dataset, results_folder, options=options)
     lines = list(read_jsonl(folder / PRE))
-    yield verdict(rows["unedited"], results("counterfact", (), lines, (options or Options()).seed)["pre"], len(lines))
+    yield verdict(rows["unedited"], results(COUNTERFACT, (), lines, (options or Options()).seed)["pre"], len(lines))
     for name in editors:
         spec = EDITORS.get(name)
         resolved = spec.resolve(lm.name, lm.n_layers)

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from counterfact.core.datasets import Dataset, load_dataset
+from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.files import one_writer, read_jsonl, write_jsonl
 from counterfact.evaluation.store import CASES, PRE, Run, load_run, write_run
-from counterfact.evaluation.text_metrics import TextScorer, is_unscored
+from counterfact.evaluation.text_metrics import TextScorer
 
 
 def score_texts(folder: Path, dataset: Dataset | None = None) -> Run:
@@ -24,12 +24,14 @@ def score_texts(folder: Path, dataset: Dataset | None = None) -> Run:
     """
     run = load_run(folder)
     if dataset is None:
-        dataset = load_dataset(run.data["environment"]["dataset_path"], run.data["n"]["asked"])
+        dataset = load_dataset(
+            run.data["environment"]["dataset_path"], run.data["n"]["asked"], benchmark=run.benchmark.name
+        )
     found = run.data["dataset"]["content_hash"]
     if dataset.content_hash != found:
         raise BadInput(f"{folder} was run on records with hash {found[:8]}, these have {dataset.content_hash[:8]}")
     with one_writer(run.folder, wait=False):
-        return rescore(run, TextScorer(dataset.reference_texts))
+        return rescore(run, TextScorer(dataset.benchmark.text_metrics, dataset.reference_texts))
 
 
 def rescore(run: Run, texts: TextScorer) -> Run:
@@ -46,8 +48,8 @@ def fill_texts(path: Path, side: str, texts: TextScorer | None) -> None:
     if texts is None:
         return
     lines: list[dict[str, Any]] = list(read_jsonl(path))
-    deferred = [line for line in lines if side in line and is_unscored(line[side])]
+    deferred = [line for line in lines if side in line and texts.is_unscored(line[side])]
     for line in deferred:
-        texts.fill(line[side], line["requested_rewrite"])
+        line[side] |= texts.values(line[side]["text"], line["requested_rewrite"])
     if deferred:
         write_jsonl(path, lines)

@@ -7,6 +7,7 @@ import torch
 
 from counterfact.core.seeds import derive_seed
 from counterfact.lm.deltas import Edit, per_row
+from counterfact.lm.edits import in_context
 from counterfact.lm.generation import Generation, generate
 from counterfact.lm.loading import LM
 
@@ -36,7 +37,7 @@ def say(lm: LM, prompt: str, edits: Sequence[Edit] = (), *, seed: int = 0, lengt
         ValueError: the text could not be generated; the message says why.
     """
     owners = [0 if edits else -1]
-    ids = torch.tensor([lm.prompt_tokens(prompt)], device=lm.device)
+    ids = torch.tensor(lm.encoding.prompts(in_context([prompt], owners, edits)), device=lm.device)
     with torch.inference_mode(), per_row(lm, edits, owners):
         logits = lm.model(input_ids=ids).logits[0, -1].float()
     probabilities, tokens = logits.softmax(-1).topk(top)

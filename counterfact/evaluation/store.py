@@ -10,14 +10,29 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from counterfact.contracts.benchmarks import BENCHMARKS, Benchmark
+from counterfact.contracts.metrics import TextMetric
 from counterfact.core.errors import BadInput
 from counterfact.core.files import read_json, read_jsonl, write_json
-from counterfact.core.records import Kind
+from counterfact.evaluation.schedule import Schedule
 from counterfact.statistics.summary import blocks_of, summarise
 
-SCHEMA = 1
+SCHEMA = 2
 RUN, CASES, PRE = "run.json", "cases.jsonl", "pre.jsonl"
-MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+
+def _with_schedule(data: dict[str, Any]) -> dict[str, Any]:
+    """Bring schema 1 to 2: a schedule in the place of `edits_at_once`, and no wording of the metrics of texts."""
+    before = data.get("protocol")
+    if not isinstance(before, dict) or type(before.get("edits_at_once")) is not int:
+        raise BadInput("schema 1: expected a `protocol` with an integer `edits_at_once`")
+    protocol = {name: value for name, value in before.items() if name not in {"edits_at_once", "texts"}}
+    if "editor" in data:
+        protocol["schedule"] = dict(Schedule(before["edits_at_once"]).identity)
+    return {**data, "protocol": protocol}
+
+
+MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_schedule}
 """From schema n to n + 1, for every n that was ever released but the last."""
 
 
@@ -29,10 +44,9 @@ class Run:
     data: dict[str, Any]
 
     @property
-    def kind(self) -> Kind:
-        """Which metrics apply."""
-        kind: Kind = self.data["dataset"]["kind"]
-        return kind
+    def benchmark(self) -> Benchmark[Any]:
+        """The benchmark that it was measured by."""
+        return BENCHMARKS.get(self.data["protocol"]["name"])
 
     @property
     def dataset(self) -> str:
@@ -105,7 +119,7 @@ def migrated(data: Any, path: Path) -> dict[str, Any]:
         BadInput: it has no schema, a newer one, or one that was never released.
     """
     schema = data.get("schema") if isinstance(data, dict) else None
-    if not isinstance(schema, int):
+    if type(schema) is not int:
         raise BadInput(f"{path}: expected a run file with an integer `schema`, got {schema!r}")
     if schema > SCHEMA:
         raise BadInput(f"{path} is of schema {schema}, and this code knows up to {SCHEMA}: update the code to read it")
@@ -118,20 +132,20 @@ def migrated(data: Any, path: Path) -> dict[str, Any]:
 
 
 def results(
-    kind: Kind, cases: Sequence[Mapping[str, Any]], unedited: Sequence[Mapping[str, Any]], seed: int
+    benchmark: Benchmark[Any], cases: Sequence[Mapping[str, Any]], unedited: Sequence[Mapping[str, Any]], seed: int
 ) -> dict[str, Any]:
     """Return the sections of a run file that are computed from its lines: how many records, and metrics.
 
     Args:
-        kind: which metrics apply.
+        benchmark: gives the metrics.
         cases: lines of `cases.jsonl`.
         unedited: lines of `pre.jsonl`, all of them.
         seed: of the run.
     """
-    post = summarise(blocks_of(cases, "post"), kind, seed)
-    pre = summarise(blocks_of(unedited, "pre"), kind, seed)
+    post = summarise(blocks_of(cases, "post"), benchmark, seed)
+    pre = summarise(blocks_of(unedited, "pre"), benchmark, seed)
     return {
-        "n": {**_counts(cases, "post"), "unedited": _counts(unedited, "pre")},
+        "n": {**_counts(cases, "post", benchmark), "unedited": _counts(unedited, "pre", benchmark)},
         "metrics": {name: summary.as_json() for name, summary in post.items()},
         "pre": {name: summary.as_json() for name, summary in pre.items()},
     }
@@ -147,12 +161,12 @@ def write_run(folder: Path, data: Mapping[str, Any], environment: Mapping[str, A
     """
     cases = list(read_jsonl(folder / CASES))
     unedited = list(read_jsonl(folder.parent / data["unedited"] / PRE))
-    computed = results(data["dataset"]["kind"], cases, unedited, data["seeds"]["run"])
+    computed = results(BENCHMARKS.get(data["protocol"]["name"]), cases, unedited, data["seeds"]["run"])
     write_json(folder / RUN, {**data, **computed, "environment": dict(environment)})
     return load_run(folder)
 
 
-def _counts(lines: Sequence[Mapping[str, Any]], side: str) -> dict[str, Any]:
+def _counts(lines: Sequence[Mapping[str, Any]], side: str, benchmark: Benchmark[Any]) -> dict[str, Any]:
     errors = [(line["error"]["stage"], line["error"]["reason"]) for line in lines if "error" in line]
     blocks = [line[side] for line in lines if side in line]
     return {
@@ -168,19 +182,23 @@ def _counts(lines: Sequence[Mapping[str, Any]], side: str) -> dict[str, Any]:
             for pair in probabilities
             for value in pair.values()
         ),
-        "texts_missing": [{"reason": why, "n": n} for why, n in _ordered(_missing_texts(blocks))],
+        "texts_missing": [
+            {"reason": why, "n": n} for why, n in _ordered(_missing_texts(blocks, benchmark.text_metrics))
+        ],
     }
 
 
-def _missing_texts(blocks: Iterable[Mapping[str, Any]]) -> list[str]:
+def _missing_texts(blocks: Iterable[Mapping[str, Any]], metrics: Sequence[TextMetric]) -> list[str]:
+    """Return why texts, and numbers taken of them, are missing: one reason for each."""
     reasons = []
     for block in blocks:
         reasons += [f"text: {why}" for why in block.get("text_missing", {}).values()]
         if any(text is not None for text in block.get("text") or []):
-            if block["ngram_entropy"] is None:
-                reasons.append("fluency and consistency: deferred")
-            elif block["reference_score"] is None:
-                reasons.append("consistency: no reference text for the relation and the new object")
+            without = [metric for metric in metrics if block.get(metric.key) is None]
+            if len(without) == len(metrics):
+                reasons.append("metrics of texts: deferred")
+            else:
+                reasons += [f"{metric.symbol}: {metric.missing}" for metric in without]
     return reasons
 
 

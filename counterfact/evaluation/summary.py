@@ -10,24 +10,11 @@ from typing import Any
 
 from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json
-from counterfact.core.records import Kind
 from counterfact.evaluation.paper import PaperRow, Published, paper_rows
 from counterfact.evaluation.store import Run
-from counterfact.evaluation.tables import Cell, Notation, Row, Table, to_json, to_latex, to_markdown, to_rich
+from counterfact.evaluation.tables import Cell, Row, Table, to_json, to_latex, to_markdown, to_rich
 from counterfact.statistics.summary import Summary, blocks_of, paired_differences
 
-GROUPS: Mapping[Kind, tuple[tuple[str, tuple[str, ...]], ...]] = {
-    "counterfact": (
-        ("Score", ("S",)),
-        ("Efficacy", ("ES", "EM")),
-        ("Generalization", ("PS", "PM")),
-        ("Specificity", ("NS", "NM")),
-        ("Fluency", ("GE",)),
-        ("Consistency", ("RS",)),
-    ),
-    "zsre": (("", ("efficacy", "paraphrase", "specificity")),),
-}
-NOTATION: Mapping[Kind, Notation] = {"counterfact": "parentheses", "zsre": "plus-minus"}
 ORDER = (
     *("identity", "ft", "ft_l", "kn", "ke", "ke_cf", "ke_zsre", "ke_cf_neighbors"),
     *("mend", "mend_cf", "mend_zsre", "mend_cf_neighbors", "rome", "r_rome"),
@@ -72,7 +59,7 @@ def compare(runs: Sequence[Run], baseline: Run) -> Table:
         rows.append(Row(run.label, cells, str(n)))
     title = f"Paired differences to {baseline.label} on {baseline.dataset}, {baseline.model}"
     note = "x100; * the 95 % interval excludes zero"
-    return Table(title, GROUPS[baseline.kind], tuple(rows), NOTATION[baseline.kind], signed=True, note=note)
+    return Table(title, baseline.benchmark.columns, tuple(rows), baseline.benchmark.notation, signed=True, note=note)
 
 
 def paired(run: Run, baseline: Run) -> tuple[dict[str, Summary], int]:
@@ -81,7 +68,7 @@ def paired(run: Run, baseline: Run) -> tuple[dict[str, Summary], int]:
     Raises:
         BadInput: the runs are of different data sets.
     """
-    if (run.dataset, run.kind) != (baseline.dataset, baseline.kind):
+    if (run.dataset, run.benchmark) != (baseline.dataset, baseline.benchmark):
         raise BadInput(f"{run.folder} is on {run.dataset}, {baseline.folder} on {baseline.dataset}: nothing to compare")
     mine = {line["case_id"]: line for line in run.cases if "post" in line}
     theirs = {line["case_id"]: line for line in baseline.cases if "post" in line}
@@ -91,7 +78,7 @@ def paired(run: Run, baseline: Run) -> tuple[dict[str, Summary], int]:
         raise BadInput(f"case {differing[0]} of {run.folder} is another record than that of {baseline.folder}")
     first = blocks_of([mine[case_id] for case_id in common], "post")
     second = blocks_of([theirs[case_id] for case_id in common], "post")
-    return paired_differences(first, second, run.kind, run.data["seeds"]["run"]), len(common)
+    return paired_differences(first, second, run.benchmark, run.data["seeds"]["run"]), len(common)
 
 
 def terminal_tables(runs: Sequence[Run], paper: str | None = None) -> list[Any]:
@@ -120,19 +107,19 @@ def render(tables: Sequence[Table], form: str) -> str:
 
 
 def _table(runs: Sequence[Run], paper: str | None) -> Table:
-    first = runs[0].data
+    first, benchmark = runs[0].data, runs[0].benchmark
     rows = [Row(f"{first['model']['name']} (unedited)", _cells(first["pre"]), _n(first["n"]["unedited"]))]
     rows += [Row(run.label, _cells(run.data["metrics"]), _n(run.data["n"]), 1) for run in runs]
     if paper is not None:
-        published = paper_rows(runs[0].kind, paper)
+        published = paper_rows(benchmark.name, paper)
         if not published:
-            raise BadInput(f"the paper has no rows for {paper!r} on {runs[0].kind}; it has gpt2-xl and a few others")
+            raise BadInput(f"the paper has no rows for {paper!r} on {benchmark.title}; it has gpt2-xl and a few others")
         rows += [Row(f"paper: {row.label}", _published(row), str(row.n), 2) for row in published]
     return Table(
         title=f"{runs[0].dataset}, {first['model']['name']}@{first['model']['revision'][:8]}",
-        groups=GROUPS[runs[0].kind],
+        groups=benchmark.columns,
         rows=tuple(rows),
-        notation=NOTATION[runs[0].kind],
+        notation=benchmark.notation,
         note="x100, with half the width of the 95 % interval",
     )
 

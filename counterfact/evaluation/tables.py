@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-Notation = Literal["parentheses", "plus-minus"]
+from counterfact.contracts.benchmarks import Notation
+
 MISSING = "–"
 FEW = 5
 """Columns whose cells fit on one line of a narrow terminal."""

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from counterfact.contracts.datasets import Dataset
 from counterfact.contracts.editors import Resources
-from counterfact.core.datasets import Dataset
+from counterfact.contracts.metrics import TextMetric
 from counterfact.core.errors import BadInput
 from counterfact.core.registry import load_plugin
+from counterfact.evaluation.options import Options
 from counterfact.lm.loading import LM, Dtype, load_lm
 from counterfact.lm.plan import Plan
 from counterfact.lm.precision import Precision
+from counterfact.statistics.summary import Side
 
 
 @dataclass(frozen=True)
@@ -23,24 +26,28 @@ class Task:
     dataset: Dataset
     folder: Path
     """Of the results of this pass."""
-    seed: int
-    length: int | None
-    """Tokens of a generated text; `None`: nothing is generated."""
-    top_k: int
-    plan: Plan | None = None
-    """Sizes of batches; `None`: those for the worker's kind of device and `max_memory`."""
-    max_memory: float | None = None
-    """Bytes that a worker is planned to need at most; `None`: as its kind of device has."""
-    measure_texts: bool = True
-    """Whether texts are measured; else that is deferred."""
-    text_workers: int | None = None
-    """Processes that measure texts beside each worker; 0: the worker does it itself; `None`: by its kind of device."""
+    options: Options
     editor: str | None = None
     """Name of the editor; `None`: the unedited model."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
     key: str = field(default_factory=lambda: uuid4().hex)
     """Tells passes apart, so that a worker prepares each once."""
+
+    @property
+    def side(self) -> Side:
+        """Whose values these are: the unedited model's or an editor's."""
+        return "pre" if self.editor is None else "post"
+
+    @property
+    def length(self) -> int | None:
+        """Tokens of a generated text, its prompt included; `None`: nothing is generated."""
+        return self.options.length if self.options.generation(self.dataset.benchmark) else None
+
+    @property
+    def text_metrics(self) -> list[TextMetric]:
+        """Metrics of texts that are taken while the pass goes on."""
+        return self.options.text_metrics(self.dataset.benchmark)
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,22 @@
 """Metrics of texts off the critical path: processes measure one unit while the device computes the next."""
 
 import logging
+import pickle
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, Literal
 
-from counterfact.core.datasets import ReferenceTexts
+from counterfact.contracts.datasets import Dataset
+from counterfact.core.references import ReferenceTexts
+from counterfact.core.registry import loaded_plugins
 from counterfact.evaluation import _text_process
 from counterfact.evaluation.chunks import Outcome
-from counterfact.evaluation.text_metrics import Measured, TextScorer, is_unscored, measure
+from counterfact.evaluation.text_metrics import Measured, TextScorer, measure
 from counterfact.evaluation.units import Computed
 
 Texts = list[tuple[list[str | None], Mapping[str, Any]]]
@@ -27,18 +32,18 @@ class TextPool:
     """Processes that measure texts; they start with the first unit that has any.
 
     Args:
-        references: of the data set.
+        dataset: gives the metrics, and the reference texts.
         side: whose texts.
         workers: how many processes; 0: units pass as they are.
     """
 
-    def __init__(self, references: ReferenceTexts | None, side: Side, workers: int) -> None:
-        self._references = references
+    def __init__(self, dataset: Dataset, side: Side, workers: int) -> None:
+        self._references = dataset.reference_texts
+        self._metrics = dataset.benchmark.text_metrics
         self._side = side
         self._workers = workers
         self._pool: ProcessPoolExecutor | None = None
         self._breaks = 0
-        self._own: TextScorer | None = None
 
     def measured(self, units: Iterable[Computed]) -> Iterator[Computed]:
         """Pass units on, in their order, as soon as their texts are measured: the same bytes as measured inline.
@@ -63,6 +68,15 @@ class TextPool:
         finally:
             self._close()
 
+    @property
+    def _start(self) -> tuple[list[Path], bytes, ReferenceTexts | None]:
+        """What a process begins with."""
+        return loaded_plugins(), pickle.dumps(self._metrics), self._references
+
+    @cached_property
+    def _own(self) -> TextScorer:
+        return TextScorer(self._metrics, self._references)
+
     def _rest(self, waiting: deque[tuple[Computed, Future[list[Measured]] | None]]) -> Iterator[Computed]:
         while waiting:
             yield self._finish(*waiting.popleft())
@@ -73,7 +87,7 @@ class TextPool:
             return None
         try:
             self._pool = self._pool or ProcessPoolExecutor(
-                self._workers, get_context("spawn"), _text_process.start, (self._references,)
+                self._workers, get_context("spawn"), _text_process.start, self._start
             )
             return self._pool.submit(_text_process.run, texts)
         except BrokenExecutor:
@@ -90,7 +104,6 @@ class TextPool:
             self._lost()
             found = None
         if found is None:
-            self._own = self._own or TextScorer(self._references)
             found = measure(self._own, texts)
         values = iter(found)
         outcomes = [self._filled(o, next(values)) if self._has_texts(o) else o for o in computed.outcomes]
@@ -108,7 +121,7 @@ class TextPool:
             self._pool = None
 
     def _has_texts(self, outcome: Outcome) -> bool:
-        return self._side in outcome.line and is_unscored(outcome.line[self._side])
+        return self._side in outcome.line and self._own.is_unscored(outcome.line[self._side])
 
     def _texts(self, computed: Computed) -> Texts:
         lines = [outcome.line for outcome in computed.outcomes if self._has_texts(outcome)]

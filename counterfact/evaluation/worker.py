@@ -10,7 +10,6 @@ from counterfact.contracts.editors import EDITORS, Editor, EditorSpec, provenanc
 from counterfact.core.records import BadRecord
 from counterfact.evaluation.chunks import Job, run_chunk
 from counterfact.evaluation.environment import machine, peak_memory
-from counterfact.evaluation.protocols import PROTOCOLS
 from counterfact.evaluation.task import ModelSource, Prepared, Task
 from counterfact.evaluation.text_metrics import TextScorer
 from counterfact.evaluation.units import Computed, Unit
@@ -71,32 +70,22 @@ class Worker:
         return Computed(unit, outcomes, job.plan.splits[splits:], peak_memory(self.lm.device))
 
     def _text_workers(self, task: Task) -> int:
-        if task.length is None or not task.measure_texts:
+        if not task.text_metrics:
             return 0
         # On a processor the device's work and the texts' would only take the cores from each other.
-        return task.text_workers if task.text_workers is not None else int(self.lm.device.type != "cpu")
+        given = task.options.text_workers
+        return given if given is not None else int(self.lm.device.type != "cpu")
 
     def _plan(self, task: Task) -> Plan:
         """Return the plan of one pass: what it has to halve is noted in it, and is no other pass's."""
-        if task.plan is None and task.max_memory is not None:
-            return plan_within(Shape.of(self.lm), task.max_memory, task.length or TEXT)
-        return replace(task.plan or default_plan(self.lm), splits=[])
+        given = task.options
+        if given.plan is None and given.max_memory is not None:
+            return plan_within(Shape.of(self.lm), given.max_memory, task.length or TEXT)
+        return replace(given.plan or default_plan(self.lm), splits=[])
 
     def _job(self, task: Task, editor: Editor | None, plan: Plan) -> Job:
-        references = task.dataset.reference_texts
-        inline = task.length is not None and task.measure_texts and not self._text_workers(task)
-        return Job(
-            lm=self.lm,
-            protocol=PROTOCOLS[task.dataset.kind],
-            plan=plan,
-            seed=task.seed,
-            side="pre" if editor is None else "post",
-            editor=editor,
-            length=task.length,
-            top_k=task.top_k,
-            references=references,
-            texts=TextScorer(references) if inline else None,
-        )
+        inline = task.text_metrics if not self._text_workers(task) else []
+        return Job(self.lm, task, plan, editor, TextScorer(inline, task.dataset.reference_texts) if inline else None)
 
 
 class RemoteWorker:

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from counterfact.contracts.benchmarks import Benchmark
 from counterfact.contracts.metrics import COMPOSITES, METRICS
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_file, hash_json
-from counterfact.core.records import Kind
 from counterfact.core.seeds import derive_seed
 from counterfact.evaluation.store import CASES, RUN, load_run
-from counterfact.leaderboard.ranking import COLUMNS, core_metrics
+from counterfact.leaderboard.ranking import benchmark_of_run, columns_of
 from counterfact.leaderboard.reading import Refused
 from counterfact.leaderboard.schema import ids_of
 from counterfact.leaderboard.shelf import Kept, Shelf
@@ -111,10 +111,10 @@ def keep(key: str, run: Mapping[str, Any], cases: Iterable[Mapping[str, Any]]) -
     Raises:
         Refused: a record is not of the split.
     """
-    kind: Kind = run["dataset"]["kind"]
+    benchmark = benchmark_of_run(run)
     ids = ids_of(run["dataset"]["record_ids"])
     lines = [line for line in cases if "post" in line]
-    values = _values(lines, ids, kind)
+    values = _values(lines, ids, benchmark)
     table = script_json([_record(line) for line in lines])
     name = sha256(table.encode()).hexdigest()[:16]
     place = {case_id: index for index, case_id in enumerate(ids)}
@@ -135,20 +135,22 @@ def cells_of(run: Mapping[str, Any], values: Mapping[str, Rows], scored: Sequenc
     Raises:
         Refused: the run file says something else of its records than they do.
     """
-    kind = run["dataset"]["kind"]
+    benchmark = benchmark_of_run(run)
     cells = {}
-    for name in COLUMNS[kind]:
+    for name in columns_of(benchmark):
         stored = run["metrics"].get(name)
         if stored is None:
             continue
         if name in METRICS:
             scale, finite = METRICS.get(name).scale, values[name][np.isfinite(values[name])]
-            _agree(name, stored["value"], _mean(values[name][scored]), scale)
+            if stored["definition"] == METRICS.get(name).definition:
+                _agree(name, stored["value"], _mean(values[name][scored]), scale)
             found = mean_interval(finite.tolist())
         else:
-            scale, table = 100.0, np.stack([values[part] for part in core_metrics(kind)], axis=1)
+            scale, table = 100.0, np.stack([values[part] for part in benchmark.score_parts], axis=1)
             combine = COMPOSITES.get(name).combine
-            _agree(name, stored["value"], float(combine(column_means(table[None, scored]))[0]), scale)
+            if stored["definition"] == COMPOSITES.get(name).definition:
+                _agree(name, stored["value"], float(combine(column_means(table[None, scored]))[0]), scale)
             whole = len(scored) == len(table)
             seed = derive_seed(run["seeds"]["run"], "board", name)
             found = _stored(stored, scale) if whole else bootstrap([table], combine, seed)
@@ -181,7 +183,7 @@ def details(
     run: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], values: Mapping[str, Rows], scored: Sequence[int]
 ) -> dict[str, Any]:
     """Return what the page of one run shows: settings, provenance, scores by relation, values and text of records."""
-    names = core_metrics(run["dataset"]["kind"])
+    names = benchmark_of_run(run).score_parts
     relations: dict[str, list[list[float]]] = {}
     cases = []
     for index, (line, place) in enumerate(zip(lines, scored, strict=True)):
@@ -192,6 +194,8 @@ def details(
     means = [[name, len(rows), *map(_rounded, np.mean(rows, axis=0))] for name, rows in sorted(relations.items())]
     kept = ("dataset", "model", "protocol", "seeds", "editor", "code", "n", "metrics", "pre", "environment")
     shown = {key: run[key] for key in kept}
+    for section in ("metrics", "pre"):  # numbers of metrics that are not known here were checked by nobody
+        shown[section] = {name: entry for name, entry in run[section].items() if name in (*METRICS, *COMPOSITES)}
     shown["environment"] = {key: value for key, value in run["environment"].items() if key not in PRIVATE}
     return {"names": names, "relations": means, "cases": cases} | shown
 
@@ -248,11 +252,11 @@ def _entry(key: str, shelf: Shelf) -> Entry:
     return Entry(run_id(run), run, cells, scored, records, key, shelf)
 
 
-def _values(lines: list[Mapping[str, Any]], ids: list[int], kind: Kind) -> dict[str, Rows]:
+def _values(lines: list[Mapping[str, Any]], ids: list[int], benchmark: Benchmark[Any]) -> dict[str, Rows]:
     place = {case_id: index for index, case_id in enumerate(ids)}
     if foreign := [line["case_id"] for line in lines if line["case_id"] not in place]:
         raise Refused("foreign-record", f"case {foreign[0]} is not of the split")
-    names = [name for name in COLUMNS[kind] if name in METRICS]
+    names = [name for name in columns_of(benchmark) if name in METRICS]
     values = {name: np.full(len(place), 0.0 if _worst_is_zero(name) else np.nan) for name in names}
     for line, block in zip(lines, blocks_of(lines, "post"), strict=True):
         for name in names:

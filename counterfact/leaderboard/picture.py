@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from counterfact.leaderboard.ranking import Ranking, core_metrics
+from counterfact.leaderboard.ranking import Ranking
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73")
 """Blue, orange, green of Okabe and Ito: told apart by colour-blind readers."""
@@ -33,7 +33,7 @@ def draw(rankings: Sequence[Ranking], *paths: Path) -> None:
 
 def _panel(axes: Any, ranking: Ranking) -> None:
     width = 0.26
-    for place, (metric, colour, hatch) in enumerate(zip(core_metrics(ranking.kind), COLOURS, HATCHES, strict=True)):
+    for place, (metric, colour, hatch) in enumerate(zip(ranking.benchmark.score_parts, COLOURS, HATCHES, strict=True)):
         for row, run in enumerate(ranking.runs):
             entry = run["metrics"].get(metric)
             if not entry or entry["value"] is None:

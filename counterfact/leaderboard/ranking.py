@@ -4,14 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from counterfact.contracts.metrics import COMPOSITES
-from counterfact.core.records import Kind
-
-COLUMNS = {
-    "counterfact": ("S", "ES", "EM", "PS", "PM", "NS", "NM", "GE", "RS"),
-    "zsre": ("S", "efficacy", "paraphrase", "specificity"),
-}
-"""Metrics a table shows, in the order of the paper's Tables 4 and 1."""
+from counterfact.contracts.benchmarks import BENCHMARKS, Benchmark
 
 
 @dataclass(frozen=True)
@@ -19,22 +12,22 @@ class Ranking:
     """Runs that were measured on the same records with the same definitions, best first."""
 
     dataset: str
-    kind: Kind
+    benchmark: Benchmark[Any]
     model: str
     n: int
     runs: tuple[Mapping[str, Any], ...]
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The metrics of this kind of data set that at least one run has."""
-        return tuple(c for c in COLUMNS[self.kind] if any(c in run["metrics"] for run in self.runs))
+        """The metrics of the board that at least one run has."""
+        return tuple(c for c in columns_of(self.benchmark) if any(c in run["metrics"] for run in self.runs))
 
 
 def rank(runs: Iterable[Mapping[str, Any]]) -> list[Ranking]:
     """Group runs by what makes them comparable, and sort each group by S; equal ones by name, a run without S last.
 
     Two runs are ranked together only if the data set's name, version and content, the record ids, the model's weights,
-    their dtype, the protocol and how many facts share an edit agree; and, of what both have, the definition of
+    their dtype, the protocol and the schedule of edits agree; and, of what both have, the definition of
     every column, the length and sort of generated texts and the texts they are compared with. Where a run has a
     `score` of its own (S with failures counted), that one counts.
     """
@@ -56,14 +49,14 @@ def _equal(run: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what must be equal in runs that are ranked together."""
     dataset, model, protocol = run["dataset"], run["model"], run.get("protocol", {})
     where = tuple(str(dataset[name]) for name in ("name", "version", "content_hash", "record_ids"))
-    how = tuple(str(protocol.get(name)) for name in ("name", "version", "edits_at_once"))
-    core = tuple(run["metrics"].get(name, {}).get("definition") for name in core_metrics(dataset["kind"]))
+    how = tuple(str(protocol.get(name)) for name in ("name", "version", "schedule"))
+    core = tuple(run["metrics"].get(name, {}).get("definition") for name in benchmark_of_run(run).score_parts)
     return (*where, model["weights_hash"], model["dtype"], *how, core)
 
 
 def _agreeing(run: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must be equal where both runs have it."""
-    found = {name: run["metrics"][name]["definition"] for name in COLUMNS[run["dataset"]["kind"]]
+    found = {name: run["metrics"][name]["definition"] for name in columns_of(benchmark_of_run(run))
              if name in run["metrics"]}  # fmt: skip
     if (generation := run.get("protocol", {}).get("generation")) is not None:
         found["generation"] = str(generation)
@@ -71,9 +64,14 @@ def _agreeing(run: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def core_metrics(kind: Kind) -> tuple[str, ...]:
-    """Return the three metrics whose harmonic mean is S."""
-    return COMPOSITES.get("S").parts[kind]
+def benchmark_of_run(run: Mapping[str, Any]) -> Benchmark[Any]:
+    """Return the benchmark that a run file says it was measured by."""
+    return BENCHMARKS.get(run["protocol"]["name"])
+
+
+def columns_of(benchmark: Benchmark[Any]) -> tuple[str, ...]:
+    """Return the metrics that a board shows: Score S, then those of the benchmark's table."""
+    return ("S", *(name for name in benchmark.shown if name != "S"))
 
 
 def _ranking(group: list[Mapping[str, Any]]) -> Ranking:
@@ -84,7 +82,7 @@ def _ranking(group: list[Mapping[str, Any]]) -> Ranking:
     first = group[0]
     return Ranking(
         dataset=f"{first['dataset']['name']}@{first['dataset']['version']}",
-        kind=first["dataset"]["kind"],
+        benchmark=benchmark_of_run(first),
         model=f"{first['model']['name']}@{first['model']['revision']}",
         n=first["n"]["asked"],
         runs=tuple(sorted(group, key=lambda run: (-score(run), str(run["editor"]["name"])))),

@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from counterfact.contracts.benchmarks import Benchmark
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json, read_json, write_json
-from counterfact.core.records import Kind
 from counterfact.evaluation.store import Run
 from counterfact.statistics.summary import blocks_of, record_values
 
 FILE = "references.json"
-SCORED = ("ES", "EM", "PS", "PM", "NS", "NM", "efficacy", "paraphrase", "specificity")
-"""Metrics of the unedited model that are teacher-forced: they hold no sampled text, so that machines agree on them."""
 
 
 @dataclass(frozen=True)
@@ -50,22 +48,26 @@ def references_of(runs: Iterable[Run]) -> References:
         dataset, key = run.data["dataset"], unedited_key(run.data)
         if key in unedited:
             continue
-        unedited[key] = unedited_values(run.unedited, run.kind)
+        unedited[key] = unedited_values(run.unedited, run.benchmark)
         records = {str(line["case_id"]): fingerprint(line, "pre") for line in run.unedited}
         kept = {name: dataset[name] for name in ("name", "version", "kind", "record_ids")}
         datasets.setdefault(dataset["content_hash"], {**kept, "records": records})
     return References(datasets, unedited)
 
 
-def unedited_values(lines: Iterable[Mapping[str, Any]], kind: Kind) -> dict[str, dict[str, float]]:
-    """Return, of each teacher-forced metric, the unedited model's value of every record, unscaled, by case id."""
+def unedited_values(lines: Iterable[Mapping[str, Any]], benchmark: Benchmark[Any]) -> dict[str, dict[str, float]]:
+    """Return, of each teacher-forced metric of its table, the unedited model's values, unscaled, by case id.
+
+    These hold no sampled text, so that machines agree on them.
+    """
     lines = [line for line in lines if "pre" in line]
     ids = [str(line["case_id"]) for line in lines]
-    found = record_values(blocks_of(lines, "pre"), kind)
+    found = record_values(blocks_of(lines, "pre"), benchmark)
+    sampled = {metric.symbol for metric in benchmark.text_metrics}
     return {
         name: {case: value for case, value in zip(ids, values, strict=True) if value is not None}
         for name, values in found.items()
-        if name in SCORED
+        if name in benchmark.shown and name not in sampled
     }
 
 

@@ -1,12 +1,13 @@
 """What `run.json` and the lines of `records.jsonl.gz` of a submission hold, checked to the last key."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from counterfact.core.records import Border, Kind
+from counterfact.contracts.benchmarks import BENCHMARKS, Benchmark
+from counterfact.core.records import Border
 from counterfact.leaderboard.reading import LINES, Refused
 
 NAME = re.compile(r"[A-Za-z0-9_][\w.+@ -]{0,95}(/[A-Za-z0-9_][\w.+@ -]{0,95})?", re.ASCII)
@@ -14,7 +15,7 @@ NAME = re.compile(r"[A-Za-z0-9_][\w.+@ -]{0,95}(/[A-Za-z0-9_][\w.+@ -]{0,95})?",
 IDS = re.compile(r"\d{1,9}(-\d{1,9})?(,\d{1,9}(-\d{1,9})?)*")
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(max_length=2000)]
-Nats = Annotated[float, Field(ge=-1e-6, le=1e6)]
+Symbol = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,40}$")]
 Count = Annotated[int, Field(ge=0, le=10**9)]
 
 
@@ -23,7 +24,7 @@ class DatasetPart(Border):
 
     name: Text
     version: Text
-    kind: Kind
+    kind: Text
     content_hash: Digest
     reference_texts_hash: Digest | None
     record_ids: Annotated[str, Field(max_length=500_000)]
@@ -36,6 +37,23 @@ class ModelPart(Border):
     revision: Text
     weights_hash: Digest
     dtype: Text
+
+
+class SchedulePart(Border):
+    """Which records share an edit, and when they are measured."""
+
+    edits_at_once: Annotated[int, Field(ge=1, le=10**9)]
+    sequential: bool
+    measure_after: Text
+
+
+class ProtocolPart(Border):
+    """How it was measured."""
+
+    name: Text
+    version: Count
+    generation: dict[str, Count] | None
+    schedule: SchedulePart
 
 
 class EditorPart(Border):
@@ -58,7 +76,7 @@ class MetricPart(Border):
     low: float | None
     high: float | None
     unit: Text
-    definition: Count
+    definition: Annotated[int, Field(ge=1, le=10**6)]
 
 
 class CountsPart(Border):
@@ -79,50 +97,30 @@ class RunPart(Border):
     schema_: int = Field(alias="schema")
     dataset: DatasetPart
     model: ModelPart
-    protocol: dict[str, Any]
+    protocol: ProtocolPart
     seeds: dict[str, int]
     editor: EditorPart
     code: dict[str, Any]
     unedited: Text
     n: CountsPart
-    metrics: dict[str, MetricPart]
-    pre: dict[str, MetricPart]
+    metrics: dict[Symbol, MetricPart]
+    pre: dict[Symbol, MetricPart]
     environment: dict[str, Any]
 
 
-class Pair(Border):
-    """Nats per token of both objects after one prompt."""
+class TextsPart(Border):
+    """The generated texts of a record, in its block."""
 
-    target_new: Nats | None
-    target_true: Nats | None
-
-
-Pairs = Annotated[list[Pair], Field(max_length=1000)]
-
-
-class CounterFactBlock(Border):
-    """`post` or `pre` of a CounterFact record."""
-
-    rewrite_prompts_probs: Annotated[list[Pair], Field(min_length=1, max_length=1)]
-    paraphrase_prompts_probs: Pairs
-    neighborhood_prompts_probs: Pairs
-    attribute_prompts_probs: Pairs
-    ngram_entropy: Annotated[float, Field(ge=0, le=1000)] | None
-    reference_score: Annotated[float, Field(ge=-1e-6, le=1 + 1e-6)] | None
-    essence_score: Annotated[float, Field(ge=0)] | None
     text: Annotated[list[str | None], Field(max_length=1000)]
     text_missing: dict[str, Text] | None = None
 
 
-Booleans = Annotated[list[bool], Field(min_length=1, max_length=1000)]
+class TextValues(Border):
+    """What metrics of texts gave for a record, by key of the block."""
 
-
-class ZsreBlock(Border):
-    """`post` or `pre` of a zsRE record."""
-
-    rewrite_prompts_correct: Booleans
-    paraphrase_prompts_correct: Booleans
-    neighborhood_prompts_correct: Booleans
+    values: dict[
+        Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")], Annotated[float, Field(ge=-1e-6, le=1e6)] | None
+    ]
 
 
 class Target(Border):
@@ -162,12 +160,12 @@ class LinePart(Border):
     pre_error: ErrorPart | None = None
 
 
-BLOCKS: Mapping[Kind, type[Border]] = {"counterfact": CounterFactBlock, "zsre": ZsreBlock}
-
-
 def check_run(value: Any) -> None:
     """Raise `Refused` unless a value is a run file whose names are names."""
     _validate(RunPart, value, "run.json")
+    for where, name in (("dataset.kind", value["dataset"]["kind"]), ("protocol.name", value["protocol"]["name"])):
+        if name not in set(BENCHMARKS):
+            raise Refused("schema", f"run.json: {where} is {name!r:.60}, which is no benchmark known here")
     named = {
         "dataset.name": value["dataset"]["name"],
         "dataset.version": value["dataset"]["version"],
@@ -183,7 +181,7 @@ def check_run(value: Any) -> None:
         raise Refused("schema", f"run.json: expected one seed, `run`, got {sorted(value['seeds'])[:5]}")
 
 
-def check_line(value: Any, kind: Kind, where: str) -> None:
+def check_line(value: Any, benchmark: Benchmark[Any], where: str) -> None:
     """Raise `Refused` unless a value is a line of the per-record file."""
     _validate(LinePart, value, where)
     if empty := [name for name in ("post", "pre", "error", "pre_error") if name in value and value[name] is None]:
@@ -194,7 +192,20 @@ def check_line(value: Any, kind: Kind, where: str) -> None:
         if side in value:
             if value.get("requested_rewrite") is None or value.get("target_tokens") is None:
                 raise Refused("schema", f"{where}: `{side}` without `requested_rewrite` and `target_tokens`")
-            _validate(BLOCKS[kind], value[side], f"{where}: {side}")
+            _check_block(value[side], benchmark, f"{where}: {side}")
+
+
+def _check_block(block: dict[str, Any], benchmark: Benchmark[Any], where: str) -> None:
+    """Raise `Refused` unless a block has the benchmark's form, and beside it texts and what was measured of them."""
+    mine = {key: value for key, value in block.items() if key in benchmark.block_form.model_fields}
+    _validate(benchmark.block_form, mine, where)
+    rest = {key: value for key, value in block.items() if key not in mine}
+    if benchmark.generation_prompts is None:
+        _validate(Border, rest, where)
+        return
+    texts = {key: rest.pop(key) for key in list(rest) if key in TextsPart.model_fields}
+    _validate(TextsPart, texts, where)
+    _validate(TextValues, {"values": rest}, where)
 
 
 def ids_of(text: str) -> list[int]:

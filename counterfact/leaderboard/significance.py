@@ -6,12 +6,12 @@ the average of the two runs' means. The best row is chosen by the data, so each 
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from counterfact.contracts.benchmarks import Benchmark
 from counterfact.contracts.metrics import COMPOSITES
-from counterfact.core.records import Kind
 from counterfact.statistics.intervals import Rows
 
 LEVEL = 0.05
@@ -64,7 +64,7 @@ def best_and_tied(
     runs: Sequence[Measured],
     scores: Sequence[Mapping[str, float | None]],
     columns: Sequence[str],
-    kind: Kind,
+    benchmark: Benchmark[Any],
 ) -> list[dict[str, str]]:
     """Return for each run and column "best", "tied" (not shown to differ from the best) or nothing.
 
@@ -75,7 +75,7 @@ def best_and_tied(
         runs: NaN where a record has no value.
         scores: of each run, per column, as they are shown; higher is better.
         columns: metrics and S.
-        kind: gives the parts of S.
+        benchmark: gives the parts of S.
     """
     marks: list[dict[str, str]] = [{} for _ in scores]
     comparisons = max(1, len(columns) * len(scores) * (len(scores) - 1) // 2)
@@ -92,14 +92,14 @@ def best_and_tied(
                 marks[index][column] = "best"
                 continue
             has_one = scores[index].get(column) is not None
-            if has_one and _p(known[first], values, column, kind) * comparisons > LEVEL:
+            if has_one and _p(known[first], values, column, benchmark) * comparisons > LEVEL:
                 marks[index][column] = "tied"
     return marks
 
 
-def _p(first: Mapping[str, Rows], second: Mapping[str, Rows], column: str, kind: Kind) -> float:
+def _p(first: Mapping[str, Rows], second: Mapping[str, Rows], column: str, benchmark: Benchmark[Any]) -> float:
     if column != "S":
         return paired_p(first[column] - second[column])
-    parts = COMPOSITES.get("S").parts[kind]
+    parts = benchmark.score_parts
     mine, theirs = (np.stack([run[part] for part in parts], axis=1) for run in (first, second))
     return paired_p(composite_differences(mine, theirs))

@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from counterfact.contracts.benchmarks import BENCHMARKS, Benchmark
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json, json_line, write_atomic, write_json
-from counterfact.core.records import Kind
 from counterfact.evaluation.store import RUN, Run, migrated
 from counterfact.leaderboard.reading import MARKUP, UNSEEN, Refused, parse, read_lines, read_run_file
 from counterfact.leaderboard.schema import check_line, check_run
@@ -34,10 +34,9 @@ class Submission:
     lines: tuple[dict[str, Any], ...]
 
     @property
-    def kind(self) -> Kind:
-        """Which metrics apply."""
-        kind: Kind = self.run["dataset"]["kind"]
-        return kind
+    def benchmark(self) -> Benchmark[Any]:
+        """The benchmark that it was measured by."""
+        return BENCHMARKS.get(self.run["protocol"]["name"])
 
     @cached_property
     def cases(self) -> list[dict[str, Any]]:
@@ -68,9 +67,9 @@ def read_submission(folder: Path) -> Submission:
     except BadInput as error:
         raise Refused("schema-version", str(error)) from error
     check_run(run)
-    lines = []
+    benchmark, lines = BENCHMARKS.get(run["protocol"]["name"]), []
     for number, line in enumerate(read_lines(folder / RECORDS), 1):
-        check_line(line, run["dataset"]["kind"], f"{RECORDS}:{number}")
+        check_line(line, benchmark, f"{RECORDS}:{number}")
         lines.append(line)
     if not lines:
         raise Refused("empty", f"{RECORDS} holds no records")

@@ -170,8 +170,10 @@ def merged(lm: LM, edits: Sequence[Edit]) -> Iterator[None]:
     """Write all of `edits` into the weights for the length of the block; afterwards they are as before, bit for bit.
 
     Raises:
-        LookupError, ValueError: as `per_row`; nothing is changed then.
+        LookupError, ValueError: as `per_row`, or an edit has a context, which no weight holds; nothing is changed then.
     """
+    if any(edit.context for edit in edits):
+        raise ValueError("an edit that is a text before the prompt cannot be written into weights")
     check_edits(lm, edits)
     dtype = lm.working_dtype
     changes: dict[str, list[Delta]] = {}

@@ -78,11 +78,17 @@ Delta = LowRank | Dense
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """What an editor made of one request, or of several that share it. Several deltas may change one module."""
+    """What an editor made of one request, or of several that share it.
+
+    Weight changes, of which several may be of one module, and a text that stands before every prompt (in-context
+    editing); either may be empty.
+    """
 
     deltas: tuple[Delta, ...]
     request_ids: tuple[int, ...]
     diagnostics: Mapping[str, float] = field(default_factory=dict)
+    context: str = ""
+    """Stands before every prompt, its own last space included."""
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -98,6 +104,15 @@ class Edit:
         """
         changes = ([d.weight_change.double() for d in self.deltas if d.module == name] for name in self.modules)
         return math.sqrt(sum(float(torch.stack(parts).sum(0).square().sum()) for parts in changes))
+
+
+def in_context(prompts: Sequence[str], edit_index: Sequence[int], edits: Sequence[Edit]) -> list[str]:
+    """Return each prompt after the context of its edit (-1: unedited).
+
+    >>> in_context(["He lives in", "I saw"], [0, -1], [Edit((), (0,), context="He moved to Rome. ")])
+    ['He moved to Rome. He lives in', 'I saw']
+    """
+    return [edits[i].context + prompt if i >= 0 else prompt for prompt, i in zip(prompts, edit_index, strict=True)]
 
 
 def check_edits(lm: LM, edits: Sequence[Edit]) -> None:
@@ -130,7 +145,8 @@ def save_edits(path: Path, edits: Sequence[Edit], meta: Mapping[str, Any]) -> No
             deltas.append({"module": delta.module, "parts": parts})
             for part in parts:
                 tensors[f"{i}.{j}.{part}"] = getattr(delta, part).detach().cpu().contiguous()
-        listed.append({"request_ids": edit.request_ids, "diagnostics": dict(edit.diagnostics), "deltas": deltas})
+        facts = {"request_ids": edit.request_ids, "diagnostics": dict(edit.diagnostics), "deltas": deltas}
+        listed.append(facts | ({"context": edit.context} if edit.context else {}))
     header = {"format": FORMAT, "edits": listed, "meta": dict(meta)}
     write_atomic(path, save(tensors, {"edits": json.dumps(header, ensure_ascii=False)}))
 
@@ -152,6 +168,7 @@ def load_edits(path: Path, lm: LM | None = None, *, any_model: bool = False) -> 
             tuple(_delta(tensors, f"{i}.{j}", entry) for j, entry in enumerate(listed["deltas"])),
             tuple(listed["request_ids"]),
             listed["diagnostics"],
+            listed.get("context", ""),
         )
         for i, listed in enumerate(header["edits"])
     ]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from counterfact.lm.deltas import Edit, EditStack
+from counterfact.lm.edits import in_context
 from counterfact.lm.fused import fused_activations
 from counterfact.lm.growing import GrowingCache, newest_token_attention
 from counterfact.lm.loading import LM
@@ -25,9 +26,9 @@ class Generation:
     """A prompt and what the model went on with."""
 
     ids: tuple[int, ...]
-    """All tokens, the prompt's included."""
+    """All tokens: context, prompt and what follows."""
     text: str
-    """Their text: NFKD, blank lines replaced by a space, marks of beginning and end removed."""
+    """Their text without the context: NFKD, blank lines replaced by a space, marks of beginning and end removed."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,11 @@ def generate(
 
     Args:
         lm: the model.
-        prompts: texts, or ids as they stand.
+        prompts: texts, each put after the context of its edit, or ids, used unchanged.
         seeds: one for each prompt.
         owners: for each prompt, the index of its edit, or -1 for the unedited model; by default all -1.
         edits: what `owners` points into.
-        length: tokens in all, the prompt's included.
+        length: tokens in all, context and prompt included.
         top_k: 1 takes the likeliest token always.
         plan: sizes of batches, by default those for the model on its device.
 
@@ -76,7 +77,7 @@ def generate(
     plan = plan or default_plan(lm)
     owners = [-1] * len(prompts) if owners is None else owners
     _check(lm, prompts, seeds, owners, length, top_k)
-    ids = _encode(lm, prompts)
+    ids, context = _encode(lm, prompts, owners, edits)
     rows = [_Row(i, *parts) for i, parts in enumerate(zip(ids, seeds, owners, strict=True))]
     results: dict[int, list[int] | Unscored] = {}
     for row in rows:
@@ -100,7 +101,7 @@ def generate(
         for start in range(0, len(waiting), max(size, 1)):
             for row in in_halves("generate", waiting[start : start + size], run, plan):
                 results[row.number] = Unscored("out of memory with one row")
-    return [_finish(lm, results[i]) for i in range(len(rows))]
+    return [_finish(lm, results[i], context[i]) for i in range(len(rows))]
 
 
 def _check(
@@ -116,9 +117,14 @@ def _check(
         raise ValueError(f"expected top_k of 1 or more, got {top_k}")
 
 
-def _encode(lm: LM, prompts: Sequence[str | Sequence[int]]) -> list[list[int]]:
-    texts = iter(lm.encoding.prompts([prompt for prompt in prompts if isinstance(prompt, str)]))
-    return [next(texts) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+def _encode(
+    lm: LM, prompts: Sequence[str | Sequence[int]], owners: Sequence[int], edits: Sequence[Edit]
+) -> tuple[list[list[int]], list[str]]:
+    """Return the ids of each row, and the context in them that its text leaves out."""
+    texts = [(prompt, owner) for prompt, owner in zip(prompts, owners, strict=True) if isinstance(prompt, str)]
+    encoded = iter(lm.encoding.prompts(in_context([text for text, _ in texts], [i for _, i in texts], edits)))
+    ids = [next(encoded) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+    return ids, in_context([""] * len(prompts), owners, edits)
 
 
 def _sample(
@@ -190,8 +196,10 @@ def _top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return best, candidates.gather(1, places)
 
 
-def _finish(lm: LM, result: list[int] | Unscored) -> Generation | Unscored:
-    return result if isinstance(result, Unscored) else Generation(tuple(result), clean_text(lm, result))
+def _finish(lm: LM, result: list[int] | Unscored, context: str) -> Generation | Unscored:
+    if isinstance(result, Unscored):
+        return result
+    return Generation(tuple(result), clean_text(lm, result).removeprefix(unicodedata.normalize("NFKD", context)))
 
 
 def clean_text(lm: LM, ids: Sequence[int]) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from counterfact.lm.deltas import Edit, EditStack
+from counterfact.lm.edits import in_context
 from counterfact.lm.fused import fused_activations
 from counterfact.lm.loading import LM
 from counterfact.lm.plan import Plan, default_plan, in_halves
@@ -105,7 +106,7 @@ def score(
     owners = [-1] * len(queries) if owners is None else owners
     if len(owners) != len(queries):
         raise ValueError(f"expected one owner for each of {len(queries)} queries, got {len(owners)}")
-    rows, slots, failed = _lay_out(lm, queries, owners)
+    rows, slots, failed = _lay_out(lm, queries, owners, edits)
     kept: list[tuple[list[int], Tensor, Tensor]] = []
     with torch.inference_mode(), fused_activations(lm):
         stack = EditStack(lm, edits) if edits else None
@@ -128,10 +129,10 @@ def score(
 
 
 def _lay_out(
-    lm: LM, queries: Sequence[Query], owners: Sequence[int]
+    lm: LM, queries: Sequence[Query], owners: Sequence[int], edits: Sequence[Edit]
 ) -> tuple[list[_Row], list[list[list[int]]], dict[int, str]]:
     """Turn queries into rows; return them, the slots of each query's targets, and why queries have none."""
-    prompts = lm.encoding.prompts([query.prompt for query in queries])
+    prompts = lm.encoding.prompts(in_context([query.prompt for query in queries], owners, edits))
     targets, unencodable = _encode(lm, {target: None for query in queries for target in query.targets})
     rows: list[_Row] = []
     slots: list[list[list[int]]] = []

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from counterfact.contracts.metrics import Block, Composite, Metric, composites_of, metrics_of
-from counterfact.core.records import Kind
+from counterfact.contracts.benchmarks import Benchmark
+from counterfact.contracts.metrics import COMPOSITES, Block, Composite, Metric
 from counterfact.core.seeds import derive_seed
 from counterfact.statistics.intervals import Estimate, Rows, bootstrap, mean_interval
 
@@ -36,56 +36,61 @@ def blocks_of(lines: Iterable[Mapping[str, Any]], side: Side) -> list[Block]:
     return [{**line[side], "target_tokens": line.get("target_tokens")} for line in lines if side in line]
 
 
-def summarise(blocks: Sequence[Block], kind: Kind, seed: int = 0) -> dict[str, Summary]:
-    """Return every metric and composite of one kind over records.
+def summarise(blocks: Sequence[Block], benchmark: Benchmark[Any], seed: int = 0) -> dict[str, Summary]:
+    """Return every metric and composite of a benchmark over records.
 
     Args:
         blocks: one for each record.
-        kind: which metrics apply.
+        benchmark: gives the metrics.
         seed: of the bootstrap behind the intervals of composites.
     """
-    values = record_values(blocks, kind)
+    values = record_values(blocks, benchmark)
     result = {}
-    for composite in composites_of(kind):
-        table = _table(values, composite, kind)
+    for composite in composites_of(benchmark):
+        table = _table(values, composite, benchmark)
         estimate = bootstrap([table], composite.combine, derive_seed(seed, "bootstrap", composite.symbol))
         result[composite.symbol] = Summary(_scaled(estimate, 100.0), composite.unit, composite.definition)
-    for metric in metrics_of(kind):
+    for metric in benchmark.metrics:
         there = [value for value in values[metric.symbol] if value is not None]
         result[metric.symbol] = Summary(_scaled(mean_interval(there), metric.scale), metric.unit, metric.definition)
     return result
 
 
 def paired_differences(
-    blocks: Sequence[Block], others: Sequence[Block], kind: Kind, seed: int = 0
+    blocks: Sequence[Block], others: Sequence[Block], benchmark: Benchmark[Any], seed: int = 0
 ) -> dict[str, Summary]:
     """Return, for every metric, the mean over records of the first less the second, with its interval.
 
     Args:
         blocks: of one run, one for each record.
         others: of another run, the same records in the same order.
-        kind: which metrics apply.
+        benchmark: gives the metrics.
         seed: of the paired bootstrap of composites.
     """
-    first, second = record_values(blocks, kind), record_values(others, kind)
+    first, second = record_values(blocks, benchmark), record_values(others, benchmark)
     result = {}
-    for composite in composites_of(kind):
+    for composite in composites_of(benchmark):
         combine = composite.combine
         estimate = bootstrap(
-            [_table(first, composite, kind), _table(second, composite, kind)],
+            [_table(first, composite, benchmark), _table(second, composite, benchmark)],
             lambda a, b, combine=combine: combine(a) - combine(b),
             derive_seed(seed, "paired bootstrap", composite.symbol),
         )
         result[composite.symbol] = Summary(_scaled(estimate, 100.0), composite.unit, composite.definition)
-    for metric in metrics_of(kind):
+    for metric in benchmark.metrics:
         estimate = mean_interval(_differences(first, second, metric))
         result[metric.symbol] = Summary(_scaled(estimate, metric.scale), metric.unit, metric.definition)
     return result
 
 
-def record_values(blocks: Sequence[Block], kind: Kind) -> Values:
+def record_values(blocks: Sequence[Block], benchmark: Benchmark[Any]) -> Values:
     """Return the value of every metric for every record, unscaled."""
-    return {metric.symbol: [metric.compute(block) for block in blocks] for metric in metrics_of(kind)}
+    return {metric.symbol: [metric.compute(block) for block in blocks] for metric in benchmark.metrics}
+
+
+def composites_of(benchmark: Benchmark[Any]) -> list[Composite]:
+    """Return the composite metrics that a benchmark has, in the order of their names."""
+    return [COMPOSITES.get(name) for name in COMPOSITES if name in benchmark.composites]
 
 
 def _differences(first: Values, second: Values, metric: Metric) -> list[float]:
@@ -93,8 +98,8 @@ def _differences(first: Values, second: Values, metric: Metric) -> list[float]:
     return [a - b for a, b in both if a is not None and b is not None]
 
 
-def _table(values: Values, composite: Composite, kind: Kind) -> Rows:
-    columns = [values[part] for part in composite.parts[kind]]
+def _table(values: Values, composite: Composite, benchmark: Benchmark[Any]) -> Rows:
+    columns = [values[part] for part in benchmark.composites[composite.symbol]]
     return np.array(columns, dtype=np.float64).reshape(len(columns), -1).T
 
 

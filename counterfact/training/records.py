@@ -4,9 +4,10 @@ from collections import Counter
 from random import Random
 from typing import Any, NamedTuple
 
-from counterfact.core.datasets import Dataset
+from counterfact.contracts.benchmarks import Lesson
+from counterfact.contracts.datasets import Dataset
 from counterfact.core.errors import BadInput
-from counterfact.core.records import BadRecord, CounterFactRecord, Record
+from counterfact.core.records import BadRecord, Record, Request
 from counterfact.core.seeds import derive_seed
 from counterfact.editing.networks import NetworkSettings
 from counterfact.lm.loading import LM
@@ -62,6 +63,9 @@ class Records:
         windows: Windows | None,
         seed: int,
     ) -> None:
+        if dataset.benchmark.lesson is None:
+            raise BadInput(f"{dataset.label}: hypernetworks cannot be trained on {dataset.benchmark.title}")
+        self._lesson = dataset.benchmark.lesson
         self.dataset, self.locality, self.windows = dataset, locality, windows
         self.labels = settings.record_labels
         self.reserved = min(reserved, len(dataset.records))
@@ -117,7 +121,7 @@ class Records:
             self.dropped["its subject is evaluated on"] += 1
             return None
         try:
-            item = _tokens(lm, record)
+            item = _tokens(lm, self._lesson(record), record.request)
         except ValueError:
             self.dropped["cannot be encoded"] += 1
             return None
@@ -134,23 +138,16 @@ class Records:
         return item
 
 
-def _tokens(lm: LM, record: Record) -> Item:
-    request = record.request
-    target, true = request.target_new, request.target_true
-    if isinstance(record, CounterFactRecord):
-        paraphrases, neighborhood = record.paraphrase_prompts, record.neighborhood_prompts
-    else:
-        target, true = record.alt or record.answers[0], record.answers[0]
-        paraphrases, neighborhood = [record.rephrase], []
-    answer = lm.target_tokens(true or target)
+def _tokens(lm: LM, lesson: Lesson, request: Request) -> Item:
+    answer = lm.target_tokens(lesson.true or lesson.target)
     prompt = lm.prompt_tokens(request.filled)
     return Item(
         case_id=request.id,
         request=(request.prompt, request.subject),
         subject=request.subject,
         prompt=prompt,
-        paraphrases=lm.encoding.prompts(paraphrases),
-        target=lm.target_tokens(target),
+        paraphrases=lm.encoding.prompts(lesson.paraphrases),
+        target=lm.target_tokens(lesson.target),
         fact=prompt + answer,
-        neighborhood=[ids + answer for ids in lm.encoding.prompts(neighborhood)],
+        neighborhood=[ids + answer for ids in lm.encoding.prompts(lesson.neighborhood)],
     )

@@ -1,6 +1,6 @@
 """Opens the examples of a task: which data it needs, and how they are cut."""
 
-from counterfact.core.datasets import Dataset
+from counterfact.contracts.datasets import Dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.texts import TextSource
 from counterfact.editing.networks import NetworkSettings, Task

@@ -11,8 +11,8 @@ from counterfact.builders.audit.page import audit_page
 from counterfact.builders.audit.prompt_form import malformations
 from counterfact.builders.choosing.settings import BuildSettings
 from counterfact.builders.counterfact import build_from_sources
-from counterfact.core.datasets import load_dataset
-from counterfact.core.records import CounterFactRecord
+from counterfact.contracts.datasets import load_dataset
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from tests.support.made_up_world import small_world
 
 

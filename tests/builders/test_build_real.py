@@ -19,9 +19,9 @@ from counterfact.builders.sources.local_store import StoreSource
 from counterfact.builders.sources.options import SourceOptions, Sources
 from counterfact.builders.sources.pararel import load_pararel
 from counterfact.builders.sources.pararel_download import FILES
-from counterfact.core.datasets import Dataset, load_dataset
+from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.core.places import data_folder
-from counterfact.core.records import CounterFactRecord
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from tests.support import ROOT
 
 HALF_A_MINUTE = 30

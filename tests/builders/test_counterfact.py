@@ -24,9 +24,9 @@ from counterfact.builders.counterfact import build_from_sources
 from counterfact.builders.sources.articles import LocalArticles
 from counterfact.builders.sources.options import Sources
 from counterfact.builders.texts.contexts import Contexts
-from counterfact.core.datasets import load_dataset
+from counterfact.contracts.datasets import load_dataset
 from counterfact.core.errors import BadInput
-from counterfact.core.records import CounterFactRecord
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from tests.support import ROOT
 from tests.support.made_up_world import TONGUES, World, small_world
 

@@ -15,7 +15,7 @@ from counterfact.builders.hub.parquet import features_of, write_table
 from counterfact.builders.hub.parts import Part, read_parts
 from counterfact.builders.hub.staging import Staged, semantic, stage
 from counterfact.builders.zsre import build as build_zsre
-from counterfact.core.datasets import load_dataset
+from counterfact.contracts.datasets import load_dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.files import read_json, read_jsonl, write_json, write_jsonl
 from tests.support.evaluating import counterfact, zsre

@@ -5,8 +5,8 @@ from pathlib import Path
 from counterfact.builders.audit.overlap import Shared, overlap, why_missing
 from counterfact.builders.choosing.settings import BuildSettings
 from counterfact.builders.counterfact import build_from_sources
-from counterfact.core.datasets import load_dataset
-from counterfact.core.records import CounterFactRecord
+from counterfact.contracts.datasets import load_dataset
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from tests.builders.test_statistics import record
 from tests.support.made_up_world import small_world
 

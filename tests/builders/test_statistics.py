@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from counterfact.builders.audit.statistics import Count, stats_json, table_2
-from counterfact.core.datasets import load_dataset
-from counterfact.core.records import CounterFactRecord
+from counterfact.contracts.datasets import load_dataset
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 
 
 def record(case_id: int, relation: str, subject: str, new: str, others: list[str]) -> CounterFactRecord:

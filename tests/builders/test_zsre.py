@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from counterfact.builders.zsre import build, convert, read_zsre
-from counterfact.core.datasets import load_dataset
+from counterfact.contracts.datasets import load_dataset
 from counterfact.core.errors import BadInput
-from counterfact.core.records import BadRecord, ZsreRecord
+from counterfact.core.records import BadRecord
+from counterfact.evaluation.benchmarks.zsre import ZsreRecord
 
 
 def entry(**changed: Any) -> dict[str, Any]:

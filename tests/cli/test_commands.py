@@ -142,7 +142,11 @@ def not_records(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "said"),
-    [(broken_line, "records.jsonl:3: not JSON"), (twice, "more than once"), (not_records, "no record has")],
+    [
+        (broken_line, "records.jsonl:3: not JSON"),
+        (twice, "more than once"),
+        (not_records, "no record is of a known benchmark"),
+    ],
 )
 def test_a_broken_data_set_ends_with_2(
     command: Command, dataset: Path, tmp_path: Path, spoil: Callable[[Path], None], said: str

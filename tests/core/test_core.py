@@ -8,13 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from counterfact.core.datasets import load_dataset
+from counterfact.contracts.datasets import load_dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.files import JsonLog, canonical_json, read_json, read_jsonl, write_atomic, write_json, write_jsonl
-from counterfact.core.records import BadRecord, CounterFactRecord, ZsreRecord, parse_record
+from counterfact.core.records import BadRecord
 from counterfact.core.registry import Registry, load_plugin
 from counterfact.core.settings import Settings, resolve_settings
 from counterfact.core.texts import load_texts
+from counterfact.evaluation.benchmarks.counterfact import COUNTERFACT, CounterFactRecord
+from counterfact.evaluation.benchmarks.zsre import ZSRE, ZsreRecord
 
 
 def counterfact(case_id: int = 0, **changes: object) -> dict[str, object]:
@@ -52,7 +54,7 @@ def zsre(**changes: object) -> dict[str, object]:
 
 
 def test_record_round_trip() -> None:
-    record = parse_record("counterfact", counterfact(), 0)
+    record = COUNTERFACT.read(counterfact(), 0)
     assert isinstance(record, CounterFactRecord)
     assert record.request.filled == "Ane Moe hails from"
     assert json.loads(record.model_dump_json(exclude_none=True)) == counterfact()
@@ -71,7 +73,7 @@ def test_record_round_trip() -> None:
     ],
 )
 def test_bad_counterfact_record_is_reported(changes: dict[str, object], reason: str) -> None:
-    record = parse_record("counterfact", counterfact(4, **changes), 0)
+    record = COUNTERFACT.read(counterfact(4, **changes), 0)
     assert isinstance(record, BadRecord)
     assert record.case_id == 4
     assert reason in record.reason
@@ -89,14 +91,14 @@ def test_bad_counterfact_record_is_reported(changes: dict[str, object], reason: 
     ],
 )
 def test_bad_zsre_record_is_reported(changes: dict[str, object], reason: str) -> None:
-    record = parse_record("zsre", zsre(**changes), 9)
+    record = ZSRE.read(zsre(**changes), 9)
     assert isinstance(record, BadRecord)
     assert record.case_id == 9
     assert reason in record.reason
 
 
 def test_repeated_subject_fills_its_last_whole_word_occurrence() -> None:
-    record = parse_record("zsre", zsre(subject="Rio", src="Is Rio in Riojana, and who named Rio?"), 0)
+    record = ZSRE.read(zsre(subject="Rio", src="Is Rio in Riojana, and who named Rio?"), 0)
     assert isinstance(record, ZsreRecord)
     assert record.request.prompt == "Is Rio in Riojana, and who named {}?"
     assert record.request.filled == record.src
@@ -105,7 +107,7 @@ def test_repeated_subject_fills_its_last_whole_word_occurrence() -> None:
 @given(st.text(min_size=1).filter(str.strip), st.text(), st.text())
 def test_zsre_prompt_always_renders_to_the_question(subject: str, before: str, after: str) -> None:
     src = f"{before} {subject} {after}"
-    record = parse_record("zsre", zsre(subject=subject, src=src), 0)
+    record = ZSRE.read(zsre(subject=subject, src=src), 0)
     if isinstance(record, ZsreRecord):
         assert record.request.filled == src
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import counterfact.editors
-from counterfact.contracts.editors import EDITORS, Editor, Failure, Resources, provenance
+from counterfact.contracts.editors import EDITORS, Editor, Failure, Resources, edit_singly, provenance
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json
 from counterfact.core.records import Request
@@ -188,8 +188,9 @@ def test_every_setting_changes_something(name: str, field: str, lm: LM, tmp_path
     given = resources(lm, tmp_path, context_templates=None)
     new = settings.model_copy(update={field: changed(name, settings, field)})
     assert new != settings
-    before = edits_of(spec.prepare(lm, settings, given)(REQUESTS[:3], 0))
-    after = edits_of(spec.prepare(lm, spec.settings.check(new.model_dump(), "test"), given)(REQUESTS[:3], 0))
+    before = edits_of(edit_singly(spec.prepare(lm, settings, given), REQUESTS[:3], 0))
+    checked = spec.settings.check(new.model_dump(), "test")
+    after = edits_of(edit_singly(spec.prepare(lm, checked, given), REQUESTS[:3], 0))
     assert any(tensors_differ(one, other) for one, other in zip(before, after, strict=True))
 
 

@@ -8,22 +8,26 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from counterfact.contracts.editors import Failure
-from counterfact.core.datasets import Dataset, load_dataset
+from counterfact.contracts.datasets import Dataset, load_dataset
+from counterfact.contracts.editors import Edited, Editor, EditorSpec, Failure, Group, Resources
 from counterfact.core.errors import BadInput
 from counterfact.core.files import JsonLog, hash_file, one_writer, read_json, read_jsonl, write_json, write_jsonl
-from counterfact.core.records import BadRecord, CounterFactRecord, Request
-from counterfact.evaluation.essence import text_perplexities
-from counterfact.evaluation.harness import Options, evaluate_unedited
-from counterfact.evaluation.protocols import counterfact_queries
+from counterfact.core.records import BadRecord, Request
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
+from counterfact.evaluation.benchmarks.counterfact import queries as counterfact_queries
+from counterfact.evaluation.harness import evaluate, evaluate_unedited
+from counterfact.evaluation.options import Options
+from counterfact.evaluation.passages import text_perplexities
 from counterfact.evaluation.rescore import score_texts
-from counterfact.evaluation.store import MIGRATIONS, Run, load_run
+from counterfact.evaluation.schedule import Schedule
+from counterfact.evaluation.store import MIGRATIONS, SCHEMA, Run, load_run
 from counterfact.lm.deltas import Edit, LowRank, merged
 from counterfact.lm.generation import Generation, generate
 from counterfact.lm.loading import LM, load_lm
@@ -33,6 +37,7 @@ from tests.support import ROOT
 from tests.support.evaluating import (
     LENGTH,
     PEOPLE,
+    FakeSettings,
     contents,
     counterfact,
     fake_spec,
@@ -48,6 +53,11 @@ from tests.support.models import tiny_lm
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return counterfact(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def lm() -> LM:
+    return tiny_lm("gpt2")
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +122,7 @@ def test_texts_and_their_metrics(run: Run, dataset: Dataset) -> None:
     assert scores[5] is None, "the object Q5 has no reference texts"
     assert all(0 <= score <= 1 for case_id, score in scores.items() if case_id != 5)
     assert run.data["n"]["texts_missing"] == [
-        {"reason": "consistency: no reference text for the relation and the new object", "n": 1}
+        {"reason": "RS: no reference text for the relation and the new object", "n": 1}
     ]
 
 
@@ -151,7 +161,7 @@ def test_the_identity_editor_says_what_the_unedited_model_says(dataset: Dataset,
 
 def test_the_run_file(run: Run, dataset: Dataset) -> None:
     data = run.data
-    assert data["schema"] == 1
+    assert data["schema"] == SCHEMA
     assert data["dataset"] | {"reference_texts_hash": None} == {
         "name": "ours",
         "version": "1",
@@ -162,7 +172,8 @@ def test_the_run_file(run: Run, dataset: Dataset) -> None:
     }
     assert data["model"] == tiny_lm("gpt2", "float32").identity
     assert data["editor"]["settings"] == {"strength": 0.5} and data["editor"]["settings_source"] == "tests"
-    assert data["protocol"]["generation"] == {"length": LENGTH, "top_k": 5} and data["protocol"]["edits_at_once"] == 1
+    assert data["protocol"]["generation"] == {"length": LENGTH, "top_k": 5}
+    assert data["protocol"]["schedule"] == {"edits_at_once": 1, "sequential": False, "measure_after": "edit"}
     assert (data["n"]["asked"], data["n"]["scored"], data["n"]["failed"]) == (7, 6, 1)
     assert set(data["metrics"]["ES"]) == {"value", "n", "low", "high", "unit", "definition"}
     assert data["metrics"]["ES"]["n"] == 6 and data["metrics"]["S"]["low"] <= data["metrics"]["S"]["value"]
@@ -279,7 +290,7 @@ def test_an_editor_that_returns_too_few_edits_is_tried_one_by_one(dataset: Datas
 
     run = run_fake(dataset, tmp_path, type(spec)("fake", spec.settings, prepare, "", "", "fake"))
     assert run.data["n"]["failed"] == 7 and run.data["metrics"]["S"]["value"] is None
-    assert "expected one edit" in run.cases[0]["error"]["reason"]
+    assert "expected what became of each" in run.cases[0]["error"]["reason"]
 
 
 def test_generation_that_raises_costs_its_record(
@@ -433,7 +444,7 @@ def test_killed_while_the_run_file_is_written(
 SCRIPT = """
 import sys
 from pathlib import Path
-from counterfact.core.datasets import load_dataset
+from counterfact.contracts.datasets import load_dataset
 from tests.support.evaluating import run_fake
 run_fake(load_dataset(sys.argv[1]), Path(sys.argv[2]))
 """
@@ -511,7 +522,7 @@ def test_deferred_text_metrics_are_filled_in_to_the_same_bytes(
     run = run_fake(dataset, tmp_path, defer_text_metrics=True)
     assert run.data["metrics"]["GE"]["value"] is None and run.data["metrics"]["ES"]["value"] is not None
     assert all(line["post"]["ngram_entropy"] is None for line in run.cases if "post" in line)
-    assert run.data["n"]["texts_missing"] == [{"reason": "fluency and consistency: deferred", "n": 6}]
+    assert run.data["n"]["texts_missing"] == [{"reason": "metrics of texts: deferred", "n": 6}]
     scored = score_texts(run.folder)
     assert scored.data["metrics"]["GE"]["value"] > 0
     assert contents(tmp_path) == undisturbed
@@ -615,6 +626,57 @@ def test_a_changed_setting_is_another_folder(dataset: Dataset, run: Run, tmp_pat
     assert other.label == "fake (strength=0.0)"
 
 
+def many_facts_spec(lm: LM, calls: list[list[list[int]]]) -> EditorSpec:
+    """An editor of many facts: the sum of the fake editor's changes; it refuses record 2."""
+
+    def prepare(_lm: LM, settings: FakeSettings, _resources: Resources) -> Editor:
+        def edit(groups: Sequence[Group], seed: int) -> list[Edited]:
+            calls.append([[request.id for request in group] for group in groups])
+            return [one_group(group, seed, settings.strength) for group in groups]
+
+        def one_group(group: Group, seed: int, strength: float) -> Edited:
+            taken = [request for request in group if request.id != 2]
+            deltas = [delta for request in taken for delta in low_rank_edit(lm, request, seed, strength).deltas]
+            failures = tuple(Failure(request.id, "not this one") for request in group if request.id == 2)
+            return Edited(Edit(tuple(deltas), tuple(request.id for request in taken)) if taken else None, failures)
+
+        return edit
+
+    return EditorSpec("many", FakeSettings, prepare, "", "made for tests", Path("many"), most_at_once=None)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 64])
+def test_records_that_share_an_edit(dataset: Dataset, lm: LM, tmp_path: Path, chunk: int) -> None:
+    calls: list[list[list[int]]] = []
+    spec, schedule = many_facts_spec(lm, calls), Schedule(edits_at_once=3)
+    chosen = options(schedule=schedule, plan=Plan(chunk=chunk), generate=False)
+    run = evaluate(lm, spec, spec.resolve(lm.name, lm.n_layers), dataset, tmp_path, options=chosen)
+    ids = [record.case_id for record in dataset.records if not isinstance(record, BadRecord)]
+    groups = [group for call in calls for group in call]
+    assert [case_id for group in groups for case_id in group] == ids
+    for group in groups:
+        places = [[record.case_id for record in dataset.records].index(case_id) for case_id in group]
+        assert len({place // 3 for place in places}) == 1, "a group follows from positions, never from the chunk"
+    errors = {line["case_id"]: line["error"]["reason"] for line in run.cases if "error" in line}
+    assert errors.pop(2) == "not this one" and 2 not in {line["case_id"] for line in run.cases if "post" in line}
+    assert run.data["protocol"]["schedule"]["edits_at_once"] == 3
+    norms = [line["edit"]["update_frobenius"] for line in run.cases if line["case_id"] in groups[0] and "edit" in line]
+    assert len(norms) == len([i for i in groups[0] if i != 2]) and len(set(norms)) == 1, "one edit for the group"
+
+
+def test_an_editor_of_single_facts_refuses_groups(dataset: Dataset, lm: LM, tmp_path: Path) -> None:
+    spec = fake_spec()
+    with pytest.raises(BadInput, match="edits at most"):
+        evaluate(
+            lm,
+            spec,
+            spec.resolve(lm.name, lm.n_layers),
+            dataset,
+            tmp_path,
+            options=options(schedule=Schedule(edits_at_once=2)),
+        )
+
+
 def test_one_writer_at_a_time(dataset: Dataset, run: Run, tmp_path: Path) -> None:
     with one_writer(run.folder, wait=False), pytest.raises(BadInput, match="another process is writing"):
         run_fake(dataset, run.folder.parent.parent.parent)
@@ -623,8 +685,8 @@ def test_one_writer_at_a_time(dataset: Dataset, run: Run, tmp_path: Path) -> Non
 def test_a_newer_schema_is_refused_and_an_older_one_migrated(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_json(tmp_path / "run.json", {**run.data, "schema": 2})
-    with pytest.raises(BadInput, match=r"schema 2, and this code knows up to 1"):
+    write_json(tmp_path / "run.json", {**run.data, "schema": SCHEMA + 1})
+    with pytest.raises(BadInput, match=rf"schema {SCHEMA + 1}, and this code knows up to {SCHEMA}"):
         load_run(tmp_path)
     for schema in (None, "1", 0):
         write_json(tmp_path / "run.json", {**run.data, "schema": schema})
@@ -635,17 +697,17 @@ def test_a_newer_schema_is_refused_and_an_older_one_migrated(
     chain = {1: lambda data: {"newer": data["old"] + 1}, 2: lambda data: {"newest": data["newer"] + 1}}
     monkeypatch.setattr("counterfact.evaluation.store.MIGRATIONS", chain)
     assert load_run(tmp_path).data == {"schema": 3, "newest": 3}
-    assert not MIGRATIONS
+    assert set(MIGRATIONS) == set(range(1, SCHEMA))
 
 
 def test_every_schema_ever_released_loads() -> None:
     root = ROOT / "tests" / "golden" / "results"
-    from counterfact.evaluation.store import SCHEMA, find_runs, results
+    from counterfact.evaluation.store import find_runs, results
 
     assert {path.name for path in root.iterdir()} == {f"v{schema}" for schema in range(1, SCHEMA + 1)}
     for run in find_runs(root):
         assert run.data["schema"] == SCHEMA
-        computed = results(run.kind, run.cases, run.unedited, run.data["seeds"]["run"])
+        computed = results(run.benchmark, run.cases, run.unedited, run.data["seeds"]["run"])
         for section, value in computed["metrics"].items():
             assert run.data["metrics"][section]["definition"] == value["definition"]
             assert run.data["metrics"][section] == pytest.approx(value, nan_ok=False), "a definition moved: raise it"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from counterfact.core.datasets import Dataset
+from counterfact.contracts.datasets import Dataset
 from counterfact.core.errors import BadInput
 from tests.support import ROOT
 from tests.support.evaluating import contents

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from counterfact.core.datasets import Dataset
+from counterfact.contracts.datasets import Dataset
 from counterfact.core.errors import BadInput
-from counterfact.evaluation.harness import Options, evaluate_unedited
+from counterfact.evaluation.harness import evaluate_unedited
+from counterfact.evaluation.options import Options
 from counterfact.evaluation.runners.exchange import PREFIX, Exchange, Order
 from counterfact.evaluation.runners.local import LocalRunner
 from counterfact.evaluation.task import Task
@@ -111,7 +112,7 @@ def test_a_full_disk_in_a_job_stops_the_run(
 
 
 def task_of(dataset: Dataset, folder: Path) -> Task:
-    return Task(dataset, folder, 0, None, 5, Plan(chunk=CHUNK))
+    return Task(dataset, folder, Options(generate=False, plan=Plan(chunk=CHUNK)))
 
 
 def test_each_unit_is_claimed_once_and_again_when_released(dataset: Dataset, tmp_path: Path) -> None:
@@ -141,7 +142,8 @@ def test_what_a_killed_coordinator_left_is_taken_over(
     run_with(LocalRunner(1), dataset, results)
     [folder] = results.rglob("pre-*")
     lines = (folder / "pre.jsonl").read_bytes()
-    task = replace(task_of(dataset, folder), length=LENGTH)
+    given = Options(length=LENGTH, plan=Plan(chunk=CHUNK))
+    task = replace(task_of(dataset, folder), options=given)
     worker = Worker(tiny_lm("gpt2", "float32"))
     worker.take(task)
     old = Exchange(folder / f"{PREFIX}old")

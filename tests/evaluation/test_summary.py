@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from counterfact.core.datasets import Dataset
+from counterfact.contracts.datasets import Dataset
 from counterfact.core.errors import BadInput
 from counterfact.evaluation.export import export
-from counterfact.evaluation.harness import Options
+from counterfact.evaluation.options import Options
 from counterfact.evaluation.paper import BASES, PaperRow, Published, paper_rows
 from counterfact.evaluation.reproduce import records_needed, reproduce, verdict, verdict_table
 from counterfact.evaluation.store import Run, find_runs
@@ -33,7 +33,7 @@ def runs() -> list[Run]:
 
 
 def of(runs: list[Run], editor: str, kind: str = "counterfact") -> Run:
-    return next(run for run in runs if (run.editor, run.kind) == (editor, kind))
+    return next(run for run in runs if (run.editor, run.benchmark.name) == (editor, kind))
 
 
 def changed(run: Run, **data: Any) -> Run:
@@ -71,7 +71,7 @@ def test_what_was_chosen_is_in_the_label_and_other_settings_are_other_rows(runs:
 
 def test_runs_with_another_protocol_stand_in_another_table(runs: list[Run]) -> None:
     fake = of(runs, "fake")
-    assert len(summary_tables([fake, changed(fake, protocol={"generation": None})])) == 2
+    assert len(summary_tables([fake, changed(fake, protocol={**fake.data["protocol"], "generation": None})])) == 2
     assert len(summary_tables([fake, changed(fake, dataset={**fake.data["dataset"], "content_hash": "x"})])) == 2
 
 

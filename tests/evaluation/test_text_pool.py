@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from counterfact.core.datasets import Dataset
+from counterfact.contracts.datasets import Dataset
+from counterfact.core.references import ReferenceTexts
 from counterfact.evaluation.chunks import Outcome
 from counterfact.evaluation.text_pool import TextPool
 from counterfact.evaluation.units import Computed, Unit
@@ -62,11 +63,13 @@ def wait_until_gone(mark: Path) -> None:
         time.sleep(0.1)
 
 
+def data_set(texts: list[dict[str, Any]] | None = None) -> Dataset:
+    return Dataset("ours", "1", "counterfact", (), "", "", None if texts is None else ReferenceTexts(texts))
+
+
 def test_a_process_that_dies_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FOLDER, str(tmp_path))
-    from counterfact.core.datasets import ReferenceTexts
-
-    pool = TextPool(ReferenceTexts(references()), "post", 1)
+    pool = TextPool(data_set(references()), "post", 1)
     killed: list[int] = []
 
     def units() -> Iterator[Computed]:
@@ -89,7 +92,7 @@ def test_a_process_that_dies_costs_nothing(tmp_path: Path, monkeypatch: pytest.M
 def test_what_has_no_texts_passes_and_starts_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FOLDER, str(tmp_path))
     given = [unit(0, None, []), unit(2, [None, None])]
-    assert list(TextPool(None, "post", 1).measured(given)) == given
+    assert list(TextPool(data_set(), "post", 1).measured(given)) == given
     assert not processes_of(tmp_path)
 
 
@@ -101,11 +104,11 @@ def test_a_text_that_cannot_be_measured_costs_its_record(monkeypatch: pytest.Mon
             raise ArithmeticError("no entropy")
         return 1.0
 
-    monkeypatch.setattr("counterfact.evaluation.text_metrics.generation_entropy", refuses)
+    monkeypatch.setattr("counterfact.metrics.fluency.generation_entropy", refuses)
     given = unit(0, SAID[:1], SAID[1:])
     texts = [(outcome.line["post"]["text"], outcome.line["requested_rewrite"]) for outcome in given.outcomes]
     # A pool that may start no process any more measures here, where the refusal is.
-    pool = TextPool(None, "post", 1)
+    pool = TextPool(data_set(), "post", 1)
     pool._breaks = 99
     [found] = pool.measured([given])
     assert found.outcomes[0].line["post"]["ngram_entropy"] == 1.0
@@ -113,7 +116,10 @@ def test_a_text_that_cannot_be_measured_costs_its_record(monkeypatch: pytest.Mon
         "case_id": 1,
         "error": {"stage": "text", "reason": "ArithmeticError: no entropy"},
     }
-    assert [one.error for one in measure(TextScorer(None), texts)] == [None, "ArithmeticError: no entropy"]
+    assert [one.error for one in measure(TextScorer(data_set().benchmark.text_metrics, None), texts)] == [
+        None,
+        "ArithmeticError: no entropy",
+    ]
 
 
 def test_what_was_computed_before_a_fault_is_kept() -> None:
@@ -123,7 +129,7 @@ def test_what_was_computed_before_a_fault_is_kept() -> None:
 
     found = []
     with pytest.raises(OSError, match="No space left"):
-        for computed in TextPool(None, "post", 1).measured(units()):
+        for computed in TextPool(data_set(), "post", 1).measured(units()):
             found.append(computed)
     assert [computed.unit.start for computed in found] == [0]
     assert found[0].outcomes[0].line["post"]["ngram_entropy"] is not None

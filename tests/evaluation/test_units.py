@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from counterfact.core.datasets import Dataset
+from counterfact.contracts.datasets import Dataset
 from counterfact.core.errors import BadInput, Failed
 from counterfact.core.files import JsonLog, one_writer, read_jsonl
 from counterfact.core.records import Request

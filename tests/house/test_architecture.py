@@ -55,10 +55,28 @@ def test_imports_run_one_way(path: Path) -> None:
             assert other != room, f"{room} imports its own modules by a relative name"
             assert other in ROOMS, f"{room} imports {other}: extensions know the engine alone"
         elif other in EXTENSIONS:
-            is_text_metric = (room, other) == ("evaluation", "metrics")
-            assert room == "cli" or is_text_metric, f"{room} imports {other}: the engine finds extensions by discovery"
+            assert room == "cli", f"{room} imports {other}: the engine finds extensions by discovery"
         elif other != room:
             assert ROOMS[other] < ROOMS[room], f"{room} imports {other}, which is not below it"
+
+
+ABOUT_THE_PAPER = {"evaluation/paper.py", "evaluation/reproduce.py", "leaderboard/board.py"}
+"""What holds the paper's own numbers, which are of its two benchmarks."""
+NAMES_OF_NETWORKS = {"editing/networks.py", "training/sources.py"}
+"""What names trained networks, by what they were trained on."""
+
+
+@pytest.mark.parametrize("path", modules(set(ROOMS) - {"cli"}), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_engine_names_no_benchmark(path: Path) -> None:
+    place = path.relative_to(ROOT / "counterfact").as_posix()
+    if place.startswith("evaluation/benchmarks/") or place in ABOUT_THE_PAPER | NAMES_OF_NETWORKS:
+        return
+    tree = ast.parse(path.read_text())
+    for name in imports(tree):
+        assert not name.startswith("counterfact.evaluation.benchmarks"), f"{name}: benchmarks are found by discovery"
+    allowed = {"core/places.py", "core/hub.py", "evaluation/runners/_slurm_cluster.py"}  # names of folders and of jobs
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    assert place in allowed or not texts & {"counterfact", "zsre", "counterfact_plus"}
 
 
 @pytest.mark.parametrize("path", modules(BARE), ids=lambda path: str(path.relative_to(ROOT)))

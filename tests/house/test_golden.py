@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from counterfact.contracts.editors import EDITORS, Resources
+from counterfact.contracts.editors import EDITORS, Resources, edit_singly
 from counterfact.core.prompts import fill
 from counterfact.core.records import Request
 from counterfact.core.texts import TextSource
@@ -71,7 +71,7 @@ class Fast:
             second_moment_texts=self.corpus, context_templates=tuple(self.inputs["templates"]), cache=self.cache
         )
         chosen = self.finetune_settings(settings) if method.startswith("ft") else self.rome_settings(settings)
-        found = EDITORS.get(method).prepare(self.lm, chosen, resources)(self.requests, 0)
+        found = edit_singly(EDITORS.get(method).prepare(self.lm, chosen, resources), self.requests, 0)
         assert all(isinstance(edit, Edit) for edit in found), found
         return [edit for edit in found if isinstance(edit, Edit)]
 

@@ -126,7 +126,7 @@ def change_version(run: dict[str, Any]) -> None:
 
 
 def change_protocol(run: dict[str, Any]) -> None:
-    run["protocol"]["edits_at_once"] = 100
+    run["protocol"]["schedule"]["edits_at_once"] = 100
 
 
 @pytest.mark.parametrize("change", [change_definition, change_version, change_protocol])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from counterfact.evaluation.benchmarks.counterfact import COUNTERFACT
 from counterfact.leaderboard.significance import LEVEL, best_and_tied, composite_differences, paired_p
 from counterfact.metrics.score import harmonic_mean
 from counterfact.statistics.intervals import bootstrap, mean_interval
@@ -49,7 +50,7 @@ def board(rng: Any, chances: list[dict[str, float]], n: int = 200) -> list[dict[
     ]
     for score in scores:
         score["S"] = float(harmonic_mean([score[name] for name in PARTS]))
-    return best_and_tied([Made(run) for run in runs], scores, ["S", *PARTS], "counterfact")
+    return best_and_tied([Made(run) for run in runs], scores, ["S", *PARTS], COUNTERFACT)
 
 
 def test_under_the_null_hardly_a_table_says_significant() -> None:

@@ -76,7 +76,7 @@ def recompute(change: Callable[[State], None]) -> Callable[[State], None]:
         change(state)
         made = Submission(Path(), state[0], tuple(state[1]))
         seed = state[0]["seeds"]["run"]
-        state[0].update(store.results(made.kind, made.cases, made.unedited, seed))
+        state[0].update(store.results(made.benchmark, made.cases, made.unedited, seed))
 
     return both
 
@@ -107,7 +107,7 @@ CHANGED: dict[str, tuple[str, Callable[[State], None]]] = {
     "no schema": ("schema-version", lambda s: s[0].pop("schema")),
     "newer schema": ("schema-version", set_(0, "schema", 99)),
     "schema that never was": ("schema-version", set_(0, "schema", 0)),
-    "schema is true": ("schema", set_(0, "schema", True)),
+    "schema is true": ("schema-version", set_(0, "schema", True)),
     "key that is not known": ("schema", set_(0, "surprise", 1)),
     "key missing": ("schema", lambda s: s[0].pop("model")),
     "list for a mapping": ("schema", set_(0, "editor", [])),
@@ -136,8 +136,11 @@ CHANGED: dict[str, tuple[str, Callable[[State], None]]] = {
     "narrower interval": ("aggregate-differs", set_(0, "metrics", "PS", "low", 99.0)),
     "more records": ("aggregate-differs", set_(0, "metrics", "ES", "n", 7000)),
     "metric left out": ("other-metrics", lambda s: s[0]["metrics"].pop("NS")),
-    "metric of their own": ("other-metrics", lambda s: s[0]["metrics"].update(X=s[0]["metrics"]["ES"])),
-    "other definition": ("definition-differs", set_(0, "metrics", "ES", "definition", 2)),
+    "metric with a long name": ("schema", lambda s: s[0]["metrics"].update({"X" * 99: s[0]["metrics"]["ES"]})),
+    "definition that is not known": ("definition-differs", set_(0, "metrics", "ES", "definition", 2)),
+    "definition that never was": ("schema", set_(0, "metrics", "ES", "definition", 0)),
+    "benchmark that is not known": ("schema", set_(0, "protocol", "name", "trivia")),
+    "value of no form": ("schema", set_(1, 0, "post", "surprise", ["x"])),
     "failures unsaid": ("counts-differ", set_(0, "n", "failed", 0)),
     "edited record": ("aggregate-differs", set_(1, 0, "post", "neighborhood_prompts_probs", 0, "target_new", 0.0)),
     "record twice": ("record-twice", lambda s: s[1].append(s[1][0])),

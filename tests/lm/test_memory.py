@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from counterfact.contracts.datasets import Dataset
 from counterfact.contracts.editors import EDITORS
-from counterfact.core.datasets import Dataset
 from counterfact.core.errors import BadInput
 from counterfact.evaluation.harness import evaluate
 from counterfact.evaluation.store import Run

@@ -95,7 +95,7 @@ def test_values_of_another_precision_are_not_taken_from_the_cache(tmp_path: Path
     strict = tiny_lm("gpt2", "float32")
     settings = RomeSettings(layer=1, steps=2, covariance=False)
     for lm in (strict, replace(strict, precision="tf32")):
-        Rome(lm, settings, "rome", ("{}", "So. {}"), None, default_plan(lm), tmp_path)(REQUESTS[:1], 0)
+        Rome(lm, settings, "rome", ("{}", "So. {}"), None, default_plan(lm), tmp_path)([[REQUESTS[0]]], 0)
     assert len(list(tmp_path.iterdir())) == 2
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from counterfact.evaluation.benchmarks.counterfact import COUNTERFACT
 from counterfact.metrics.score import harmonic_mean
 from counterfact.statistics.intervals import bootstrap, column_means, mean_interval
 from counterfact.statistics.summary import paired_differences
@@ -81,7 +82,7 @@ def test_a_paired_interval_is_narrower_than_its_parts() -> None:
     hard = rng.random(500)
     first = [{"reference_score": float(h)} for h in hard]
     second = [{"reference_score": float(h) - 0.05 + rng.normal() * 0.01} for h in hard]
-    estimate = paired_differences(first, second, "counterfact")["RS"].estimate
+    estimate = paired_differences(first, second, COUNTERFACT)["RS"].estimate
     assert estimate.value == pytest.approx(5.0, abs=0.2)
     assert estimate.half is not None and estimate.half < 0.2
     wide = mean_interval([100 * float(h) for h in hard]).half

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
-from counterfact.contracts.metrics import COMPOSITES, METRICS, Metric, composites_of, metric, metrics_of
+from counterfact.contracts.benchmarks import BENCHMARKS
+from counterfact.contracts.metrics import COMPOSITES, METRICS, Metric, metric
 from counterfact.core.errors import BadInput
 from counterfact.core.registry import Registry
-from counterfact.statistics.summary import summarise
+from counterfact.statistics.summary import composites_of, summarise
 
-SORTS = ("rewrite", "paraphrase", "neighborhood", "attribute")
+BENCHMARKS.discover()
+SORTS = ("rewrite", "paraphrase", "neighborhood", "neighborhood_plus", "attribute")
 
 
 def random_block(rng: random.Random) -> dict[str, Any]:
@@ -22,6 +24,8 @@ def random_block(rng: random.Random) -> dict[str, Any]:
         pairs = zip(values[::2], values[1::2], strict=True)
         block[f"{sort}_prompts_probs"] = [{"target_new": new, "target_true": true} for new, true in pairs]
         block[f"{sort}_prompts_correct"] = [rng.random() < 0.5 for _ in range(rng.randint(1, 10))]
+        amounts = [rng.choice([rng.uniform(0, 9), None]) for _ in range(rng.randint(1, 10))]
+        block[f"{sort}_prompts_shifts"] = [{"kl": kl, "published": kl and kl / 50_000} for kl in amounts]
     block |= {"ngram_entropy": rng.uniform(0, 8), "reference_score": rng.random(), "essence_score": rng.uniform(1, 99)}
     return {**block, "text": ["a text"] * 10}
 
@@ -44,7 +48,7 @@ def test_the_docstring_defines_it(name: str) -> None:
 def test_nothing_gives_none(name: str) -> None:
     compute = METRICS.get(name).compute
     assert compute({}) is None
-    empty: dict[str, Any] = {f"{sort}_prompts_{what}": [] for sort in SORTS for what in ("probs", "correct")}
+    empty: dict[str, Any] = {f"{sort}_prompts_{what}": [] for sort in SORTS for what in ("probs", "correct", "shifts")}
     texts: dict[str, Any] = {"ngram_entropy": None, "reference_score": None, "essence_score": None, "text": []}
     assert compute(empty | texts) is None
     assert compute({**empty, **texts, "target_tokens": {"new": 1, "true": 1}}) is None
@@ -73,29 +77,35 @@ def test_values_lie_in_the_declared_range_and_the_block_is_left_alone(name: str)
             assert (low is None or value >= low) and (high is None or value <= high)
 
 
-@pytest.mark.parametrize("kind", ["counterfact", "zsre"])
-def test_a_summary_holds_every_metric_of_its_kind_and_does_not_depend_on_order(kind: Any) -> None:
+@pytest.mark.parametrize("name", list(BENCHMARKS))
+def test_a_summary_holds_every_metric_of_its_benchmark_and_does_not_depend_on_order(name: str) -> None:
+    kind = BENCHMARKS.get(name)
     rng = random.Random(1)
     blocks = [random_block(rng) for _ in range(20)]
     summary = summarise(blocks, kind)
-    assert set(summary) == {m.symbol for m in metrics_of(kind)} | {c.symbol for c in composites_of(kind)}
+    assert set(summary) == {m.symbol for m in kind.metrics} | {c.symbol for c in composites_of(kind)}
     again = summarise(rng.sample(blocks, 20), kind)
     for name, entry in summary.items():
         assert again[name].estimate.value == pytest.approx(entry.estimate.value)
         assert entry.as_json()["definition"] >= 1
 
 
-def test_parts_of_composites_are_metrics_of_the_kind() -> None:
-    for name in COMPOSITES:
-        for kind, parts in COMPOSITES.get(name).parts.items():
-            assert all(METRICS.get(part).kind == kind for part in parts)
+@pytest.mark.parametrize("name", list(BENCHMARKS))
+def test_a_benchmark_names_metrics_that_it_has(name: str) -> None:
+    benchmark = BENCHMARKS.get(name)
+    mine = {metric.symbol for metric in benchmark.metrics}
+    assert set(benchmark.adopted_metrics) <= mine and "S" in benchmark.composites
+    assert set(benchmark.composites) <= set(COMPOSITES)
+    assert {part for parts in benchmark.composites.values() for part in parts} <= mine
+    assert set(benchmark.shown) <= mine | set(benchmark.composites)
+    assert benchmark.title and benchmark.paper and benchmark.version >= 1
 
 
 def test_names() -> None:
     expected = {"ES", "EM", "PS", "PM", "NS", "NM", "AS", "AM", "RS", "GE", "essence"}
     totals = {f"{name}_total" for name in ("ES", "EM", "PS", "PM", "NS", "NM", "AS", "AM")}
-    assert {m.symbol for m in metrics_of("counterfact")} >= expected | totals
-    assert {m.symbol for m in metrics_of("zsre")} >= {"efficacy", "paraphrase", "specificity"}
+    assert {m.symbol for m in BENCHMARKS.get("counterfact").metrics} >= expected | totals
+    assert {m.symbol for m in BENCHMARKS.get("zsre").metrics} >= {"efficacy", "paraphrase", "specificity"}
     with pytest.raises(BadInput, match="Did you mean 'ES'"):
         METRICS.get("ESS")
 

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from counterfact.contracts.metrics import METRICS
-from counterfact.core.datasets import ReferenceTexts
+from counterfact.core.references import ReferenceTexts
+from counterfact.evaluation.benchmarks.counterfact import COUNTERFACT, CounterFactRecord, essence_text
+from counterfact.evaluation.benchmarks.zsre import ZSRE
+from counterfact.evaluation.passages import perplexity
 from counterfact.metrics.consistency import ReferenceScorer, cosine, fit_vectoriser, join_vector
 from counterfact.metrics.fluency import Splitter, generation_entropy, n_gram_entropy, split_words, text_entropy
-from counterfact.metrics.perplexity import essence_text, perplexity
 from counterfact.metrics.score import harmonic_mean
 from counterfact.statistics.summary import blocks_of, paired_differences, summarise
 
@@ -78,7 +80,7 @@ def test_the_papers_arithmetic() -> None:
     assert float(harmonic_mean([22.2, 24.7, 78.1])) == pytest.approx(30.5, abs=0.05)
     assert float(harmonic_mean([100.0, 96.4, 75.4])) == pytest.approx(89.2, abs=0.05)
     blocks = [{"rewrite_prompts_probs": probs((0.0, 1.0) if i < 1665 else (1.0, 0.0))} for i in range(7500)]
-    estimate = summarise(blocks, "counterfact")["ES"].estimate
+    estimate = summarise(blocks, COUNTERFACT)["ES"].estimate
     assert estimate.value == pytest.approx(22.2)
     assert estimate.half is not None and round(estimate.half, 1) == 0.9
 
@@ -88,11 +90,11 @@ def test_s_is_made_of_means_and_missing_where_a_part_is() -> None:
     good = {**both, "rewrite_prompts_probs": probs((0.0, 1.0))}
     bad = {**both, "rewrite_prompts_probs": probs((1.0, 0.0))}
     # Means 1/2, 1, 1; the mean of per-record S would be 1/2.
-    assert summarise([good, bad], "counterfact")["S"].estimate.value == pytest.approx(100 * 3 / 4)
-    assert summarise([bad], "counterfact")["S"].estimate.value == 0.0
-    missing = summarise([both], "counterfact")["S"].estimate
+    assert summarise([good, bad], COUNTERFACT)["S"].estimate.value == pytest.approx(100 * 3 / 4)
+    assert summarise([bad], COUNTERFACT)["S"].estimate.value == 0.0
+    missing = summarise([both], COUNTERFACT)["S"].estimate
     assert (missing.value, missing.low, missing.high) == (None, None, None)
-    assert summarise([], "counterfact")["S"].estimate.n == 0
+    assert summarise([], COUNTERFACT)["S"].estimate.n == 0
 
 
 def test_zsre_metrics_and_s() -> None:
@@ -101,7 +103,7 @@ def test_zsre_metrics_and_s() -> None:
         "paraphrase_prompts_correct": [True, False],
         "neighborhood_prompts_correct": [False, False, True, False],
     }
-    summary = summarise([block], "zsre")
+    summary = summarise([block], ZSRE)
     assert {name: entry.estimate.value for name, entry in summary.items()} == pytest.approx(
         {"S": 100 * 3 / (1 + 2 + 4), "efficacy": 100.0, "paraphrase": 50.0, "specificity": 25.0}
     )
@@ -116,7 +118,7 @@ def test_blocks_carry_target_tokens_and_pass_over_errors() -> None:
 def test_paired_differences_use_only_records_that_both_have() -> None:
     first = [{"ngram_entropy": value} for value in (5.0, None, 6.0)]
     second = [{"ngram_entropy": value} for value in (4.0, 1.0, 4.0)]
-    estimate = paired_differences(first, second, "counterfact")["GE"].estimate
+    estimate = paired_differences(first, second, COUNTERFACT)["GE"].estimate
     assert (estimate.value, estimate.n) == (pytest.approx(150.0), 2)
 
 
@@ -155,13 +157,20 @@ def test_reference_scores_and_why_there_is_none() -> None:
     assert ReferenceScorer(references(("P1", "Q1", ["- -"]))).score(["wet"], "P1", "Q1") is None
 
 
+def about(subject: str) -> CounterFactRecord:
+    rewrite = {"prompt": "{} is", "relation_id": "P1", "subject": subject, "target_true": {"str": "a"}}
+    value = {"case_id": 0, "requested_rewrite": {**rewrite, "target_new": {"str": "b", "id": "Q1"}}}
+    prompts = ("paraphrase", "neighborhood", "attribute", "generation")
+    return CounterFactRecord.model_validate({**value, **{f"{sort}_prompts": [] for sort in prompts}})
+
+
 def test_essence_by_hand() -> None:
     texts = ReferenceTexts(
         [{"relation_id": "P1", "target_id": "Q1", "samples": [{"name": "Ada", "text": t} for t in ("one.", "two.")]}]
     )
-    assert essence_text(texts, "P1", "Q1", "Ada") == "one. two."
-    assert essence_text(texts, "P1", "Q1", "Bob") is None
-    assert essence_text(None, "P1", "Q1", "Ada") is None
+    assert essence_text(about("Ada"), texts) == "one. two."
+    assert essence_text(about("Bob"), texts) is None
+    assert essence_text(about("Ada"), ReferenceTexts([])) is None
     assert perplexity([1.0]) == pytest.approx(math.exp(0.5))
     assert perplexity([math.nan]) is None
     assert perplexity([1e6]) is None

@@ -1,8 +1,9 @@
 """What the tests of editors share: requests, resources, and a few ways to look at an edit."""
 
 import atexit
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from counterfact.contracts.editors import EDITORS, Editor, Resources
+from counterfact.contracts.editors import EDITORS, Editor, Failure, Resources, edit_singly
 from counterfact.core.records import Request
 from counterfact.core.texts import TextSource
 from counterfact.editing.networks import NETWORKS, TASKS, load_network, save_network
@@ -112,10 +113,23 @@ class Networks(Mapping[str, Path]):
         return len(self.tasks)
 
 
-def prepared(name: str, lm: LM, given: Resources, *overrides: str) -> Editor:
+@dataclass(frozen=True)
+class Singly:
+    """A prepared editor, asked for one edit a request."""
+
+    editor: Editor
+
+    def __call__(self, requests: Sequence[Request], seed: int) -> list[Edit | Failure]:
+        return edit_singly(self.editor, requests, seed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.editor, name)
+
+
+def prepared(name: str, lm: LM, given: Resources, *overrides: str) -> Singly:
     """An editor as a run would get it."""
     spec = EDITORS.get(name)
-    return spec.prepare(lm, spec.resolve(lm.name, lm.n_layers, overrides).settings, given)
+    return Singly(spec.prepare(lm, spec.resolve(lm.name, lm.n_layers, overrides).settings, given))
 
 
 def edits_of(results: list[Any]) -> list[Edit]:

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-from counterfact.contracts.editors import EDITORS, Editor, EditorSpec, Failure, Resources
-from counterfact.core.datasets import Dataset, load_dataset
+from counterfact.contracts.datasets import Dataset, load_dataset
+from counterfact.contracts.editors import EDITORS, Edited, Editor, EditorSpec, Failure, Group, Resources
 from counterfact.core.files import write_json, write_jsonl
 from counterfact.core.records import Request
 from counterfact.core.seeds import derive_seed
 from counterfact.core.settings import Resolved, Settings
-from counterfact.evaluation.harness import Options, evaluate
+from counterfact.evaluation.harness import evaluate
+from counterfact.evaluation.options import Options
 from counterfact.evaluation.store import Run
 from counterfact.lm.deltas import Edit, LowRank
 from counterfact.lm.loading import LM
@@ -107,10 +108,10 @@ def fake_spec(edit_one: Callable[[LM, Request, int, float], Edit | Failure] = lo
     """An editor that makes each edit with `edit_one`; `spy["chunks"]` is told the ids of each call."""
 
     def prepare(lm: LM, settings: FakeSettings, _resources: Resources) -> Editor:
-        def edit(requests: Sequence[Request], seed: int) -> list[Edit | Failure]:
+        def edit(groups: Sequence[Group], seed: int) -> list[Edited]:
             if "chunks" in spy:
-                spy["chunks"].append([request.id for request in requests])
-            return [edit_one(lm, request, seed, settings.strength) for request in requests]
+                spy["chunks"].append([request.id for [request] in groups])
+            return [Edited.of(edit_one(lm, request, seed, settings.strength)) for [request] in groups]
 
         return edit
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from counterfact.contracts.editors import Editor, EditorSpec, Failure, Resources
+from counterfact.contracts.editors import Edited, Editor, EditorSpec, Group, Resources
 from counterfact.core.records import Request
 from counterfact.core.settings import Resolved
 from counterfact.lm.deltas import Edit
@@ -44,8 +44,8 @@ def edit_one(lm: LM, request: Request, seed: int, strength: float) -> Edit:
 
 
 def prepare(lm: LM, settings: FakeSettings, _resources: Resources) -> Editor:
-    def edit(requests: Sequence[Request], seed: int) -> list[Edit | Failure]:
-        return [edit_one(lm, request, seed, settings.strength) for request in requests]
+    def edit(groups: Sequence[Group], seed: int) -> list[Edited]:
+        return [Edited.of(edit_one(lm, request, seed, settings.strength)) for [request] in groups]
 
     return edit
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from counterfact.core.datasets import Dataset
+from counterfact.contracts.datasets import Dataset
 from counterfact.evaluation.harness import evaluate
 from counterfact.evaluation.runners import Runner
 from counterfact.evaluation.runners.local import LocalRunner

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
+from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.contracts.editors import EDITORS, Resources
-from counterfact.core.datasets import Dataset, load_dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.places import data_folder
 from counterfact.core.records import BadRecord

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 
 from counterfact.builders.texts.generation_prompts import load_generation_prompts
+from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.contracts.editors import EDITORS, Resources
-from counterfact.core.datasets import Dataset, load_dataset
 from counterfact.core.files import read_json
 from counterfact.core.places import cache_folder, data_folder
-from counterfact.core.records import CounterFactRecord
 from counterfact.core.texts import load_texts
-from counterfact.evaluation.harness import Options, evaluate
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
+from counterfact.evaluation.harness import evaluate
+from counterfact.evaluation.options import Options
 from counterfact.evaluation.store import Run
 from counterfact.evaluation.summary import paired
 from counterfact.lm.loading import LM, load_lm

@@ -38,9 +38,7 @@ def work(folder: Path) -> Stop | None:
         prepared = worker.take(order.task)
         if order.prepared is not None:
             order.prepared.check(prepared, platform.node())
-        pool = TextPool(
-            order.task.dataset.reference_texts, "pre" if order.task.editor is None else "post", prepared.text_workers
-        )
+        pool = TextPool(order.task.dataset, order.task.side, prepared.text_workers)
         for computed in pool.measured(_compute(exchange, order, worker)):
             if exchange.is_open:
                 files.put(computed)

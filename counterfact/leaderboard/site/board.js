@@ -144,7 +144,7 @@ function chosenBar(refresh) {
   return make("p", { class: "note" }, state.chosen.length ? "Chosen: " + label(state.chosen[0]) + ". Tick another one to compare them record by record." : "Tick two runs to compare them record by record.");
 }
 function plots(group) {
-  const parts = group.kind === "zsre" ? ["efficacy", "paraphrase", "specificity"] : ["ES", "PS", "NS"];
+  const parts = group.parts;
   const rows = group.rows.slice(0, MANY);
   return make("div", {}, make("div", { class: "plots" }, [0, 1].map((index) => scatter(rows, parts[index], parts[2]))), make("p", { class: "note" }, "Up and to the right is better; lines are 95 % intervals; rings are the paper's." + (group.rows.length > MANY ? " The first " + MANY + " of " + group.rows.length + " rows." : "")));
 }

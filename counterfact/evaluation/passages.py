@@ -1,15 +1,17 @@
-"""Perplexity of reference texts about the edited subjects, for the few records that have any."""
+"""Perplexity of passages of text under an edit."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 
 from counterfact.lm.deltas import Edit, per_row
 from counterfact.lm.loading import LM
-from counterfact.metrics.perplexity import MAX_TOKENS, perplexity
 
 ROWS = 16
-"""Texts a batch; there are hardly ever two in a chunk."""
+"""Texts in a batch."""
+MAX_TOKENS = 100
+"""Texts are cut to this many tokens."""
 
 
 def text_perplexities(lm: LM, texts: Sequence[str], owners: Sequence[int], edits: Sequence[Edit]) -> list[float | None]:
@@ -37,3 +39,26 @@ def _token_nlls(lm: LM, rows: Sequence[Sequence[int]]) -> list[list[float]]:
     logits = lm.model(input_ids=ids, use_cache=False).logits[:, :-1].float()
     nlls: list[list[float]] = (-logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]).tolist()
     return [nlls[index][: max(len(row) - 1, 0)] for index, row in enumerate(rows)]
+
+
+def perplexity(nlls: Sequence[float]) -> float | None:
+    r"""Return $\exp\left(\frac{1}{T} \sum_{t=2}^{T} -\log p(x_t \mid x_{<t})\right)$ of a text of T tokens.
+
+    The divisor is T, as the reference has it, though the first token is not predicted.
+
+    Args:
+        nlls: of the tokens from the second on, in nats: T - 1 values.
+
+    Returns:
+        `None` where there is no number, or it is too large for one.
+
+    >>> round(perplexity([math.log(4), math.log(4), math.log(4)]), 9), perplexity([])
+    (2.828427125, None)
+    """
+    mean = math.fsum(nlls) / (len(nlls) + 1)
+    if not nlls or not math.isfinite(mean):
+        return None
+    try:
+        return math.exp(mean)
+    except OverflowError:
+        return None

@@ -1,0 +1,199 @@
+"""CounterFact: counterfactual edits, their paraphrases, and neighbors that an edit should leave alone.
+
+Meng, Bau, Andonian, Belinkov. Locating and Editing Factual Associations in GPT. NeurIPS 2022.
+https://arxiv.org/abs/2202.05262, section 3.4 and appendix D.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+
+from counterfact.contracts.benchmarks import Answers, Benchmark, Lesson, benchmark
+from counterfact.core.records import Border, Request
+from counterfact.core.references import ReferenceTexts
+from counterfact.lm.scoring import Query, TargetScore
+
+OFFICIAL = "d017056125178a13728594e66a801357a8db9ed7973a7425554bb4271de9fc6f"
+"""sha256 of the released `counterfact.json`, 45,108,470 bytes."""
+
+
+class Entity(Border):
+    """A label and, where it is known, its WikiData id."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True, serialize_by_alias=True)
+
+    text: str = Field(alias="str")
+    """The label; `str` in files."""
+    id: str | None = None
+
+
+class RequestedRewrite(Border):
+    """{s, r, o_c, o*, p*} of the paper, appendix D."""
+
+    prompt: str
+    relation_id: str | None = None
+    target_new: Entity
+    target_true: Entity
+    subject: str
+
+
+class CounterFactRecord(Border):
+    """One CounterFact record, with the keys of the released file, and its provenance where we built it."""
+
+    case_id: int
+    pararel_idx: int | None = None
+    requested_rewrite: RequestedRewrite
+    paraphrase_prompts: list[str]
+    neighborhood_prompts: list[str]
+    attribute_prompts: list[str]
+    generation_prompts: list[str]
+    provenance: dict[str, Any] | None = None
+
+    @property
+    def request(self) -> Request:
+        """The fact that an editor is to change."""
+        rewrite = self.requested_rewrite
+        return Request(
+            id=self.case_id,
+            prompt=rewrite.prompt,
+            subject=rewrite.subject,
+            target_new=rewrite.target_new.text,
+            target_true=rewrite.target_true.text,
+            relation_id=rewrite.relation_id,
+        )
+
+    @property
+    def scored_prompts(self) -> dict[str, list[str]]:
+        """By sort, the 1 + 2 + 10 + 10 prompts after which both objects are scored."""
+        return {
+            "rewrite": [self.request.filled],
+            "paraphrase": self.paraphrase_prompts,
+            "neighborhood": self.neighborhood_prompts,
+            "attribute": self.attribute_prompts,
+        }
+
+
+Nats = Annotated[float, Field(ge=-1e-6, le=1e6)]
+
+
+class Pair(Border):
+    """Nats per token of both objects after one prompt."""
+
+    target_new: Nats | None
+    target_true: Nats | None
+
+
+Pairs = Annotated[list[Pair], Field(max_length=1000)]
+
+
+class ScoredBlock(Border):
+    """Scores of both objects after every prompt of a record."""
+
+    rewrite_prompts_probs: Annotated[list[Pair], Field(min_length=1, max_length=1)]
+    paraphrase_prompts_probs: Pairs
+    neighborhood_prompts_probs: Pairs
+    attribute_prompts_probs: Pairs
+
+
+class CounterFactBlock(ScoredBlock):
+    """`post` or `pre` of a CounterFact record."""
+
+    essence_score: Annotated[float, Field(ge=0)] | None
+
+
+def parse(value: Mapping[str, Any], _position: int) -> CounterFactRecord:
+    """Read one record of the released file's form."""
+    return CounterFactRecord.model_validate(value)
+
+
+def requested_rewrite(record: CounterFactRecord) -> dict[str, Any]:
+    """Return the edit with the released file's keys."""
+    return record.requested_rewrite.model_dump(by_alias=True)
+
+
+def both_objects(record: CounterFactRecord, prompts: Sequence[str]) -> list[Query]:
+    """Return one query for each prompt, with the new and the true object."""
+    rewrite = record.requested_rewrite
+    return [Query(prompt, (rewrite.target_new.text, rewrite.target_true.text)) for prompt in prompts]
+
+
+def pairs_of(scores: Sequence[tuple[TargetScore, ...]]) -> list[dict[str, float | None]]:
+    """Return nats per target token, `None` where the model gave no number (NaN, infinity)."""
+    return [{"target_new": _finite(new.mean_nll), "target_true": _finite(true.mean_nll)} for new, true in scores]
+
+
+def queries(record: CounterFactRecord) -> list[Query]:
+    """Return one query for each of the 1 + 2 + 10 + 10 prompts."""
+    return [query for prompts in record.scored_prompts.values() for query in both_objects(record, prompts)]
+
+
+def block(record: CounterFactRecord, answers: Answers) -> dict[str, Any]:
+    """Return `{sort}_prompts_probs`."""
+    found, start = {}, 0
+    for sort, prompts in record.scored_prompts.items():
+        found[f"{sort}_prompts_probs"] = pairs_of(answers.scores[start : start + len(prompts)])
+        start += len(prompts)
+    return found
+
+
+def target_tokens(_record: CounterFactRecord, answers: Answers) -> dict[str, int]:
+    """Return the numbers of tokens of the new and the true object."""
+    new, true = answers.scores[0]
+    return {"new": new.tokens, "true": true.tokens}
+
+
+def reference_key(record: CounterFactRecord) -> tuple[str | None, str | None]:
+    """Return relation and new object: reference texts are about things of which the new object is true."""
+    return record.requested_rewrite.relation_id, record.requested_rewrite.target_new.id
+
+
+def essence_text(record: CounterFactRecord, references: ReferenceTexts) -> str | None:
+    """Return the reference texts of (relation, new object) that are about the subject itself, joined; `None` if none.
+
+    The subject has another object, so that there is such a text only where it has both.
+    """
+    mine = [s.text for s in references.get(*reference_key(record)) if s.name == record.requested_rewrite.subject]
+    return " ".join(mine) or None
+
+
+def lesson(record: CounterFactRecord) -> Lesson:
+    """Return the edit in the words of its paraphrases, and its neighborhood."""
+    request = record.request
+    return Lesson(request.target_new, request.target_true, record.paraphrase_prompts, record.neighborhood_prompts)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+COUNTERFACT = benchmark(
+    Benchmark(
+        name="counterfact",
+        title="CounterFact",
+        version=1,
+        paper="arXiv:2202.05262",
+        parse=parse,
+        recognises=lambda value: "requested_rewrite" in value,
+        requested_rewrite=requested_rewrite,
+        queries=queries,
+        block=block,
+        block_form=CounterFactBlock,
+        target_tokens=target_tokens,
+        columns=(
+            ("Score", ("S",)),
+            ("Efficacy", ("ES", "EM")),
+            ("Generalization", ("PS", "PM")),
+            ("Specificity", ("NS", "NM")),
+            ("Fluency", ("GE",)),
+            ("Consistency", ("RS",)),
+        ),
+        composites={"S": ("ES", "PS", "NS"), "S_total": ("ES_total", "PS_total", "NS_total")},
+        generation_prompts=lambda record: list(record.generation_prompts),
+        passages=lambda record, references: {"essence_score": essence_text(record, references)},
+        reference_key=reference_key,
+        lesson=lesson,
+        released={OFFICIAL: ("counterfact", "official")},
+    )
+)

@@ -1,0 +1,62 @@
+"""What a run chooses beside model, editor and data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from counterfact.contracts.benchmarks import Benchmark
+from counterfact.contracts.metrics import TextMetric
+from counterfact.evaluation.schedule import Schedule
+from counterfact.lm.plan import Plan
+
+if TYPE_CHECKING:
+    from counterfact.evaluation.runners import Runner
+
+Progress = Callable[[str, int, int], None]
+"""Told the pass ("unedited", an editor's name), how many records are done, and of how many."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run chooses beside model, editor and data."""
+
+    seed: int = 0
+    schedule: Schedule = field(default_factory=Schedule)
+    """Which records share an edit."""
+    generate: bool = True
+    """Whether texts are generated; without them there is no fluency and no consistency."""
+    length: int = 100
+    """Tokens of a text, its prompt included."""
+    top_k: int = 5
+    defer_text_metrics: bool = False
+    """Keep texts and leave their metrics to `score_texts`, where nltk is not installed."""
+    plan: Plan | None = None
+    """Sizes of batches; `None`: those for the model on its kind of device."""
+    max_memory: float | None = None
+    """Bytes that a plan must be estimated to need at most, where `plan` is `None`."""
+    trained_records: bool = False
+    """Evaluate on records that the editor's network was trained on too; the run says how many they are."""
+    restart: bool = False
+    """Remove what an earlier run of the same identity left, and begin again."""
+    runner: "Runner | None" = None
+    """Who computes; `None`: this process alone. Results are the same bytes whoever does."""
+    text_workers: int | None = None
+    """Processes that measure texts beside each worker, while it goes on; `None`: one beside a GPU, none on a CPU."""
+    progress: Progress | None = None
+
+    def generation(self, benchmark: Benchmark[Any]) -> dict[str, int] | None:
+        """Return what a run's protocol says of generated texts; `None` where there are none."""
+        has_texts = self.generate and benchmark.generation_prompts is not None
+        return {"length": self.length, "top_k": self.top_k} if has_texts else None
+
+    def text_metrics(self, benchmark: Benchmark[Any]) -> list[TextMetric]:
+        """Return the metrics of texts that are taken in this run, and not deferred."""
+        return benchmark.text_metrics if self.generation(benchmark) and not self.defer_text_metrics else []
+
+    def for_workers(self) -> "Options":
+        """Return what a worker in another process needs to know."""
+        return replace(self, runner=None, progress=None)
+
+    def tell(self, stage: str) -> Callable[[int, int], None]:
+        """Return what reports the progress of one pass."""
+        return lambda done, total: self.progress(stage, done, total) if self.progress else None

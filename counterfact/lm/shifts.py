@@ -1,0 +1,128 @@
+"""How far an edit moves a model's next-token distribution: Kullback-Leibler divergences in both directions."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from counterfact.lm.deltas import EditStack
+from counterfact.lm.edits import Edit, in_context
+from counterfact.lm.fused import fused_activations
+from counterfact.lm.loading import LM
+from counterfact.lm.plan import Plan, default_plan, in_halves
+from counterfact.lm.ragged import Ragged
+from counterfact.lm.rows import RaggedRows
+from counterfact.lm.scoring import Unscored
+from counterfact.lm.stack import embed, logits, run_blocks
+
+
+class Shift(NamedTuple):
+    """How far one next-token distribution moved."""
+
+    forward: float | None
+    """D_KL(P || P_edited), in nats; `None` where either model gave no number."""
+    reverse: float | None
+    """D_KL(P_edited || P), in nats."""
+    vocabulary: int
+    """Number of tokens that the distributions are over."""
+
+
+class _Row(NamedTuple):
+    number: int
+    plain: list[int]
+    edited: list[int]
+    edit_index: int
+
+
+def next_token_shifts(
+    lm: LM, prompts: Sequence[str], edit_index: Sequence[int], edits: Sequence[Edit], *, plan: Plan | None = None
+) -> list[Shift | Unscored]:
+    r"""Compare the next-token distribution after each prompt under its edit with the unedited model's.
+
+    $$D_{KL}(P \,\|\, P_{edited}) = \sum_t P(t \mid p) \ln \frac{P(t \mid p)}{P_{edited}(t \mid p)}$$
+
+    Args:
+        lm: the model.
+        prompts: texts; the edited model reads each after its edit's context, the unedited model without.
+        edit_index: for each prompt, the index of its edit; at -1 the unedited model is compared with itself, and
+            nothing is run.
+        edits: what `edit_index` points into.
+        plan: sizes of batches, by default those for the model on its device.
+
+    Returns:
+        In order; `Unscored` where the prompt has no tokens, is longer than the model takes, or memory does not suffice
+        for one row.
+    """
+    plan = plan or default_plan(lm)
+    size = lm.model.get_output_embeddings().weight.shape[0]
+    results: dict[int, Shift | Unscored] = {}
+    rows = []
+    plain, edited = lm.encoding.prompts(prompts), lm.encoding.prompts(in_context(prompts, edit_index, edits))
+    for i, (before, after, index) in enumerate(zip(plain, edited, edit_index, strict=True)):
+        if not before or len(after) > lm.max_length:
+            results[i] = Unscored(f"the prompt has {len(after)} tokens, the model takes 1 to {lm.max_length}")
+        elif index < 0:
+            results[i] = Shift(0.0, 0.0, size)
+        else:
+            rows.append(_Row(i, before, after, index))
+    with torch.inference_mode(), fused_activations(lm):
+        stack = EditStack(lm, edits) if edits else None
+
+        def run(batch: Sequence[_Row]) -> None:
+            old = _next_token_log_probabilities(lm, [row.plain for row in batch])
+            ragged = _ragged(lm, [row.edited for row in batch])
+            with stack.rows([row.edit_index for row in batch], ragged) if stack else nullcontext():
+                new = _next_token_log_probabilities(lm, [row.edited for row in batch], ragged)
+            forward, reverse = _divergence(old, new).tolist(), _divergence(new, old).tolist()
+            for row, one, other in zip(batch, forward, reverse, strict=True):
+                results[row.number] = _shift(one, other, size)
+
+        for batch in _batches(rows, plan):
+            for row in in_halves("score", batch, run, plan):
+                results[row.number] = Unscored(f"out of memory with one row of {len(row.edited)} tokens")
+    return [results[i] for i in range(len(prompts))]
+
+
+def _batches(rows: Sequence[_Row], plan: Plan) -> Iterator[list[_Row]]:
+    """Cut rows, sorted by length, at the plan's tokens and at as many rows as it computes logits for at once."""
+    batch: list[_Row] = []
+    used = 0
+    for row in sorted(rows, key=lambda row: len(row.edited)):
+        if batch and (used + len(row.edited) > plan.tokens_per_batch or len(batch) == max(1, plan.logit_rows // 2)):
+            yield batch
+            batch, used = [], 0
+        batch.append(row)
+        used += len(row.edited)
+    if batch:
+        yield batch
+
+
+def _ragged(lm: LM, rows: Sequence[list[int]]) -> RaggedRows:
+    return RaggedRows(Ragged.of([len(row) for row in rows]), lm.device, tail=1)
+
+
+def _next_token_log_probabilities(lm: LM, rows: Sequence[list[int]], ragged: RaggedRows | None = None) -> Tensor:
+    """Return log-probabilities after the last token of each row, (rows, vocabulary), float32 or wider."""
+    ragged = ragged or _ragged(lm, rows)
+    layout = ragged.layout
+    ids = torch.tensor([layout.flat(rows)], device=lm.device)
+    positions = torch.tensor([layout.counted()], device=lm.device)
+    states = run_blocks(lm, embed(lm, ids, positions), 0, lm.n_layers, positions=positions, ragged=ragged)[0]
+    scores = logits(lm, states)
+    return scores.to(torch.promote_types(scores.dtype, torch.float32)).log_softmax(-1)
+
+
+def _divergence(one: Tensor, other: Tensor) -> Tensor:
+    """D_KL of each row of log-probabilities from the other's, (rows,), summed in float64."""
+    return (one.double().exp() * (one.double() - other.double())).sum(-1)
+
+
+def _shift(forward: float, reverse: float, vocabulary: int) -> Shift:
+    return Shift(_number(forward), _number(reverse), vocabulary)
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
