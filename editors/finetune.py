@@ -18,13 +18,13 @@ from counterfact.core.records import Request
 from counterfact.core.settings import Settings
 from counterfact.editing.adam import Adam
 from counterfact.editing.batches import edit_each
-from counterfact.editing.rows import Encoded, encode, pad, run_lower
-from counterfact.lm.edits import Dense, Edit
-from counterfact.lm.loading import LM
-from counterfact.lm.memory import TRAINED
-from counterfact.lm.plan import Plan
-from counterfact.lm.sites import weight_shape
-from counterfact.lm.stack import logits, run_blocks
+from counterfact.editing.requests import Encoded, encode, pad, run_lower
+from counterfact.lm.edits.edit import Dense, Edit
+from counterfact.lm.forward.blocks import logits, run_blocks
+from counterfact.lm.model.loading import LM
+from counterfact.lm.model.sites import weight_shape
+from counterfact.lm.planning.batch_plan import Plan
+from counterfact.lm.planning.memory import TRAINED
 
 PAPER = "https://arxiv.org/abs/2202.05262"
 COMPACT_AT = 0.8
@@ -200,7 +200,7 @@ class Finetune:
 
     @property
     def _module(self) -> str:
-        return self.lm.layout.down(self.settings.layer)
+        return self.lm.layout.fc_out(self.settings.layer)
 
     def _edit(self, request: Request, trained: Trained) -> Edit | Failure:
         loss, size = trained.losses[-1], float(trained.change.norm())

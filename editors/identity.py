@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from counterfact.contracts.editors import Edited, Editor, Group, Resources, editor
 from counterfact.core.settings import Settings
-from counterfact.lm.edits import Edit
-from counterfact.lm.loading import LM
+from counterfact.lm.edits.edit import Edit
+from counterfact.lm.model.loading import LM
 
 
 class IdentitySettings(Settings):

@@ -12,9 +12,9 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from counterfact.editing.networks import Hypernetwork, NetworkSettings, hypernetwork
-from counterfact.lm.factors import Factors, LabelledRows
-from counterfact.lm.loading import LM
-from counterfact.lm.sites import weight_shape
+from counterfact.lm.edits.gradient_factors import Factors, LabelledRows
+from counterfact.lm.model.loading import LM
+from counterfact.lm.model.sites import weight_shape
 
 PAPER = "https://arxiv.org/abs/2104.08164"
 

@@ -16,12 +16,14 @@ from counterfact.contracts.editors import Edited, Editor, Failure, Group, Resour
 from counterfact.core.records import Request
 from counterfact.core.settings import Settings
 from counterfact.editing.batches import edit_each
-from counterfact.editing.rows import Encoded, Row, encode
-from counterfact.lm.edits import Edit, LowRank
-from counterfact.lm.hooks import Site, Tape, hooked
-from counterfact.lm.loading import LM
-from counterfact.lm.plan import Plan
-from counterfact.lm.stack import ConstantPrefix, Recorder, causal_mask, embed, logits, run_blocks
+from counterfact.editing.requests import Encoded, Row, encode
+from counterfact.lm.edits.edit import Edit, LowRank
+from counterfact.lm.forward.blocks import embed, logits, pad_right, run_blocks
+from counterfact.lm.forward.prefix import KV, KVRecorder, PrefixKV, padding_mask
+from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
+from counterfact.lm.model.hooks import Site, Tape, hooked
+from counterfact.lm.model.loading import LM
+from counterfact.lm.planning.batch_plan import Plan
 
 PAPER = "https://arxiv.org/abs/2104.08696"
 
@@ -47,15 +49,16 @@ class Fact(Encoded):
 
 @dataclass(frozen=True)
 class Clean:
-    """A pass over a batch of prompts, padded on the right, with what an intervention at their last tokens needs."""
+    """A pass over a batch of prompts, with what an intervention at their last tokens needs."""
 
     before: tuple[Tensor, ...]
-    """State before each block at the last token, (prompts, 1, width)."""
+    """State before each block at the last token, (prompts, width)."""
     activations: tuple[Tensor, ...]
-    """Output of each MLP's first projection there, (prompts, 1, inner)."""
-    recorder: Recorder
+    """Output of each MLP's first projection there, (prompts, inner)."""
+    recorder: KVRecorder
+    """Keys and values of all tokens, prompts padded on the right."""
     lasts: Tensor
-    """(prompts,)."""
+    """Position of each prompt's last token, (prompts,)."""
     answers: Tensor
     """The model's own next token, (prompts,)."""
 
@@ -63,17 +66,16 @@ class Clean:
 @torch.no_grad()
 def clean_pass(lm: LM, prompts: Sequence[Sequence[int]]) -> Clean:
     """Run prompts once and keep what stands at their last tokens."""
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in prompts], device=lm.device)
-    lasts = torch.tensor([len(ids) - 1 for ids in prompts], device=lm.device)
-    tape, recorder, layers = Tape(), Recorder(), range(lm.n_layers)
-    ins, ups = [Site(lm.layout.block(layer), "in") for layer in layers], [Site(lm.layout.up(layer)) for layer in layers]
-    with hooked(lm.model, *(tape.read(site) for site in (*ins, *ups))):
+    ids, lengths = pad_right(prompts, lm.device)
+    lasts, rows, layers = lengths - 1, torch.arange(len(prompts), device=lm.device), range(lm.n_layers)
+    tape, recorder = Tape(), KVRecorder()
+    inputs = [Site(lm.layout.block(layer), "in") for layer in layers]
+    first_products = [Site(lm.layout.fc_in(layer)) for layer in layers]
+    with hooked(lm.model, *(tape.read(site) for site in (*inputs, *first_products))):
         hidden = run_blocks(lm, embed(lm, ids), 0, lm.n_layers, cache=recorder)
-    rows = torch.arange(len(prompts), device=lm.device)
     answers = logits(lm, hidden[rows, lasts]).argmax(-1)
-    at_last = [tuple(tape[site][rows, lasts][:, None] for site in sites) for sites in (ins, ups)]
-    return Clean(at_last[0], at_last[1], recorder, lasts, answers)
+    before, activations = (tuple(tape[site][rows, lasts] for site in sites) for sites in (inputs, first_products))
+    return Clean(before, activations, recorder, lasts, answers)
 
 
 def attributions(lm: LM, clean: Clean, tokens: Tensor, steps: int) -> Tensor:
@@ -85,37 +87,28 @@ def attributions(lm: LM, clean: Clean, tokens: Tensor, steps: int) -> Tensor:
 
     Args:
         lm: the model.
-        clean: of `clean_pass`; only the last token is run again, the earlier ones are kept as keys and values.
+        clean: of `clean_pass`; only the last token is run again, after a prefix of the earlier ones.
         tokens: whose probability, (prompts,).
         steps: m.
 
     Returns:
         (prompts, layers, inner), in the working dtype.
     """
-    count, width = len(tokens), int(clean.lasts.max())
-    owner = torch.arange(count, device=lm.device).repeat_interleave(steps)
-    share = torch.linspace(0, 1, steps, dtype=lm.working_dtype, device=lm.device).repeat(count)[:, None, None]
-    earlier = torch.arange(width, device=lm.device) < clean.lasts[owner][:, None]
-    mask = causal_mask(lm, 1, width, earlier)
-    prefix = _prefix(clean.recorder, owner, width) if width else None
+    count = len(tokens)
+    prompt = torch.arange(count, device=lm.device).repeat_interleave(steps)  # of each row
+    alpha = torch.linspace(0, 1, steps, dtype=lm.working_dtype, device=lm.device).repeat(count)[:, None]
+    rows = RaggedRows(RaggedLayout.of([1] * len(prompt)), lm.device, _prefix(lm, clean))
+    positions = clean.lasts[prompt][None]
     found = []
     for layer, (before, activation) in enumerate(zip(clean.before, clean.activations, strict=True)):
         with torch.enable_grad():
-            scaled = (share * activation[owner]).to(activation.dtype).requires_grad_()
-            with hooked(lm.model, (Site(lm.layout.up(layer)), partial(_replace, scaled))):
-                hidden = run_blocks(
-                    lm,
-                    before[owner],
-                    layer,
-                    lm.n_layers,
-                    positions=clean.lasts[owner][:, None],
-                    mask=mask,
-                    cache=prefix,
-                )
-            p = logits(lm, hidden[:, 0]).to(lm.working_dtype).softmax(-1).gather(1, tokens[owner][:, None])
+            scaled = (alpha * activation[prompt]).to(activation.dtype).requires_grad_()
+            with hooked(lm.model, (Site(lm.layout.fc_in(layer)), partial(_replace, scaled[None]))):
+                hidden = run_blocks(lm, before[prompt][None], layer, lm.n_layers, positions=positions, rows=rows)
+            p = logits(lm, hidden[0]).to(lm.working_dtype).softmax(-1).gather(1, tokens[prompt][:, None])
             (gradient,) = torch.autograd.grad(p.sum(), scaled)
         mean = gradient.to(lm.working_dtype).view(count, steps, -1).mean(1)
-        found.append(activation[:, 0].to(lm.working_dtype) * mean)
+        found.append(activation.to(lm.working_dtype) * mean)
     return torch.stack(found, 1)
 
 
@@ -123,9 +116,18 @@ def _replace(new: Tensor, _old: Tensor) -> Tensor:
     return new
 
 
-def _prefix(recorder: Recorder, owner: Tensor, width: int) -> ConstantPrefix:
-    parts = [{layer: it[owner, :, :width] for layer, it in side.items()} for side in (recorder.keys, recorder.values)]
-    return ConstantPrefix(*parts)
+def _prefix(lm: LM, clean: Clean) -> PrefixKV | None:
+    """Hold what stands before each prompt's last token, once for all of the prompt's rows."""
+    lengths = clean.lasts.tolist()
+    if not any(lengths):
+        return None
+
+    def of(layer: int, _group: int) -> KV:
+        keys, values = (it[layer][:, :, : max(lengths)] for it in (clean.recorder.keys, clean.recorder.values))
+        return keys, values
+
+    mask = padding_mask(lengths, lm.device, lm.working_dtype)
+    return PrefixKV(of, [mask], padded=True).hold(range(lm.n_layers))
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ class KnowledgeNeurons:
         for layer in chosen.any(1).nonzero()[:, 0].tolist():
             neurons = chosen[layer].nonzero()[:, 0]
             left = torch.nn.functional.one_hot(neurons, chosen.shape[1]).to(attribution.dtype)
-            deltas.append(LowRank(self.lm.layout.down(layer), left, new.expand(len(neurons), -1).clone()))
+            deltas.append(LowRank(self.lm.layout.fc_out(layer), left, new.expand(len(neurons), -1).clone()))
         return Edit(tuple(deltas), (request.id,), {"neurons": float(chosen.sum())})
 
 

@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from counterfact.editing.networks import Hypernetwork, NetworkSettings, hypernetwork
-from counterfact.lm.factors import Factors, LabelledRows
-from counterfact.lm.loading import LM
-from counterfact.lm.sites import weight_shape
+from counterfact.lm.edits.gradient_factors import Factors, LabelledRows
+from counterfact.lm.model.loading import LM
+from counterfact.lm.model.sites import weight_shape
 
 PAPER = "https://arxiv.org/abs/2110.11309"
 EPSILON = 1e-7

@@ -1,4 +1,13 @@
-"""Rank-One Model Editing, and two variants that cure its asymmetric key.
+r"""Rank-One Model Editing, and two variants that cure its asymmetric key.
+
+For y = x W, the weight of an MLP's second projection, the subject's last token reads a value with its key. A request is
+edited in three steps:
+
+1. *Keys.* k_0 is what enters the projection at the subject in the bare prompt, k_bar the mean over several contexts;
+   $u \propto C^{-1} \bar k$ is the direction that other keys, of second moment C, share least (`key_direction`).
+2. *The value.* $v^* = v_0 + \delta$ makes the model say the new object; δ is found by gradient descent through the
+   layers above (`editing.plain`; for many records at once, `editing.value_search`).
+3. *The rank-one solve.* $W + u r^\top$ maps the key to v* (`rank_one`).
 
 Meng, Bau, Andonian, Belinkov. Locating and Editing Factual Associations in GPT. NeurIPS 2022.
 https://arxiv.org/abs/2202.05262
@@ -16,26 +25,28 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from counterfact.contracts.editors import Edited, Editor, Failure, Group, Resources, check_layer, editor
+from counterfact.contracts.editors import Edited, Editor, Engine, Failure, Group, Resources, check_layer, editor
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json
 from counterfact.core.records import Request
 from counterfact.core.settings import Settings
+from counterfact.editing import plain
 from counterfact.editing.batches import edit_each
-from counterfact.editing.cache import cached
 from counterfact.editing.contexts import context_templates
-from counterfact.editing.rows import Encoded, encode
-from counterfact.editing.value import Values, find_values
-from counterfact.lm.edits import Edit, LowRank
-from counterfact.lm.encoding import SubjectRule
-from counterfact.lm.loading import LM
-from counterfact.lm.plan import Plan
-from counterfact.lm.second_moment import SecondMoment
-from counterfact.lm.sites import weight_shape
+from counterfact.editing.requests import Encoded, encode
+from counterfact.editing.value_search import find_values
+from counterfact.editing.values import Values, cached
+from counterfact.lm.edits.edit import Edit, LowRank
+from counterfact.lm.model.encoding import SubjectRule
+from counterfact.lm.model.loading import LM
+from counterfact.lm.model.sites import weight_shape
+from counterfact.lm.moments.second_moment import SecondMoment
+from counterfact.lm.planning.batch_plan import Plan
 
 PAPER = "https://arxiv.org/abs/2202.05262"
 REBUILDING = "https://arxiv.org/abs/2403.07175"
 Variant = Literal["rome", "r_rome", "p_rome"]
+ENGINES: tuple[Engine, ...] = ("batched", "plain")
 
 
 class RomeSettings(Settings):
@@ -74,30 +85,6 @@ SEARCH_FIELDS = set(RomeSettings.model_fields) - {"position", "covariance", "con
 """What a search follows from, beside the rows of tokens."""
 
 
-def rank_one(values: Values, direction: Tensor, variant: Variant) -> tuple[Tensor, Tensor]:
-    r"""Solve for the update $\Delta = u r^\top$ (eq. 2), for one record.
-
-    $$r = \frac{v^* - m}{k \cdot u}, \quad v^* = v_0 + \delta$$
-
-    rome: m = v_0 and k = k_0, of the bare prompt, though u comes from k_bar (the authors' code); r_rome: m and k are
-    means over the context templates; p_rome: all three are of the bare prompt.
-
-    Args:
-        values: of one record.
-        direction: u, (d_in,).
-        variant: which of the three.
-
-    Returns:
-        r, (width,), and the divisor k · u, in the dtype of u.
-    """
-    key, output = values.bare_key, values.bare_output
-    if variant == "r_rome":
-        key, output = values.mean_key, values.mean_output
-    divisor = key.to(direction) @ direction
-    target = values.bare_output.to(direction) + values.delta.to(direction)
-    return (target - output.to(direction)) / divisor, divisor
-
-
 @dataclass(frozen=True)
 class Rome:
     """A prepared editor."""
@@ -110,6 +97,7 @@ class Rome:
     plan: Plan
     cache: Path
     """Folder for values."""
+    engine: Engine = "batched"
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -126,32 +114,38 @@ class Rome:
         """Edit; see `contracts.editors.Editor`. Nothing here is random."""
         return edit_each(
             groups,
-            lambda request: encode(self.lm, request, self.templates, self.settings.position, hold=True),
-            self._solve,
-            self._edit,
-            size=lambda item: item.suffixes,  # what a step of the search runs
+            self.encode,
+            self.solve,
+            self.edit,
+            size=lambda record: record.suffixes,  # what a step of the search runs
             plan=self.plan,
             padded=False,
         )
 
-    def values(self, batch: Sequence[Encoded]) -> Values:
-        """Keys and values of a batch, on the CPU; from the cache where they are."""
-        lm = self.lm
-        search = self.settings.model_dump(include=SEARCH_FIELDS)
-        rows = [[list(item.target), [[row.lookup, *row.ids] for row in item.rows]] for item in batch]
-        identity = [lm.weights_hash, lm.arithmetic, lm.device.type, torch.__version__, search, rows]
-        path = self.cache / f"{hash_json(identity)}.safetensors"
-        return cached(path, len(batch), lambda: find_values(lm, batch, self.settings))
+    def encode(self, request: Request) -> Encoded:
+        """Put the request into every context template, the bare prompt first, and add the sentence `{} is a`."""
+        return encode(self.lm, request, self.templates, self.settings.position, hold=True)
 
-    def _solve(self, batch: Sequence[Encoded]) -> list[tuple[Values, Tensor]]:
-        """Values of each record, and the direction u of its update, in float64."""
+    def solve(self, batch: Sequence[Encoded]) -> list[tuple[Values, Tensor]]:
+        """Find keys, values and the direction u of each record's update, in float64."""
         values = self.values(batch)
-        keys = (values.bare_key if self.variant == "p_rome" else values.mean_key).double()
-        directions = keys if self.second_moment is None else self.second_moment.solve(keys).to(keys)
-        directions = directions / directions.norm(dim=1, keepdim=True)
+        keys = values.bare_key if self.variant == "p_rome" else values.mean_key
+        directions = key_direction(keys.double(), self.second_moment)
         return [(values.at(i), directions[i]) for i in range(len(batch))]
 
-    def _edit(self, request: Request, solved: tuple[Values, Tensor]) -> Edit | Failure:
+    def values(self, batch: Sequence[Encoded]) -> Values:
+        """Search for v* for a batch of records; the values are read from the cache where they are, to the CPU."""
+        lm, search = self.lm, self.settings.model_dump(include=SEARCH_FIELDS)
+        rows = [[list(item.target), [[row.lookup, *row.ids] for row in item.rows]] for item in batch]
+        identity = [lm.weights_hash, lm.arithmetic, lm.device.type, torch.__version__, search, rows]
+        if self.engine == "plain":
+            identity.append(self.engine)
+        find = plain.find_values if self.engine == "plain" else find_values
+        path = self.cache / f"{hash_json(identity)}.safetensors"
+        return cached(path, len(batch), lambda: find(lm, batch, self.settings))
+
+    def edit(self, request: Request, solved: tuple[Values, Tensor]) -> Edit | Failure:
+        """Make the edit of the outer product of u and r, or say why there is none."""
         values, direction = solved
         loss = float(values.loss)
         if not math.isfinite(loss):
@@ -167,8 +161,46 @@ class Rome:
             "loss": loss,
         }
         left, right = (side[None].to(self.lm.device, values.delta.dtype) for side in (direction, update))
-        delta = LowRank(self.lm.layout.down(self.settings.layer), left, right)
+        delta = LowRank(self.lm.layout.fc_out(self.settings.layer), left, right)
         return Edit((delta,), (request.id,), diagnostics)
+
+
+def key_direction(keys: Tensor, second_moment: SecondMoment | None) -> Tensor:
+    r"""Return the direction of the update of the weight's input side, of length 1 (eq. 2).
+
+    $$u = \frac{C^{-1} k}{\|C^{-1} k\|}$$
+
+    Args:
+        keys: k, (records, d_in), float64.
+        second_moment: C; `None`: the identity.
+    """
+    directions = keys if second_moment is None else second_moment.solve(keys).to(keys)
+    unit: Tensor = directions / directions.norm(dim=1, keepdim=True)
+    return unit
+
+
+def rank_one(values: Values, direction: Tensor, variant: Variant) -> tuple[Tensor, Tensor]:
+    r"""Solve for the update $\Delta = u r^\top$ (eq. 2), for one record.
+
+    $$r = \frac{v^* - m}{k \cdot u}, \quad v^* = v_0 + \delta$$
+
+    rome: m = v_0 and k = k_0, of the bare prompt, though u comes from k_bar (the authors' code); r_rome: m and k are
+    means over the context templates; p_rome: all three are of the bare prompt.
+
+    Args:
+        values: keys and values of one record.
+        direction: u, (d_in,).
+        variant: which of the three.
+
+    Returns:
+        r, (width,), and the divisor k · u, in the dtype of u.
+    """
+    key, output = values.bare_key, values.bare_output
+    if variant == "r_rome":
+        key, output = values.mean_key, values.mean_output
+    divisor = key.to(direction) @ direction
+    target = values.bare_output.to(direction) + values.delta.to(direction)
+    return (target - output.to(direction)) / divisor, divisor
 
 
 def _prepare(lm: LM, settings: RomeSettings, resources: Resources, variant: Variant) -> Rome:
@@ -177,11 +209,12 @@ def _prepare(lm: LM, settings: RomeSettings, resources: Resources, variant: Vari
     moment = resources.second_moment(lm, settings.layer) if settings.covariance else None
     if moment is not None:
         _check_moment(moment, lm, settings.layer)
-    return Rome(lm, settings, variant, templates, moment, resources.plan_for(lm), resources.cache / "values")
+    plan, values = resources.plan_for(lm), resources.cache / "values"
+    return Rome(lm, settings, variant, templates, moment, plan, values, resources.engine)
 
 
 def _check_moment(moment: SecondMoment, lm: LM, layer: int) -> None:
-    size = weight_shape(lm.model, lm.layout.down(layer))[0]
+    size = weight_shape(lm.model, lm.layout.fc_out(layer))[0]
     if len(moment.matrix) != size:
         raise BadInput(f"second moment: expected one of {size} x {size} for {lm.name}, got {len(moment.matrix)}")
     try:
@@ -190,13 +223,26 @@ def _check_moment(moment: SecondMoment, lm: LM, layer: int) -> None:
         raise BadInput(f"{error}; take it over more texts") from error
 
 
-@editor("rome", RomeSettings, paper=PAPER, summary="rank-one rewrite of one MLP, as the authors' code has it")
+@editor(
+    "rome",
+    RomeSettings,
+    paper=PAPER,
+    summary="rank-one rewrite of one MLP, as the authors' code has it",
+    engines=ENGINES,
+)
 def prepare(lm: LM, settings: RomeSettings, resources: Resources) -> Editor:
     """ROME with the published asymmetry: direction from the mean key, divisor from the bare prompt's key."""
     return _prepare(lm, settings, resources, "rome")
 
 
-@editor("r_rome", RomeSettings, paper=REBUILDING, summary="ROME with the mean key throughout", settings_folder="rome")
+@editor(
+    "r_rome",
+    RomeSettings,
+    paper=REBUILDING,
+    summary="ROME with the mean key throughout",
+    settings_folder="rome",
+    engines=ENGINES,
+)
 def prepare_r_rome(lm: LM, settings: RomeSettings, resources: Resources) -> Editor:
     """ROME with mean keys and outputs on both sides of the equation."""
     return _prepare(lm, settings, resources, "r_rome")
@@ -208,6 +254,7 @@ def prepare_r_rome(lm: LM, settings: RomeSettings, resources: Resources) -> Edit
     paper=REBUILDING,
     summary="ROME with the bare prompt's key throughout",
     settings_folder="rome",
+    engines=ENGINES,
 )
 def prepare_p_rome(lm: LM, settings: RomeSettings, resources: Resources) -> Editor:
     """ROME with the bare prompt's key on both sides of the equation."""

@@ -23,8 +23,8 @@ from counterfact.editing.contexts import context_templates
 from counterfact.evaluation.harness import evaluate
 from counterfact.evaluation.options import Options
 from counterfact.evaluation.store import Run
-from counterfact.lm.loading import LM, Dtype, default_device, load_lm
-from counterfact.lm.plan import Plan, default_plan
+from counterfact.lm.model.loading import LM, Dtype, default_device, load_lm
+from counterfact.lm.planning.batch_plan import Plan, default_plan
 from speed.machine import describe
 from speed.setting import open_records
 

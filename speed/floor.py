@@ -8,7 +8,7 @@ A calculation, no measurement: nothing is run, and no weights are made.
 import argparse
 from pathlib import Path
 
-from counterfact.lm.loading import Dtype
+from counterfact.lm.model.loading import Dtype
 from speed.machine import Ceiling
 from speed.measure import RECORDS, work_of
 from speed.setting import Setting, Wanted, describe_only

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from counterfact.core.files import write_json
-from counterfact.lm.loading import default_device
-from counterfact.lm.plan import Plan, default_plan
+from counterfact.lm.model.loading import default_device
+from counterfact.lm.planning.batch_plan import Plan, default_plan
 from speed.jobs import STAGES, Times, many_at_once
 from speed.machine import describe, device_name, resident_memory
 from speed.main_job import RESULTS, command_of, rounded, slug

@@ -15,11 +15,11 @@ from torch import Tensor
 from counterfact.contracts.editors import EDITORS, Resources, edit_singly
 from counterfact.core.seeds import derive_seed
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
-from counterfact.lm.deltas import Edit
+from counterfact.lm.edits.apply import Edit
+from counterfact.lm.forward.packed_products import packed_products, packs_products
 from counterfact.lm.generation import Generation, generate
-from counterfact.lm.loading import LM
-from counterfact.lm.plan import Plan
-from counterfact.lm.products import packed_products, packs_products
+from counterfact.lm.model.loading import LM
+from counterfact.lm.planning.batch_plan import Plan
 from counterfact.lm.scoring import Query, TargetScore, score
 from speed.machine import forget_peak, peak_memory, synchronize
 from speed.one_at_a_time import OneAtATime, scored_prompts

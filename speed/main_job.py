@@ -23,8 +23,8 @@ from typing import Any
 
 from counterfact.core.files import write_json
 from counterfact.core.process import keep_freed_memory
-from counterfact.lm.loading import DTYPES
-from counterfact.lm.plan import default_plan
+from counterfact.lm.model.loading import DTYPES
+from counterfact.lm.planning.batch_plan import default_plan
 from speed.machine import describe, device_name
 from speed.measure import Extent, measure
 from speed.report import show

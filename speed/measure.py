@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from counterfact.editing.rows import encode
-from counterfact.lm.loading import LM
-from counterfact.lm.products import packs_products
+from counterfact.editing.requests import encode
+from counterfact.lm.forward.packed_products import packs_products
+from counterfact.lm.model.loading import LM
 from speed.jobs import STAGES, UNEDITED, Outcome, Times, Way, deviations, many_at_once, one_by_one
 from speed.machine import Ceiling, measure_ceiling, product_ceilings, product_library, tf32
 from speed.one_at_a_time import OneAtATime

@@ -18,8 +18,8 @@ from transformers import DynamicCache
 from counterfact.core.records import Request
 from counterfact.editors.rome import RomeSettings
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
-from counterfact.lm.hooks import Site, Tape, hooked
-from counterfact.lm.loading import LM
+from counterfact.lm.model.hooks import Site, Tape, hooked
+from counterfact.lm.model.loading import LM
 
 TOP_K = 5
 
@@ -36,7 +36,7 @@ class OneAtATime:
 
     def edit(self, request: Request) -> tuple[Tensor, Tensor]:
         """Return u and r of the change u r^T."""
-        down, mlp = self.lm.layout.down(self.settings.layer), self.lm.layout.mlp(self.settings.layer)
+        down, mlp = self.lm.layout.fc_out(self.settings.layer), self.lm.layout.mlp(self.settings.layer)
         filled = [template.replace("{}", request.prompt) for template in self.templates]
         with torch.no_grad():
             keys, _ = self._read(down, filled, request.subject)
@@ -94,7 +94,7 @@ class OneAtATime:
     @contextmanager
     def edited(self, change: tuple[Tensor, Tensor]) -> Iterator[None]:
         """Write u r^T into the weight, and afterwards the original again."""
-        weight: Any = self.lm.model.get_submodule(self.lm.layout.down(self.settings.layer)).weight
+        weight: Any = self.lm.model.get_submodule(self.lm.layout.fc_out(self.settings.layer)).weight
         before = weight.detach().clone()
         with torch.no_grad():
             weight += torch.outer(*change).to(weight)

@@ -29,11 +29,11 @@ from counterfact.core.files import write_json
 from counterfact.core.places import data_folder
 from counterfact.core.process import keep_freed_memory
 from counterfact.core.texts import TextSource, load_texts
-from counterfact.lm._moment_sums import key_width
-from counterfact.lm.hooks import Site, hooked
-from counterfact.lm.loading import LM, load_lm, wrap_lm
-from counterfact.lm.second_moment import SecondMoment, second_moments
-from counterfact.lm.stack import embed, run_blocks
+from counterfact.lm.forward.blocks import embed, run_blocks
+from counterfact.lm.model.hooks import Site, hooked
+from counterfact.lm.model.loading import LM, load_lm, wrap_lm
+from counterfact.lm.moments.second_moment import SecondMoment, second_moments
+from counterfact.lm.moments.sums import key_width
 from speed.machine import describe, device_name, measure_ceiling, synchronize
 
 RESULTS = Path(__file__).parent / "results"
@@ -70,7 +70,7 @@ def plain_pass(lm: LM, layer: int, texts: Sequence[str]) -> tuple[Tensor, int]:
         count += len(keys)
         raise _Enough
 
-    with hooked(lm.model, (Site(lm.layout.down(layer), "in"), read)):
+    with hooked(lm.model, (Site(lm.layout.fc_out(layer), "in"), read)):
         for text in texts:
             if ids := lm.tokens(text)[: lm.max_length]:
                 try:
@@ -94,7 +94,7 @@ def operations(lm: LM, layers: Sequence[int]) -> float:
         parts = lm.model.get_submodule(module).modules()
         return sum(part.weight.numel() for part in parts if isinstance(part, Conv1D | nn.Linear))
 
-    forward = sum(weights(lm.layout.block(layer)) for layer in range(last + 1)) - weights(lm.layout.down(last))
+    forward = sum(weights(lm.layout.block(layer)) for layer in range(last + 1)) - weights(lm.layout.fc_out(last))
     return float(2 * forward + sum(key_width(lm, layer) * (key_width(lm, layer) + 1) for layer in layers))
 
 
@@ -152,7 +152,7 @@ def some_keys(lm: LM, layer: int, texts: Iterator[str], count: int) -> Tensor:
             def read(states: Tensor, place: int = len(ids) // 2) -> None:
                 keys.append(states[0, place].double())
 
-            with hooked(lm.model, (Site(lm.layout.down(layer), "in"), read)):
+            with hooked(lm.model, (Site(lm.layout.fc_out(layer), "in"), read)):
                 run_blocks(lm, embed(lm, torch.tensor([ids], device=lm.device)), 0, layer + 1)
         if len(keys) == count:
             break

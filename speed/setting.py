@@ -17,8 +17,8 @@ from counterfact.core.texts import TextSource
 from counterfact.editing.contexts import context_templates
 from counterfact.editors.rome import RomeSettings
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
-from counterfact.lm.loading import LM, Dtype, default_device, load_lm
-from counterfact.lm.second_moment import SecondMoment
+from counterfact.lm.model.loading import LM, Dtype, default_device, load_lm
+from counterfact.lm.moments.second_moment import SecondMoment
 from speed.shapes import SHAPES, Shape, random_lm, read_tokenizer, train_tokenizer
 
 MOMENT_RECORDS = 64

@@ -26,7 +26,7 @@ entered = set()
 def note(frame, event, _argument):
     if event == "call":
         name = os.path.realpath(frame.f_code.co_filename)
-        if name.startswith(root + os.sep) and "/.venv/" not in name:
+        if os.path.isfile(name) and name.startswith(root + os.sep) and "/.venv/" not in name:
             entered.add((os.path.relpath(name, root), frame.f_code.co_qualname))
 def begin():
     threading.setprofile(note); sys.setprofile(note)
@@ -53,7 +53,7 @@ from counterfact.core.places import data_folder
 from counterfact.core.records import Request
 from counterfact.core.texts import load_texts
 import counterfact
-from counterfact.lm.loading import load_lm
+from counterfact.lm.model.loading import load_lm
 edit = lambda editor, request: editor([[request]], 0)
 """,
     False: """

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from counterfact.lm.hooks import Patch, Site, find_module, hooked
-from counterfact.lm.loading import LM
+from counterfact.lm.model.hooks import Patch, Site, find_module, hooked
+from counterfact.lm.model.loading import LM
 from counterfact.tracing.cells import window_of
 from counterfact.tracing.facts import Prompt
 

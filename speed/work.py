@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from counterfact.editing.rows import Encoded
+from counterfact.editing.requests import Encoded
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
-from counterfact.lm.loading import LM
+from counterfact.lm.model.loading import LM
 from speed.machine import Ceiling
 from speed.one_at_a_time import scored_prompts
 

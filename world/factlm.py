@@ -19,7 +19,7 @@ from counterfact.builders.texts.generation_prompts import load_generation_prompt
 from counterfact.core.files import json_line, read_jsonl, write_atomic, write_json
 from counterfact.core.places import data_folder
 from counterfact.core.seeds import derive_seed
-from counterfact.lm.loading import wrap_lm
+from counterfact.lm.model.loading import wrap_lm
 from world.card import card
 from world.corpus import Corpus
 from world.knowledge import Knowledge, read_knowledge

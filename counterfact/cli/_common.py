@@ -15,7 +15,7 @@ from counterfact.core.places import data_folder
 from counterfact.core.registry import load_plugin
 
 if TYPE_CHECKING:
-    from counterfact.lm.loading import LM
+    from counterfact.lm.model.loading import LM
 
 console = Console(highlight=False)
 notes = Console(highlight=False, stderr=True)
@@ -58,7 +58,7 @@ def open_model(
     """Load a model; see `model_place` for its name."""
     from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
 
-    from counterfact.lm.loading import load_lm  # noqa: PLC0415
+    from counterfact.lm.model.loading import load_lm  # noqa: PLC0415
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
     return load_lm(model_place(name), device=device, dtype=dtype, precision=precision)
@@ -70,8 +70,8 @@ def memory_of(lm: "LM", given: str | None, length: int = 100) -> float | None:
     Raises:
         BadInput: no number of bytes, or not even one record at a time fits.
     """
-    from counterfact.lm.memory import needs, plan_within, say  # noqa: PLC0415
-    from counterfact.lm.plan import Shape  # noqa: PLC0415
+    from counterfact.lm.planning.batch_plan import Shape  # noqa: PLC0415
+    from counterfact.lm.planning.memory import needs, plan_within, say  # noqa: PLC0415
 
     if given is None:
         return None

@@ -28,8 +28,8 @@ from counterfact.core.records import Request
 
 if TYPE_CHECKING:
     from counterfact.evaluation.showcase import Saying
-    from counterfact.lm.deltas import Edit
-    from counterfact.lm.loading import LM
+    from counterfact.lm.edits.apply import Edit
+    from counterfact.lm.model.loading import LM
 
 
 def register(app: typer.Typer) -> None:
@@ -61,7 +61,7 @@ def edit(
     --save edit.safetensors`
     """
     from counterfact.evaluation.showcase import say  # noqa: PLC0415
-    from counterfact.lm.precision import float32_products  # noqa: PLC0415
+    from counterfact.lm.model.precision import float32_products  # noqa: PLC0415
 
     if (target is None) == (load is None):
         raise BadInput("give either --target, to make an edit, or --load, to apply one")
@@ -94,7 +94,7 @@ def edit(
 def _make(lm: "LM", request: Request, name: str, overrides: list[str], texts: str, seed: int) -> "Edit":
     from counterfact.contracts.editors import EDITORS, Failure, Resources, edit_singly  # noqa: PLC0415
     from counterfact.core.texts import load_texts  # noqa: PLC0415
-    from counterfact.lm.precision import float32_products  # noqa: PLC0415
+    from counterfact.lm.model.precision import float32_products  # noqa: PLC0415
 
     spec = EDITORS.get(name)
     resolved = spec.resolve(lm.name, lm.n_layers, overrides)
@@ -109,13 +109,13 @@ def _make(lm: "LM", request: Request, name: str, overrides: list[str], texts: st
 
 
 def _save(lm: "LM", made: "Edit", path: Path) -> None:
-    from counterfact.lm.deltas import save_edits  # noqa: PLC0415
+    from counterfact.lm.edits.apply import save_edits  # noqa: PLC0415
 
     save_edits(path, [made], {"model": lm.identity})
 
 
 def _load(lm: "LM", path: Path) -> "Edit":
-    from counterfact.lm.deltas import load_edits  # noqa: PLC0415
+    from counterfact.lm.edits.apply import load_edits  # noqa: PLC0415
 
     edits = load_edits(path, lm)
     if len(edits) != 1:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from counterfact.contracts.datasets import Dataset
     from counterfact.evaluation.options import Options
     from counterfact.evaluation.store import Run
-    from counterfact.lm.loading import LM
+    from counterfact.lm.model.loading import LM
 
 
 def register(app: typer.Typer) -> None:

@@ -9,7 +9,7 @@ from counterfact.cli._common import Device, Dtype, Limit, Model, Seed, console, 
 from counterfact.core.errors import BadInput
 
 if TYPE_CHECKING:
-    from counterfact.lm.loading import LM
+    from counterfact.lm.model.loading import LM
     from counterfact.tracing.facts import BadFact, Fact
     from counterfact.tracing.known import Question
 

@@ -15,8 +15,8 @@ from counterfact.core.files import canonical_json
 
 if TYPE_CHECKING:
     from counterfact.core.texts import TextSource
-    from counterfact.lm.loading import LM
-    from counterfact.lm.second_moment import Advance, SecondMoment
+    from counterfact.lm.model.loading import LM
+    from counterfact.lm.moments.second_moment import Advance, SecondMoment
 
 PAUSE = 30.0
 """Seconds between two lines of progress where there is no terminal."""
@@ -61,7 +61,7 @@ def second_moment(
     lm = open_model(model, device, dtype)
     folder = cache_folder() / "second_moments"
     if import_:
-        from counterfact.lm.given_moments import import_moment  # noqa: PLC0415
+        from counterfact.lm.moments.given import import_moment  # noqa: PLC0415
 
         found = [_describe(import_moment(path, lm, folder), out) for path in import_]
     else:
@@ -88,15 +88,15 @@ class _Job:
 
     def so_far(self, layers: list[int]) -> list[dict[str, Any]]:
         """Take what there is at the last checkpoint."""
-        from counterfact.lm.second_moment import so_far  # noqa: PLC0415
+        from counterfact.lm.moments.second_moment import so_far  # noqa: PLC0415
 
         found = so_far(self.lm, layers, self.texts, folder=self.folder, **self.limits)
         return [_describe(moment, self.out) for moment in found.values()]
 
     def compute(self, layers: list[int], max_memory: float | None) -> list[dict[str, Any]]:
         """Compute, or find, in as few passes as memory allows; only what is said of a pass is kept of it."""
-        from counterfact.lm.moment_memory import plan_passes, sum_bytes, usual_limit  # noqa: PLC0415
-        from counterfact.lm.second_moment import second_moments  # noqa: PLC0415
+        from counterfact.lm.moments.corpus_pass import plan_passes, sum_bytes, usual_limit  # noqa: PLC0415
+        from counterfact.lm.moments.second_moment import second_moments  # noqa: PLC0415
 
         allowed = usual_limit(self.lm.device) if max_memory is None else int(max_memory * 1e9)
         passes = plan_passes(self.lm, layers, allowed)
@@ -157,7 +157,7 @@ def _size(number: float) -> str:
 
 
 def _describe(moment: "SecondMoment", out: Path | None) -> dict[str, Any]:
-    from counterfact.lm.given_moments import copy_moment, moment_facts  # noqa: PLC0415
+    from counterfact.lm.moments.given import copy_moment, moment_facts  # noqa: PLC0415
 
     assert moment.path is not None
     facts = moment_facts(moment.path)

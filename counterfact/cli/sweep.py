@@ -104,7 +104,7 @@ def parse_layers(text: str, n_layers: int) -> list[int]:
 
 
 def _positions(fields: Any, editor: str, given: list[str] | None) -> list[str | None]:
-    from counterfact.lm.encoding import SubjectRule  # noqa: PLC0415
+    from counterfact.lm.model.encoding import SubjectRule  # noqa: PLC0415
 
     if "layer" not in fields:
         raise BadInput(f"{editor} has no setting `layer`, so there is nothing to sweep")

@@ -24,8 +24,8 @@ from counterfact.core.errors import BadInput
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from counterfact.lm.loading import LM
-    from counterfact.lm.plan import Plan
+    from counterfact.lm.model.loading import LM
+    from counterfact.lm.planning.batch_plan import Plan
     from counterfact.tracing.corruption import Corruption
     from counterfact.tracing.methods import Compute
     from counterfact.tracing.store import TraceRun
@@ -132,7 +132,7 @@ def _method(
 
 def run_method(lm: "LM", name: str, settings: dict[str, Any], compute: "Compute", facts: Any, out: Path) -> "TraceRun":
     """Trace all facts with one method, with a progress bar."""
-    from counterfact.lm.precision import float32_products  # noqa: PLC0415
+    from counterfact.lm.model.precision import float32_products  # noqa: PLC0415
     from counterfact.tracing.store import keep, run_identity  # noqa: PLC0415
 
     with progress_bar(f"trace {name}") as advance, float32_products(lm.precision):

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -13,11 +14,11 @@ from counterfact.core.records import Request
 from counterfact.core.registry import Registry
 from counterfact.core.settings import Resolved, Settings, resolve_settings, settings_beside
 from counterfact.core.texts import TextSource
-from counterfact.lm.edits import Edit
-from counterfact.lm.given_moments import given_moment
-from counterfact.lm.loading import LM
-from counterfact.lm.plan import Plan, default_plan
-from counterfact.lm.second_moment import SecondMoment, second_moments
+from counterfact.lm.edits.edit import Edit
+from counterfact.lm.model.loading import LM
+from counterfact.lm.moments.given import given_moment
+from counterfact.lm.moments.second_moment import SecondMoment, second_moments
+from counterfact.lm.planning.batch_plan import Plan, default_plan
 
 S = TypeVar("S", bound=Settings)
 
@@ -35,6 +36,8 @@ class Failure:
 
 Group = Sequence[Request]
 """Requests that share one edit; a single-fact editor has groups of one."""
+Engine = Literal["batched", "plain"]
+"""How an editor computes: many records at once, or one at a time by whole forward passes, to be read and compared."""
 State = Mapping[str, Tensor]
 """What an editor that accumulates keeps beside the weights, such as the keys of earlier requests; saved with a run."""
 
@@ -113,6 +116,8 @@ class Resources:
     seed: int = 0
     plan: Plan | None = None
     """How work is cut into batches; None: the plan of the model on its kind of device."""
+    engine: Engine = "batched"
+    """How edits are computed, by editors that have both engines; the edits agree within float tolerance."""
     progress: Progress | None = None
     """Told how far a second moment has come: texts done, of how many if that is known."""
 
@@ -196,6 +201,7 @@ def editor(
     settings_folder: str | Path | None = None,
     trained_for: str | None = None,
     most_at_once: int | None = 1,
+    engines: tuple[Engine, ...] = ("batched",),
 ) -> Callable[[Callable[[LM, S, Resources], Editor]], Callable[[LM, S, Resources], Editor]]:
     """Register the function below as the one that prepares the editor `name`.
 
@@ -208,12 +214,20 @@ def editor(
             the editor's name.
         trained_for: the task that its network must have been trained for, where it has one.
         most_at_once: how many requests may share one edit; `None`: any number.
+        engines: the engines that it has; preparing it for another raises `BadInput`.
     """
 
     def register(prepare: Callable[[LM, S, Resources], Editor]) -> Callable[[LM, S, Resources], Editor]:
+        @wraps(prepare)
+        def checked(lm: LM, chosen: S, resources: Resources) -> Editor:
+            if resources.engine not in engines:
+                raise BadInput(f"{name} has no {resources.engine} engine, only {', '.join(engines)}")
+            return prepare(lm, chosen, resources)
+
         where = settings_folder or name
         folder = where if isinstance(where, Path) else settings_beside(prepare, where)
-        EDITORS.add(name, EditorSpec(name, settings, prepare, paper, summary, folder, trained_for, most_at_once))
+        spec = EditorSpec(name, settings, checked, paper, summary, folder, trained_for, most_at_once)
+        EDITORS.add(name, spec)
         return prepare
 
     return register

@@ -5,9 +5,9 @@ from typing import TypeVar
 
 from counterfact.contracts.editors import Edited, Failure, Group
 from counterfact.core.records import Request
-from counterfact.editing.rows import Encoded
-from counterfact.lm.edits import Edit
-from counterfact.lm.plan import Plan, in_halves
+from counterfact.editing.requests import Encoded
+from counterfact.lm.edits.edit import Edit
+from counterfact.lm.planning.batch_plan import Plan, in_halves
 
 E = TypeVar("E", bound=Encoded)
 R = TypeVar("R")

@@ -26,11 +26,11 @@ from counterfact.core.records import Request
 from counterfact.core.registry import Registry
 from counterfact.core.settings import Resolved, Settings, resolve_settings, settings_beside
 from counterfact.editing.batches import edit_each
-from counterfact.editing.rows import Encoded, encode
-from counterfact.lm.edits import Edit, LowRank
-from counterfact.lm.factors import Factors, LabelledRows, gradient_factors, run_below
-from counterfact.lm.loading import LM
-from counterfact.lm.plan import Plan
+from counterfact.editing.requests import Encoded, encode
+from counterfact.lm.edits.edit import Edit, LowRank
+from counterfact.lm.edits.gradient_factors import Factors, LabelledRows, gradient_factors, run_below
+from counterfact.lm.model.loading import LM
+from counterfact.lm.planning.batch_plan import Plan
 
 FORMAT = 1
 WEIGHTS, INFO = "network.safetensors", "editor.json"
@@ -99,7 +99,7 @@ class Hypernetwork(nn.Module, ABC):
         super().__init__()
         self.start = max(0, lm.n_layers - settings.blocks)
         layers = range(self.start, lm.n_layers)
-        pairs = [(lm.layout.down(layer), lm.layout.up(layer)) for layer in layers]
+        pairs = [(lm.layout.fc_out(layer), lm.layout.fc_in(layer)) for layer in layers]
         self.edited = tuple(name for pair in pairs for name in (pair if settings.order == "down_up" else pair[::-1]))
 
     @abstractmethod

@@ -19,12 +19,12 @@ from counterfact.core.seeds import derive_seed
 from counterfact.evaluation.passages import text_perplexities
 from counterfact.evaluation.task import Task
 from counterfact.evaluation.text_metrics import TextScorer
-from counterfact.lm.deltas import Edit
+from counterfact.lm.edits.apply import Edit
+from counterfact.lm.forward.packed_products import packed_products
 from counterfact.lm.generation import Generation, generate
-from counterfact.lm.loading import LM
-from counterfact.lm.plan import Plan, Split, is_out_of_memory
-from counterfact.lm.precision import float32_products
-from counterfact.lm.products import packed_products
+from counterfact.lm.model.loading import LM
+from counterfact.lm.model.precision import float32_products
+from counterfact.lm.planning.batch_plan import Plan, Split, is_out_of_memory
 from counterfact.lm.scoring import Unscored, score
 from counterfact.lm.shifts import next_token_shifts
 

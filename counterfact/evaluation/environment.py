@@ -12,7 +12,7 @@ import torch
 
 from counterfact.evaluation.task import Prepared
 from counterfact.evaluation.units import Computed
-from counterfact.lm.plan import Split
+from counterfact.lm.planning.batch_plan import Split
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "nltk")
 

@@ -24,7 +24,7 @@ from counterfact.evaluation.task import Prepared, Task
 from counterfact.evaluation.text_metrics import TextScorer
 from counterfact.evaluation.text_pool import TextPool
 from counterfact.evaluation.units import Computed, Unit
-from counterfact.lm.loading import LM
+from counterfact.lm.model.loading import LM
 
 PRE_FILE = "pre.json"
 """Marks the unedited model's values as finished, and says what they are."""

@@ -16,7 +16,7 @@ from counterfact.core.files import differences, hash_json
 from counterfact.core.records import BadRecord
 from counterfact.editing.networks import read_info
 from counterfact.evaluation.schedule import Schedule
-from counterfact.lm.loading import LM
+from counterfact.lm.model.loading import LM
 
 DISTRIBUTION = "counterfact-toolkit"
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from counterfact.contracts.benchmarks import Benchmark
 from counterfact.contracts.metrics import TextMetric
 from counterfact.evaluation.schedule import Schedule
-from counterfact.lm.plan import Plan
+from counterfact.lm.planning.batch_plan import Plan
 
 if TYPE_CHECKING:
     from counterfact.evaluation.runners import Runner

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import torch
 
-from counterfact.lm.deltas import Edit, per_row
-from counterfact.lm.loading import LM
+from counterfact.lm.edits.apply import Edit, per_row
+from counterfact.lm.model.loading import LM
 
 ROWS = 16
 """Texts in a batch."""

@@ -19,7 +19,7 @@ from counterfact.evaluation.options import Options
 from counterfact.evaluation.paper import N, PaperRow, Published, paper_rows
 from counterfact.evaluation.store import PRE, results
 from counterfact.evaluation.tables import Cell, Row, Table
-from counterfact.lm.loading import LM
+from counterfact.lm.model.loading import LM
 
 ROUNDING = 0.05
 """The paper prints one decimal: its numbers and half-widths may be off by this much."""

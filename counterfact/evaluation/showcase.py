@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from counterfact.core.seeds import derive_seed
-from counterfact.lm.deltas import Edit, per_row
-from counterfact.lm.edits import in_context
+from counterfact.lm.edits.apply import Edit, per_row
+from counterfact.lm.edits.edit import in_context
 from counterfact.lm.generation import Generation, generate
-from counterfact.lm.loading import LM
+from counterfact.lm.model.loading import LM
 
 
 @dataclass(frozen=True)

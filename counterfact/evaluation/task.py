@@ -13,9 +13,9 @@ from counterfact.contracts.metrics import TextMetric
 from counterfact.core.errors import BadInput
 from counterfact.core.registry import load_plugin
 from counterfact.evaluation.options import Options
-from counterfact.lm.loading import LM, Dtype, load_lm
-from counterfact.lm.plan import Plan
-from counterfact.lm.precision import Precision
+from counterfact.lm.model.loading import LM, Dtype, load_lm
+from counterfact.lm.model.precision import Precision
+from counterfact.lm.planning.batch_plan import Plan
 from counterfact.statistics.summary import Side
 
 

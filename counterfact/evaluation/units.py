@@ -12,7 +12,7 @@ from counterfact.core.errors import BadInput
 from counterfact.core.files import json_line, read_json, write_atomic
 from counterfact.core.records import BadRecord, Record
 from counterfact.evaluation.chunks import Outcome
-from counterfact.lm.plan import Split
+from counterfact.lm.planning.batch_plan import Split
 
 ATTEMPTS = 3
 """How often a unit is begun before its records are recorded as failed."""

@@ -13,9 +13,9 @@ from counterfact.evaluation.environment import machine, peak_memory
 from counterfact.evaluation.task import ModelSource, Prepared, Task
 from counterfact.evaluation.text_metrics import TextScorer
 from counterfact.evaluation.units import Computed, Unit
-from counterfact.lm.loading import LM
-from counterfact.lm.memory import needs, plan_within
-from counterfact.lm.plan import TEXT, Plan, Shape, default_plan
+from counterfact.lm.model.loading import LM
+from counterfact.lm.planning.batch_plan import TEXT, Plan, Shape, default_plan
+from counterfact.lm.planning.memory import needs, plan_within
 
 
 class Worker:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from counterfact.lm.deltas import Edit, EditStack
-from counterfact.lm.edits import in_context
-from counterfact.lm.fused import fused_activations
-from counterfact.lm.growing import GrowingCache, newest_token_attention
-from counterfact.lm.loading import LM
-from counterfact.lm.plan import Plan, default_plan, in_halves
+from counterfact.lm.edits.apply import Edit, EditStack
+from counterfact.lm.edits.edit import in_context
+from counterfact.lm.forward.blocks import decode_attention, embed, logits, pad_right, run_blocks
+from counterfact.lm.forward.decode_cache import DecodeCache
+from counterfact.lm.forward.fused_activations import fused_activations
+from counterfact.lm.model.loading import LM
+from counterfact.lm.planning.batch_plan import Plan, default_plan, in_halves
 from counterfact.lm.scoring import Unscored
-from counterfact.lm.stack import embed, logits, run_blocks
 
 RUN = 64
 """Neighbours in the vocabulary of which only the largest logit is looked at first."""
@@ -32,7 +32,7 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class _Row:
+class _TextRow:
     number: int
     ids: list[int]
     seed: int
@@ -78,7 +78,7 @@ def generate(
     owners = [-1] * len(prompts) if owners is None else owners
     _check(lm, prompts, seeds, owners, length, top_k)
     ids, context = _encode(lm, prompts, owners, edits)
-    rows = [_Row(i, *parts) for i, parts in enumerate(zip(ids, seeds, owners, strict=True))]
+    rows = [_TextRow(i, *parts) for i, parts in enumerate(zip(ids, seeds, owners, strict=True))]
     results: dict[int, list[int] | Unscored] = {}
     for row in rows:
         if not row.ids:
@@ -89,11 +89,11 @@ def generate(
     # Batches of one size: a small last one would read all weights for few rows.
     batches = -(-len(waiting) // plan.generation_rows)
     size = -(-len(waiting) // max(batches, 1))
-    cache = GrowingCache(size, length)
+    cache = DecodeCache(size, length)
     with torch.inference_mode(), fused_activations(lm):
         stack = EditStack(lm, edits) if edits else None
 
-        def run(batch: Sequence[_Row]) -> None:
+        def run(batch: Sequence[_TextRow]) -> None:
             context = stack.rows([row.owner for row in batch]) if stack else nullcontext()
             with context:
                 results.update(_sample(lm, batch, cache, length, top_k))
@@ -128,14 +128,14 @@ def _encode(
 
 
 def _sample(
-    lm: LM, batch: Sequence[_Row], cache: GrowingCache, length: int, top_k: int
+    lm: LM, batch: Sequence[_TextRow], cache: DecodeCache, length: int, top_k: int
 ) -> dict[int, list[int] | Unscored]:
     """Fill one batch column by column; nothing is read from the device before the last column."""
     device = lm.device
     lengths = [len(row.ids) for row in batch]
     shortest, longest = min(lengths), max(lengths)
-    table = torch.tensor([row.ids + [0] * (length - len(row.ids)) for row in batch], device=device)
-    given = torch.arange(length, device=device) < torch.tensor(lengths, device=device)[:, None]
+    table, ends = pad_right([row.ids for row in batch], device, length)
+    given = torch.arange(length, device=device) < ends[:, None]
     draws = _draws(batch, length).to(device) if top_k > 1 else None
     positions = torch.arange(length, device=device)
     broken = torch.zeros(len(batch), dtype=torch.bool, device=device)
@@ -151,7 +151,7 @@ def _sample(
         table[:, column] = torch.where(given[:, column], table[:, column], token) if column < longest else token
 
     fill(0, shortest)
-    with newest_token_attention(lm, cache):
+    with decode_attention(lm, cache):
         for column in range(shortest + 1, length):
             fill(column - 1, column)
     return {
@@ -160,7 +160,7 @@ def _sample(
     }
 
 
-def _draws(batch: Sequence[_Row], length: int) -> Tensor:
+def _draws(batch: Sequence[_TextRow], length: int) -> Tensor:
     """(rows, length) uniform numbers, each row from a generator of its own."""
     generator = torch.Generator()
     return torch.stack(

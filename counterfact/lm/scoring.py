@@ -8,14 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from counterfact.lm.deltas import Edit, EditStack
-from counterfact.lm.edits import in_context
-from counterfact.lm.fused import fused_activations
-from counterfact.lm.loading import LM
-from counterfact.lm.plan import Plan, default_plan, in_halves
-from counterfact.lm.ragged import Ragged
-from counterfact.lm.rows import RaggedRows
-from counterfact.lm.stack import embed, logits, run_blocks
+from counterfact.lm.edits.apply import Edit, EditStack
+from counterfact.lm.edits.edit import in_context
+from counterfact.lm.forward.blocks import embed, logits, run_blocks
+from counterfact.lm.forward.fused_activations import fused_activations
+from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
+from counterfact.lm.model.loading import LM
+from counterfact.lm.planning.batch_plan import Plan, default_plan, in_halves
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class _Read(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Row:
+class _ScoredRow:
     """What is fed to the model, and what is read off."""
 
     ids: list[int]
@@ -111,8 +110,8 @@ def score(
     with torch.inference_mode(), fused_activations(lm):
         stack = EditStack(lm, edits) if edits else None
 
-        def run(batch: Sequence[_Row]) -> None:
-            layout = Ragged.of([len(row.ids) for row in batch])
+        def run(batch: Sequence[_ScoredRow]) -> None:
+            layout = RaggedLayout.of([len(row.ids) for row in batch])
             ragged = RaggedRows(layout, lm.device, tail=max(row.tail for row in batch))
             context = stack.rows([row.owner for row in batch], ragged) if stack else nullcontext()
             with context:
@@ -130,11 +129,11 @@ def score(
 
 def _lay_out(
     lm: LM, queries: Sequence[Query], owners: Sequence[int], edits: Sequence[Edit]
-) -> tuple[list[_Row], list[list[list[int]]], dict[int, str]]:
+) -> tuple[list[_ScoredRow], list[list[list[int]]], dict[int, str]]:
     """Turn queries into rows; return them, the slots of each query's targets, and why queries have none."""
     prompts = lm.encoding.prompts(in_context([query.prompt for query in queries], owners, edits))
     targets, unencodable = _encode(lm, {target: None for query in queries for target in query.targets})
-    rows: list[_Row] = []
+    rows: list[_ScoredRow] = []
     slots: list[list[list[int]]] = []
     failed: dict[int, str] = {}
     count = 0
@@ -143,10 +142,10 @@ def _lay_out(
         if reason := _refuse(lm, prompt, query, targets, unencodable):
             failed[i] = reason
             continue
-        by_prefix: dict[tuple[int, ...], _Row] = {}
+        by_prefix: dict[tuple[int, ...], _ScoredRow] = {}
         for target in query.targets:
             ids = targets[target]
-            row = by_prefix.setdefault(tuple(ids[:-1]), _Row([*prompt, *ids[:-1]], owners[i], [], i))
+            row = by_prefix.setdefault(tuple(ids[:-1]), _ScoredRow([*prompt, *ids[:-1]], owners[i], [], i))
             places = range(len(prompt) - 1, len(row.ids))
             row.reads.extend(_Read(p, t, count + j) for j, (p, t) in enumerate(zip(places, ids, strict=True)))
             slots[i].append(list(range(count, count + len(ids))))
@@ -180,9 +179,9 @@ def _refuse(
     return None
 
 
-def _batches(rows: Sequence[_Row], budget: int) -> Iterator[list[_Row]]:
+def _batches(rows: Sequence[_ScoredRow], budget: int) -> Iterator[list[_ScoredRow]]:
     """Sort rows by how much of their end is read, then by length, and cut them at `budget` tokens."""
-    batch: list[_Row] = []
+    batch: list[_ScoredRow] = []
     used = 0
     for row in sorted(rows, key=lambda row: (row.tail, len(row.ids))):
         if batch and used + len(row.ids) > budget:
@@ -195,13 +194,13 @@ def _batches(rows: Sequence[_Row], budget: int) -> Iterator[list[_Row]]:
 
 
 def _score_batch(
-    lm: LM, batch: Sequence[_Row], ragged: RaggedRows, logit_rows: int
+    lm: LM, batch: Sequence[_ScoredRow], ragged: RaggedRows, logit_rows: int
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Run one batch; yield slots, nats, and whether the token is the likeliest one, for groups of positions."""
     layout = ragged.layout
     ids = torch.tensor([layout.flat([row.ids for row in batch])], device=lm.device)
     positions = torch.tensor([layout.counted()], device=lm.device)
-    states = run_blocks(lm, embed(lm, ids, positions), 0, lm.n_layers, positions=positions, ragged=ragged)[0]
+    states = run_blocks(lm, embed(lm, ids, positions), 0, lm.n_layers, positions=positions, rows=ragged)[0]
     place = {token: i for i, token in enumerate(ragged.asked_for.tolist())}
     where: dict[int, list[_Read]] = {token: [] for token in place}  # what is read at each token
     for row, start in zip(batch, layout.starts, strict=True):

@@ -8,15 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from counterfact.lm.deltas import EditStack
-from counterfact.lm.edits import Edit, in_context
-from counterfact.lm.fused import fused_activations
-from counterfact.lm.loading import LM
-from counterfact.lm.plan import Plan, default_plan, in_halves
-from counterfact.lm.ragged import Ragged
-from counterfact.lm.rows import RaggedRows
+from counterfact.lm.edits.apply import EditStack
+from counterfact.lm.edits.edit import Edit, in_context
+from counterfact.lm.forward.blocks import embed, logits, run_blocks
+from counterfact.lm.forward.fused_activations import fused_activations
+from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
+from counterfact.lm.model.loading import LM
+from counterfact.lm.planning.batch_plan import Plan, default_plan, in_halves
 from counterfact.lm.scoring import Unscored
-from counterfact.lm.stack import embed, logits, run_blocks
 
 
 class Shift(NamedTuple):
@@ -30,7 +29,7 @@ class Shift(NamedTuple):
     """Number of tokens that the distributions are over."""
 
 
-class _Row(NamedTuple):
+class _ShiftRow(NamedTuple):
     number: int
     plain: list[int]
     edited: list[int]
@@ -67,11 +66,11 @@ def next_token_shifts(
         elif index < 0:
             results[i] = Shift(0.0, 0.0, size)
         else:
-            rows.append(_Row(i, before, after, index))
+            rows.append(_ShiftRow(i, before, after, index))
     with torch.inference_mode(), fused_activations(lm):
         stack = EditStack(lm, edits) if edits else None
 
-        def run(batch: Sequence[_Row]) -> None:
+        def run(batch: Sequence[_ShiftRow]) -> None:
             old = _next_token_log_probabilities(lm, [row.plain for row in batch])
             ragged = _ragged(lm, [row.edited for row in batch])
             with stack.rows([row.edit_index for row in batch], ragged) if stack else nullcontext():
@@ -86,9 +85,9 @@ def next_token_shifts(
     return [results[i] for i in range(len(prompts))]
 
 
-def _batches(rows: Sequence[_Row], plan: Plan) -> Iterator[list[_Row]]:
+def _batches(rows: Sequence[_ShiftRow], plan: Plan) -> Iterator[list[_ShiftRow]]:
     """Cut rows, sorted by length, at the plan's tokens and at as many rows as it computes logits for at once."""
-    batch: list[_Row] = []
+    batch: list[_ShiftRow] = []
     used = 0
     for row in sorted(rows, key=lambda row: len(row.edited)):
         if batch and (used + len(row.edited) > plan.tokens_per_batch or len(batch) == max(1, plan.logit_rows // 2)):
@@ -101,7 +100,7 @@ def _batches(rows: Sequence[_Row], plan: Plan) -> Iterator[list[_Row]]:
 
 
 def _ragged(lm: LM, rows: Sequence[list[int]]) -> RaggedRows:
-    return RaggedRows(Ragged.of([len(row) for row in rows]), lm.device, tail=1)
+    return RaggedRows(RaggedLayout.of([len(row) for row in rows]), lm.device, tail=1)
 
 
 def _next_token_log_probabilities(lm: LM, rows: Sequence[list[int]], ragged: RaggedRows | None = None) -> Tensor:
@@ -110,7 +109,7 @@ def _next_token_log_probabilities(lm: LM, rows: Sequence[list[int]], ragged: Rag
     layout = ragged.layout
     ids = torch.tensor([layout.flat(rows)], device=lm.device)
     positions = torch.tensor([layout.counted()], device=lm.device)
-    states = run_blocks(lm, embed(lm, ids, positions), 0, lm.n_layers, positions=positions, ragged=ragged)[0]
+    states = run_blocks(lm, embed(lm, ids, positions), 0, lm.n_layers, positions=positions, rows=ragged)[0]
     scores = logits(lm, states)
     return scores.to(torch.promote_types(scores.dtype, torch.float32)).log_softmax(-1)
 

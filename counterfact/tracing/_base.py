@@ -6,10 +6,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from counterfact.lm.hooks import Site, Tape, find_module, hooked, shadowed
-from counterfact.lm.loading import LM
-from counterfact.lm.plan import is_out_of_memory
-from counterfact.lm.stack import Recorder, embed, logits, run_blocks
+from counterfact.lm.forward.blocks import embed, logits, run_blocks
+from counterfact.lm.forward.prefix import KVRecorder
+from counterfact.lm.model.hooks import Site, Tape, find_module, hooked, shadowed
+from counterfact.lm.model.loading import LM
+from counterfact.lm.planning.batch_plan import is_out_of_memory
 from counterfact.tracing.facts import Prompt
 
 Module = Literal["mlp", "attn"]
@@ -63,7 +64,7 @@ def run_base(lm: LM, prompt: Prompt, noise: Tensor, *, replace: bool) -> Base:
         rows[1:, span] = noise if replace else rows[1:, span] + noise
         return rows
 
-    tape, recorder = Tape(), Recorder()
+    tape, recorder = Tape(), KVRecorder()
     blocks = [Site(lm.layout.block(layer)) for layer in range(lm.n_layers)]
     parts = {module: [site_of(lm, module, layer) for layer in range(lm.n_layers)] for module in MODULES}
     ids = torch.tensor(prompt.ids, device=lm.device).expand(1 + len(noise), -1)

@@ -6,19 +6,17 @@ that begin below it. Rows of all lengths lie in one line, after keys and values 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from counterfact.lm.loading import LM
-from counterfact.lm.ragged import Group, Ragged
-from counterfact.lm.rows import RaggedRows
-from counterfact.lm.stack import logits, run_blocks
+from counterfact.lm.forward.blocks import logits, run_blocks
+from counterfact.lm.forward.prefix import KV, PrefixKV
+from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
+from counterfact.lm.model.loading import LM
 from counterfact.tracing._base import Base, Module, probability, run_beside
-from counterfact.tracing._spots import together
+from counterfact.tracing._patch_sites import together
 
 LOGIT_ROWS = {"cpu": 128}
 """Positions whose logits are held at once; 2048 on an accelerator."""
@@ -71,7 +69,7 @@ def slopes(lm: LM, base: Base, module: Module | None, alphas: Tensor, *, single:
         Path(layer, token) for layer in range(lm.n_layers) for token in tokens if layer < top or token in {None, last}
     ]
     for share in _shares(lm, paths, length, len(alphas)):
-        yield from _Walk(lm, base, module, alphas, share).run()
+        yield from _PathWalk(lm, base, module, alphas, share).run()
 
 
 def _shares(lm: LM, paths: Sequence[Path], length: int, nodes: int) -> Iterator[list[Path]]:
@@ -90,27 +88,22 @@ def _shares(lm: LM, paths: Sequence[Path], length: int, nodes: int) -> Iterator[
     yield share
 
 
-@dataclass(frozen=True, eq=False)
-class _Prefix:
-    """The clean run's keys and values before rows that begin at some tokens: the same for all rows of a group."""
+def _clean_prefix(base: Base, firsts: Sequence[int]) -> PrefixKV:
+    """The clean run's keys and values before the rows of each group, the same for all of them.
 
-    base: Base
-    firsts: Sequence[int]
-    """For each group, the tokens before it."""
+    Args:
+        base: its first row is the clean run.
+        firsts: for each group, the number of tokens before it.
+    """
 
-    @cached_property
-    def masks(self) -> list[Tensor]:
-        """All are seen."""
-        return [self.base.embedded.new_zeros(1, first) for first in self.firsts]
+    def of(layer: int, group: int) -> KV:
+        keys, values = (tables[layer][:1, :, : firsts[group]] for tables in (base.keys, base.values))
+        return keys, values
 
-    def of(self, layer: int, group: int) -> tuple[Tensor, Tensor]:
-        """Keys and values, once for all rows; see `Earlier`."""
-        first = self.firsts[group]
-        keys, values = (tables[layer][:1, :, :first] for tables in (self.base.keys, self.base.values))
-        return keys.transpose(2, 3), values
+    return PrefixKV(of, [base.embedded.new_zeros(1, first) for first in firsts])
 
 
-class _Walk:
+class _PathWalk:
     """The states of all paths that have joined, by the token that they begin with: (rows, positions, width)."""
 
     def __init__(self, lm: LM, base: Base, module: Module | None, alphas: Tensor, paths: Sequence[Path]) -> None:
@@ -143,18 +136,16 @@ class _Walk:
     def _step(self, layer: int) -> None:
         """Run one layer; of the last one, only what the last position needs."""
         lm, device = self.lm, self.lm.device
-        firsts, groups, positions, start = [], [], [], 0
-        for first, states in self.live.items():
-            rows, length = states.shape[:2]
-            firsts.append(first)
-            groups.append(Group(start, rows, length))
-            positions.append(torch.arange(first, first + length, device=device).expand(rows, -1).flatten())
-            start = groups[-1].tokens.stop
-        layout = Ragged(tuple(range(sum(group.rows for group in groups))), tuple(groups))
-        earlier = _Prefix(self.base, firsts) if any(firsts) else None
-        ragged = RaggedRows(layout, device, earlier, tail=1 if layer == lm.n_layers - 1 else None)
+        firsts, shapes = list(self.live), [(len(states), states.shape[1]) for states in self.live.values()]
+        positions = [
+            torch.arange(first, first + length, device=device).expand(rows, -1).flatten()
+            for first, (rows, length) in zip(firsts, shapes, strict=True)
+        ]
+        prefix = _clean_prefix(self.base, firsts) if any(firsts) else None
+        tail = 1 if layer == lm.n_layers - 1 else None
+        ragged = RaggedRows(RaggedLayout.of_groups(shapes), device, prefix, tail)
         hidden = together([states.flatten(0, 1) for states in self.live.values()])[None]
-        hidden = run_blocks(lm, hidden, layer, layer + 1, positions=torch.cat(positions)[None], ragged=ragged)
+        hidden = run_blocks(lm, hidden, layer, layer + 1, positions=torch.cat(positions)[None], rows=ragged)
         kept = ragged.layout_of(hidden).groups
         parts = torch.split(hidden[0], [group.rows * group.length for group in kept])
         self.live = {

@@ -6,35 +6,39 @@ for all cells of all tokens that have joined: their positions lie in one line, w
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from counterfact.lm.hooks import Patch, Site, hooked, only
-from counterfact.lm.loading import LM
-from counterfact.lm.plan import Plan
-from counterfact.lm.stack import logits, run_blocks
-from counterfact.tracing._attention import PackedAttention
+from counterfact.lm.forward.attention import attend
+from counterfact.lm.forward.blocks import attend_by, call_blocks, logits
+from counterfact.lm.forward.prefix import PrefixKV
+from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
+from counterfact.lm.model.hooks import Patch, Site, hooked, only
+from counterfact.lm.model.loading import LM
+from counterfact.lm.planning.batch_plan import Plan
 from counterfact.tracing._base import MODULES, Module, probability, site_of
-from counterfact.tracing._spots import Spot, groups_of
+from counterfact.tracing._patch_sites import PatchSite, groups_of
 from counterfact.tracing.cells import Cell
 
 
 @torch.no_grad()
-def sweep(lm: LM, spots: Sequence[Spot], plan: Plan) -> list[Tensor]:
-    """Return the probability of each prompt's answer under each of its spot's cells.
+def sweep(lm: LM, sites: Sequence[PatchSite], plan: Plan) -> list[Tensor]:
+    """Return the probability of each prompt's answer under each of its site's cells.
 
     Args:
         lm: the model.
-        spots: their cells walk up side by side.
+        sites: their cells walk up side by side.
         plan: how many logits are held at once.
 
     Returns:
-        For each spot, (rows, cells).
+        For each site, (rows, cells).
     """
-    walk = _Walk(lm, spots)
-    with walk.attention.in_place():
+    walk = _CellWalk(lm, sites)
+    with attend_by(lm, walk.attend):
         walk.join(-1)
         for layer in range(lm.n_layers):
             walk.run(layer)
@@ -75,16 +79,15 @@ class _Course:
         return begun, [self.live.index(self.longest[cell.kind, cell.start]) for cell in forks]
 
 
-class _Walk:
+class _CellWalk:
     """The states of all cells that have joined: by group, sample and cell, (1, positions, width)."""
 
-    def __init__(self, lm: LM, spots: Sequence[Spot]) -> None:
+    def __init__(self, lm: LM, sites: Sequence[PatchSite]) -> None:
         self.lm = lm
         self.device = lm.device
-        self.groups = groups_of(spots)
+        self.groups = groups_of(sites)
         self.courses = {group.cells: _Course(group.cells) for group in self.groups}
         self.hidden = torch.empty(1, 0, lm.width, dtype=lm.dtype, device=self.device)
-        self.attention = PackedAttention(lm, self.groups)
         self._lay_out()
 
     def _lay_out(self) -> None:
@@ -102,7 +105,17 @@ class _Walk:
                 for group, size in zip(self.groups, sizes, strict=True)
             ]
         )[None]
-        self.attention.cells = counts
+        layout = RaggedLayout.of_groups([(rows * count, suffix) for rows, count, suffix in shapes if count])
+        live = [group for group, count in zip(self.groups, counts, strict=True) if count]
+        prefix = PrefixKV(
+            lambda layer, number: live[number].before(layer),
+            [self.hidden.new_zeros(1, group.first) for group in live],
+        )
+        self.rows = RaggedRows(layout, self.device, prefix)
+
+    def attend(self, *of_module: Any) -> Tensor:
+        """Attend as the layer that is being run shall; see `forward.attention.attend`."""
+        return attend(self.rows, *of_module)
 
     def _by_group(self, states: Tensor) -> list[Tensor]:
         """Cut (1, positions, width) into (rows, cells, suffix, width) of each group."""
@@ -113,11 +126,10 @@ class _Walk:
         """Run one layer for all cells that have joined."""
         if not self.total:
             return
-        self.attention.last_only = layer == self.lm.n_layers - 1
+        if layer == self.lm.n_layers - 1:
+            self.rows = replace(self.rows, tail=1)
         with hooked(self.lm.model, *self._patches(layer)):
-            # Attention sees to what a position may look at; a mask is given so that none is made.
-            mask = self.hidden.new_zeros(1, 1, 1, 1)
-            self.hidden = run_blocks(self.lm, self.hidden, layer, layer + 1, positions=self.positions, mask=mask)
+            self.hidden = call_blocks(self.lm, self.hidden, [layer], self.positions)
 
     def _patches(self, layer: int) -> list[tuple[Site, Patch]]:
         """Hold the modules' outputs where cells cover the layer; skip what is held, or never read."""
@@ -125,7 +137,7 @@ class _Walk:
         needed = torch.full((self.total,), not last, device=self.device)
         if last:
             needed[torch.cat([places[:, :, -1].flatten() for places in self.places])] = True
-        patches = only(self.lm.layout.mix(layer), needed.nonzero()[:, 0]) if last else []
+        patches = only(self.lm.layout.out_proj(layer), needed.nonzero()[:, 0]) if last else []
         for module in MODULES:
             held = self._held(module, layer, last_only=last)
             rows = torch.cat([rows for rows, _ in held]) if held else self.places[0].new_empty(0)
@@ -142,7 +154,7 @@ class _Walk:
         found = []
         for group, places in zip(self.groups, self.places, strict=True):
             # In the last layer only the last position is read.
-            if last_only and not group.spots[0].is_last:
+            if last_only and not group.sites[0].is_last:
                 continue
             live = enumerate(self.courses[group.cells].live)
             held = [(place, cell) for place, cell in live if cell.module == module and layer < cell.stop]
@@ -168,27 +180,27 @@ class _Walk:
                 states[:, place] = states[:, source]
 
     def read(self, plan: Plan) -> list[Tensor]:
-        """Return the answer's probability for each spot, (rows, cells); as corrupted where a cell changes nothing."""
+        """Return the answer's probability for each site, (rows, cells); as corrupted where a cell changes nothing."""
         read = list(self._last_states())
         states = torch.cat([own.flatten(0, 1) for _, _, own in read])
-        answers = [spot.base.answer for spot, cells, _ in read for _ in range(spot.rows * len(cells))]
+        answers = [site.base.answer for site, cells, _ in read for _ in range(site.rows * len(cells))]
         chances = chances_of(self.lm, states, torch.tensor(answers, device=self.device), plan.logit_rows)
-        parts = torch.split(chances, [spot.rows * len(cells) for spot, cells, _ in read])
+        parts = torch.split(chances, [site.rows * len(cells) for site, cells, _ in read])
         found = []
-        for (spot, cells, _), part in zip(read, parts, strict=True):
-            found.append(spot.base.low[spot.samples, None].repeat(1, len(spot.cells)))
-            found[-1][:, [spot.cells.index(cell) for cell in cells]] = part.view(spot.rows, len(cells))
+        for (site, cells, _), part in zip(read, parts, strict=True):
+            found.append(site.base.low[site.samples, None].repeat(1, len(site.cells)))
+            found[-1][:, [site.cells.index(cell) for cell in cells]] = part.view(site.rows, len(cells))
         return found
 
-    def _last_states(self) -> Iterator[tuple[Spot, list[Cell], Tensor]]:
-        """Yield for each spot the cells that change the prompt's last state, and that state, (rows, cells, width)."""
+    def _last_states(self) -> Iterator[tuple[PatchSite, list[Cell], Tensor]]:
+        """Yield for each site the cells that change the prompt's last state, and that state, (rows, cells, width)."""
         top = self.lm.n_layers - 1
         for group, states in zip(self.groups, self._by_group(self.hidden), strict=True):
-            live, rows = self.courses[group.cells].live, [spot.rows for spot in group.spots]
-            for spot, own in zip(group.spots, torch.split(states[:, :, -1], rows), strict=True):
+            live, rows = self.courses[group.cells].live, [site.rows for site in group.sites]
+            for site, own in zip(group.sites, torch.split(states[:, :, -1], rows), strict=True):
                 # A state after the last layer is read at the prompt's last token only, and there at once.
-                ends = [cell for cell in spot.cells if cell.start == top and spot.is_last]
-                yield spot, [*live, *ends], torch.cat([own, *(spot.begin(cell.kind, top)[:, None] for cell in ends)], 1)
+                ends = [cell for cell in site.cells if cell.start == top and site.is_last]
+                yield site, [*live, *ends], torch.cat([own, *(site.begin(cell.kind, top)[:, None] for cell in ends)], 1)
 
 
 def chances_of(lm: LM, states: Tensor, answers: Tensor, at_once: int) -> Tensor:

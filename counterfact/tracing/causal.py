@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from counterfact.core.errors import BadInput
-from counterfact.lm.fused import fused_activations
-from counterfact.lm.loading import LM
-from counterfact.lm.memory import needs, say
-from counterfact.lm.plan import FEWEST, Plan, Shape, in_halves, plan_for
+from counterfact.lm.forward.fused_activations import fused_activations
+from counterfact.lm.model.loading import LM
+from counterfact.lm.planning.batch_plan import FEWEST, Plan, Shape, in_halves, plan_for
+from counterfact.lm.planning.memory import needs, say
 from counterfact.tracing._base import Base, costs_a_fact, run_base, run_beside
-from counterfact.tracing._spots import Restoration, Spot, batches, spots_of
+from counterfact.tracing._patch_sites import PatchSite, Restoration, batches, patch_sites_of
 from counterfact.tracing._sweep import sweep
 from counterfact.tracing.cells import HELD, KINDS, SEVERED, Kind, Scan
 from counterfact.tracing.corruption import Corruption
@@ -80,7 +80,7 @@ def trace(
     cell's states are put back to the clean run's. Its indirect effect is `score - low`, the total effect `high - low`.
 
     Args:
-        lm: the model, of any family that `lm.sites` knows.
+        lm: the model, of any family that `lm.model.sites` knows.
         facts: what to trace; their cells share batches.
         corruption: the noise.
         scan: which cells.
@@ -190,23 +190,23 @@ def _trace_all(lm: LM, bases: dict[int, Base], scan: Scan, plan: Plan) -> dict[i
     every = sorted({cell for own in cells.values() for cell in own})
     columns = {kind: [every.index(cell) for cell in own] for kind, own in cells.items()}
     scores: dict[int, Tensor] = {}
-    spots: list[Spot] = []
+    sites: list[PatchSite] = []
     owners = {id(base): place for place, base in bases.items()}
     for place, base in bases.items():
         tokens = scan.tokens(base.prompt)
         scores[place] = base.low[:, None, None].repeat(1, len(tokens), len(every))
         restorations = {kind: _restoration(lm, base, kind) for kind in scan.kinds}
         # Before the subject nothing was corrupted: restoring changes nothing there.
-        spots += spots_of(base, restorations, every, [token for token in tokens if token >= base.prompt.begin])
+        sites += patch_sites_of(base, restorations, every, [token for token in tokens if token >= base.prompt.begin])
 
-    def run(batch: Sequence[Spot]) -> None:
-        for spot, found in zip(batch, sweep(lm, batch, plan), strict=True):
-            row = scan.tokens(spot.base.prompt).index(spot.token)
-            scores[owners[id(spot.base)]][spot.samples, row, [every.index(cell) for cell in spot.cells]] = found
+    def run(batch: Sequence[PatchSite]) -> None:
+        for site, found in zip(batch, sweep(lm, batch, plan), strict=True):
+            row = scan.tokens(site.base.prompt).index(site.token)
+            scores[owners[id(site.base)]][site.samples, row, [every.index(cell) for cell in site.cells]] = found
 
-    lost = [spot for batch in batches(spots, plan) for spot in in_halves("trace", batch, run, plan)]
-    for spot in lost:
-        scores.pop(owners[id(spot.base)], None)
+    lost = [site for batch in batches(sites, plan) for site in in_halves("trace", batch, run, plan)]
+    for site in lost:
+        scores.pop(owners[id(site.base)], None)
     return {
         place: {
             kind: _summarise(kind, scan.tokens(bases[place].prompt), found[:, :, own]) for kind, own in columns.items()

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from counterfact.core.errors import BadInput
 from counterfact.core.seeds import derive_seed
-from counterfact.lm.hooks import find_module
-from counterfact.lm.loading import LM
+from counterfact.lm.model.hooks import find_module
+from counterfact.lm.model.loading import LM
 
 Shape = Literal["gaussian", "uniform", "multivariate", "student"]
 EMBEDDING_TEXTS = 1000

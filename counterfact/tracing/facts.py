@@ -12,7 +12,7 @@ from pydantic import ConfigDict, ValidationError
 from counterfact.core.errors import BadInput
 from counterfact.core.files import read_json
 from counterfact.core.records import Border
-from counterfact.lm.loading import LM
+from counterfact.lm.model.loading import LM
 
 
 class Fact(Border):

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from counterfact.core.errors import BadInput
-from counterfact.lm.loading import LM
-from counterfact.lm.products import packed_products
+from counterfact.lm.forward.packed_products import packed_products
+from counterfact.lm.model.loading import LM
 from counterfact.tracing._base import Base, costs_a_fact, run_base
 from counterfact.tracing._paths import slopes
 from counterfact.tracing.facts import BadFact, Fact, Prompt, encode

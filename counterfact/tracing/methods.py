@@ -6,8 +6,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from counterfact.lm.loading import LM
-from counterfact.lm.plan import Plan
+from counterfact.lm.model.loading import LM
+from counterfact.lm.planning.batch_plan import Plan
 from counterfact.tracing.causal import Traced, trace
 from counterfact.tracing.cells import KINDS, SEVERED, Kind, Scan
 from counterfact.tracing.corruption import Corruption

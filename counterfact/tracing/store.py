@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from counterfact.core.errors import BadInput
 from counterfact.core.files import JsonLog, differences, hash_json, one_writer, read_json, write_atomic, write_json
-from counterfact.lm.loading import LM
+from counterfact.lm.model.loading import LM
 from counterfact.tracing.facts import BadFact, Fact
 
 SCHEMA = 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from counterfact.cli.moment import _duration, _so_much
-from counterfact.lm._moment_pass import Advance
+from counterfact.lm.moments.corpus_pass import Advance
 from tests.cli.test_commands import Command, command, kill_and_go_on  # noqa: F401
 from tests.lm.test_given_moments import published
 from tests.support.models import SENTENCES, tiny_folder
@@ -86,8 +86,8 @@ def test_what_is_there_so_far(command: Command, texts: Path, monkeypatch: pytest
     asked = (*TINY, "--layers", "0-1", "--texts", texts)
     code, _, err = command(*asked, "--so-far")
     assert code == 2 and "no unfinished pass over texts.jsonl for layer 0" in err
-    monkeypatch.setattr("counterfact.lm._moment_pass.SECONDS", 0.0)
-    monkeypatch.setattr("counterfact.lm._moment_pass.SHARE", 1e9)
+    monkeypatch.setattr("counterfact.lm.moments.corpus_pass.SECONDS", 0.0)
+    monkeypatch.setattr("counterfact.lm.moments.corpus_pass.SHARE", 1e9)
     with monkeypatch.context() as patched:
         patched.setattr("counterfact.cli.moment._so_much", stop_at(150))
         patched.setattr("counterfact.cli.moment.PAUSE", -1e9)

@@ -14,8 +14,8 @@ from counterfact.core.files import hash_json
 from counterfact.core.records import Request
 from counterfact.core.settings import Settings
 from counterfact.editing.networks import NETWORKS
-from counterfact.lm.edits import Edit, LowRank, load_edits, save_edits
-from counterfact.lm.loading import LM
+from counterfact.lm.edits.edit import Edit, LowRank, load_edits, save_edits
+from counterfact.lm.model.loading import LM
 from tests.support.editing import REQUESTS, TEXTS, edits_of, nll, prepared, resources
 from tests.support.models import tiny_lm
 
@@ -120,7 +120,7 @@ def test_no_hook_stays_after_a_failure_in_the_model(
     name: str, lm: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     editor = quick(name, lm, tmp_path)
-    for part in (lm.layout.down(1), lm.layout.final_norm):
+    for part in (lm.layout.fc_out(1), lm.layout.final_norm):
 
         def broken(*_: object) -> None:
             raise RuntimeError("broken module")

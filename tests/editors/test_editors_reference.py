@@ -14,14 +14,14 @@ from torch import Tensor
 
 from counterfact.contracts.editors import Resources
 from counterfact.core.records import Request
-from counterfact.editing.rows import encode
+from counterfact.editing.requests import encode
 from counterfact.editors.finetune import BoxedFinetuneSettings, Finetune, FinetuneSettings, lay_out, train
 from counterfact.editors.rome import Rome, RomeSettings, rank_one
-from counterfact.lm.deltas import merged
-from counterfact.lm.edits import Edit
-from counterfact.lm.loading import LM, load_lm
-from counterfact.lm.plan import default_plan
-from counterfact.lm.second_moment import SecondMoment
+from counterfact.lm.edits.apply import merged
+from counterfact.lm.edits.edit import Edit
+from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.moments.second_moment import SecondMoment
+from counterfact.lm.planning.batch_plan import default_plan
 from tests.support.editing import change
 
 NAMES = {

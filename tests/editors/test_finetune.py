@@ -10,12 +10,12 @@ import counterfact.editors.finetune
 from counterfact.contracts.editors import Failure
 from counterfact.core.errors import BadInput
 from counterfact.core.records import Request
-from counterfact.editing.rows import encode
+from counterfact.editing.requests import encode
 from counterfact.editors.finetune import BoxedFinetuneSettings, FinetuneSettings, lay_out, train
-from counterfact.lm.edits import Dense, Edit
-from counterfact.lm.loading import LM
-from counterfact.lm.plan import Plan
-from counterfact.lm.sites import weight_view
+from counterfact.lm.edits.edit import Dense, Edit
+from counterfact.lm.model.loading import LM
+from counterfact.lm.model.sites import weight_view
+from counterfact.lm.planning.batch_plan import Plan
 from tests.support.editing import REQUESTS, broken_embedding, change, edits_of, prepared, resources
 from tests.support.models import FAMILIES, tiny_lm
 
@@ -25,9 +25,9 @@ def plain_training(
 ) -> tuple[Tensor, list[float]]:
     """FT word for word: the model's own weight, whole forward passes, torch's Adam, the box after every pass."""
     ids, target = lm.prompt_tokens(request.filled), lm.target_tokens(request.target_new)
-    module = lm.model.get_submodule(lm.layout.down(settings.layer))
+    module = lm.model.get_submodule(lm.layout.fc_out(settings.layer))
     before = module.weight.detach().clone()
-    original = weight_view(lm.model, lm.layout.down(settings.layer)).detach().clone()
+    original = weight_view(lm.model, lm.layout.fc_out(settings.layer)).detach().clone()
     module.weight.requires_grad_(True)
     adam, losses = torch.optim.Adam([module.weight], lr=settings.learning_rate), []
     try:
@@ -43,7 +43,7 @@ def plain_training(
             if bound is not None:
                 with torch.no_grad():
                     module.weight.copy_(module.weight.clamp(before - bound, before + bound))
-        return weight_view(lm.model, lm.layout.down(settings.layer)).detach() - original, losses
+        return weight_view(lm.model, lm.layout.fc_out(settings.layer)).detach() - original, losses
     finally:
         module.weight.requires_grad_(False)
         module.weight.grad = None

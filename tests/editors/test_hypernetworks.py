@@ -13,11 +13,11 @@ from transformers.pytorch_utils import Conv1D
 from counterfact.core.files import read_json
 from counterfact.editors.ke import Conditioner, Ke, KeSettings
 from counterfact.editors.mend import GradientTransform, Mend, MendSettings
-from counterfact.lm.deltas import low_rank_pairs
-from counterfact.lm.factors import Factors, LabelledRows, gradient_factors, label_losses, run_below
-from counterfact.lm.hooks import hooked
-from counterfact.lm.loading import LM, load_lm
-from counterfact.lm.stack import run_blocks
+from counterfact.lm.edits.apply import low_rank_pairs
+from counterfact.lm.edits.gradient_factors import Factors, LabelledRows, gradient_factors, label_losses, run_below
+from counterfact.lm.forward.blocks import run_blocks
+from counterfact.lm.model.hooks import hooked
+from counterfact.lm.model.loading import LM, load_lm
 from tests.support.models import tiny_lm
 
 FAMILIES = ("gpt2", "gptj", "gpt_neox", "llama", "qwen3")

@@ -9,8 +9,8 @@ from torch import Tensor
 from counterfact.contracts.editors import Resources
 from counterfact.core.records import Request
 from counterfact.editors.kn import attributions, clean_pass
-from counterfact.lm.hooks import Site, hooked
-from counterfact.lm.loading import LM
+from counterfact.lm.model.hooks import Site, hooked
+from counterfact.lm.model.loading import LM
 from tests.support.editing import REQUESTS, edits_of, prepared
 from tests.support.models import tiny_lm
 
@@ -28,13 +28,13 @@ def plain(lm: LM, prompt: str, token: int | None) -> Tensor:
     found = []
     for layer in range(lm.n_layers):
         kept: list[Tensor] = []
-        with hooked(lm.model, (Site(lm.layout.up(layer)), kept.append)), torch.no_grad():
+        with hooked(lm.model, (Site(lm.layout.fc_in(layer)), kept.append)), torch.no_grad():
             clean = lm.model(ids).logits[0, -1]
         answer = int(clean.argmax()) if token is None else token
         activation, total = kept[0][0, -1], torch.zeros_like(kept[0][0, -1])
         for k in range(STEPS):
             scaled = (activation * k / (STEPS - 1)).requires_grad_()
-            with torch.enable_grad(), hooked(lm.model, (Site(lm.layout.up(layer)), partial(replaced, scaled))):
+            with torch.enable_grad(), hooked(lm.model, (Site(lm.layout.fc_in(layer)), partial(replaced, scaled))):
                 p = lm.model(ids).logits[0, -1].softmax(-1)[answer]
                 total += torch.autograd.grad(p, scaled)[0]
         found.append(activation * total / STEPS)
@@ -68,7 +68,7 @@ def test_a_neurons_output_loses_the_old_word_and_gains_the_new_one(tmp_path_fact
     changed = set()
     for layer in range(lm.n_layers):
         for delta in edit.deltas:
-            if delta.module == lm.layout.down(layer):
+            if delta.module == lm.layout.fc_out(layer):
                 change = delta.weight_change  # type: ignore[union-attr]
                 for neuron in change.any(1).nonzero()[:, 0].tolist():
                     assert torch.allclose(change[neuron], new)

@@ -1,92 +1,32 @@
 """ROME: the batched search against a plain one, the identities that must hold exactly, and the reference's numbers."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-import counterfact.editing.late
-import counterfact.editing.split
+import counterfact.editing.suffixes
 import counterfact.editors.rome
 from counterfact.contracts.editors import Failure, provenance
 from counterfact.core.errors import BadInput
 from counterfact.core.prompts import fill
-from counterfact.core.records import Request
+from counterfact.editing import plain
 from counterfact.editing.batches import cut
-from counterfact.editing.rows import Encoded, encode
-from counterfact.editing.value import find_values
+from counterfact.editing.requests import Encoded, encode
+from counterfact.editing.value_search import find_values
 from counterfact.editors.rome import RomeSettings
-from counterfact.lm.deltas import merged
-from counterfact.lm.edits import Edit, LowRank
-from counterfact.lm.hooks import Site, Tape, hooked
-from counterfact.lm.loading import LM
-from counterfact.lm.plan import Plan, default_plan
+from counterfact.lm.edits.apply import merged
+from counterfact.lm.edits.edit import Edit, LowRank
+from counterfact.lm.model.hooks import Site, Tape, hooked
+from counterfact.lm.model.loading import LM
+from counterfact.lm.planning.batch_plan import Plan, default_plan
 from tests.support.editing import REQUESTS, TEMPLATES, broken_embedding, change, edits_of, moment, prepared, resources
 from tests.support.models import FAMILIES, tiny_lm
 
 QUICK = {"steps": 8, "learning_rate": 0.3, "weight_decay": 0.3, "kl_factor": 0.2, "clamp_norm_factor": 1.5}
-
-
-class Plain(NamedTuple):
-    """What the plain search finds for one record."""
-
-    keys: Tensor
-    outputs: Tensor
-    delta: Tensor
-    trace: Tensor
-
-
-def plain_search(lm: LM, request: Request, templates: Sequence[str], settings: RomeSettings) -> Plain:
-    """ROME's search word for word: one record, one unpadded row at a time, whole forward passes, torch's Adam."""
-    target = lm.target_tokens(request.target_new)
-    prompts = [fill(template, request.prompt) for template in templates]
-    rows = [lm.prompt_tokens(fill(prompt, request.subject)) + target[:-1] for prompt in prompts]
-    rows.append(lm.prompt_tokens(f"{request.subject} is a"))
-    places = [lm.subject_position(prompt, request.subject, settings.position) for prompt in [*prompts, "{} is a"]]
-    mlp, down = Site(lm.layout.mlp(settings.layer)), lm.layout.down(settings.layer)
-    delta = torch.zeros(lm.width, dtype=torch.float64, requires_grad=True)
-    adam = torch.optim.Adam([delta], lr=settings.learning_rate)
-    tape, keys, outputs, trace = Tape(), [], [], []
-    held = torch.zeros(())
-    for step in range(settings.steps):
-        nll, divergence = torch.zeros((), dtype=torch.float64), torch.zeros(())
-        for i, (row, place) in enumerate(zip(rows, places, strict=True)):
-
-            def add(output: Tensor, place: int = place, delta: Tensor = delta) -> Tensor:
-                moved = output.clone()
-                moved[:, place] += delta
-                return moved
-
-            with hooked(lm.model, tape.read(Site(down, "in")), tape.read(Site(down)), (mlp, add)):
-                log_p = lm.model(torch.tensor([row])).logits[0].log_softmax(-1)
-            if step == 0:
-                keys.append(tape[Site(down, "in")][0, place])
-                outputs.append(tape[Site(down)][0, place].detach())
-            if i < len(rows) - 1:
-                ends = range(len(row) - len(target), len(row))
-                said = [log_p[end, token] for end, token in zip(ends, target, strict=True)]
-                nll = nll - sum(said) / len(target) / len(prompts)
-            else:
-                held = log_p[place].detach() if step == 0 else held
-                divergence = (log_p[place].exp() * (log_p[place] - held)).sum()
-        decay = settings.weight_decay * delta.norm() / outputs[0].norm() ** 2
-        terms = torch.stack([nll, settings.kl_factor * divergence, decay])
-        loss = terms.sum()
-        trace.append(torch.cat([loss[None], terms]).detach())
-        if loss.item() < settings.stop_loss or step == settings.steps - 1:
-            break
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-        with torch.no_grad():
-            bound = settings.clamp_norm_factor * outputs[0].norm()
-            if delta.norm() > bound:
-                delta *= bound / delta.norm()
-    return Plain(torch.stack(keys[:-1]), torch.stack(outputs[:-1]), delta.detach(), torch.stack(trace))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -97,17 +37,14 @@ def test_batched_search_is_the_plain_search(family: str) -> None:
     middle = float(free.trace[..., 0].amin(1).median())  # half of the records come below it, at some step
     settings = RomeSettings(layer=1, stop_loss=middle + 1e-3, **QUICK)
     values = find_values(lm, batch, settings)
-    for i, request in enumerate(REQUESTS):
-        found, expected = values.at(i), plain_search(lm, request, TEMPLATES, settings)
-        count = len(expected.trace)
-        assert int(found.passes) == count
-        loose = 1e3 if family == "gptj" else 1.0  # its attention is in float32 whatever the model's dtype
-        torch.testing.assert_close(found.trace[:count], expected.trace, rtol=1e-9 * loose, atol=1e-9 * loose)
-        assert found.trace[count:].isnan().all()
-        torch.testing.assert_close(found.delta, expected.delta, rtol=1e-7 * loose, atol=1e-9 * loose)
-        states = (found.bare_key, found.mean_key, found.bare_output, found.mean_output)
-        plain = (expected.keys[0], expected.keys.mean(0), expected.outputs[0], expected.outputs.mean(0))
-        torch.testing.assert_close(states, plain, rtol=1e-7 * loose, atol=1e-9 * loose)
+    expected = plain.find_values(lm, batch, settings)
+    assert torch.equal(values.passes, expected.passes)
+    loose = 1e3 if family == "gptj" else 1.0  # its attention is in float32 whatever the model's dtype
+    for name in vars(expected):
+        tight = 1e-9 if name == "trace" else 1e-7
+        one, other = getattr(values, name), getattr(expected, name)
+        torch.testing.assert_close(one, other, rtol=tight * loose, atol=1e-9 * loose, equal_nan=True)
+    assert values.trace[0, int(values.passes[0]) :].isnan().all()
     passes = values.passes.tolist()
     assert min(passes) < max(passes) == settings.steps, "the test must see early stops and full searches"
 
@@ -119,30 +56,15 @@ def test_what_records_have_in_common_is_run_once_and_changes_nothing(
     lm = tiny_lm(family)
     batch = [encode(lm, request, TEMPLATES, "subject_last", hold=True) for request in REQUESTS]
     rows = [row for item in batch for row in item.rows]
-    assert max(counterfact.editing.split.common_starts(rows, len(batch[0].rows))) >= 3, (
+    assert max(counterfact.editing.suffixes.common_starts(rows, len(batch[0].rows))) >= 3, (
         "the templates must have words in common"
     )
     settings = RomeSettings(layer=1, **QUICK)
     shared = find_values(lm, batch, settings)
-    monkeypatch.setattr(counterfact.editing.split, "common_starts", lambda rows, each: [0] * len(rows))
+    monkeypatch.setattr(counterfact.editing.suffixes, "common_starts", lambda rows, each: [0] * len(rows))
     apart = find_values(lm, batch, settings)
     for name in ("mean_key", "mean_output", "delta"):
         torch.testing.assert_close(getattr(shared, name), getattr(apart, name), rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.parametrize("steps", [1, 2, 5])
-def test_a_late_look_at_what_is_finished_changes_nothing(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    lm = tiny_lm("gpt2")
-    batch = [encode(lm, request, TEMPLATES, "subject_last", hold=True) for request in REQUESTS]
-    free = find_values(lm, batch, RomeSettings(layer=1, stop_loss=-1.0, **QUICK))
-    settings = RomeSettings(layer=1, stop_loss=float(free.trace[..., 0].amin(1).median()) + 1e-3, **QUICK)
-    at_once = find_values(lm, batch, settings)
-    assert len(set(at_once.passes.tolist())) > 1
-    monkeypatch.setitem(counterfact.editing.late.STEPS, "cpu", steps)
-    late = find_values(lm, batch, settings)
-    assert torch.equal(late.passes, at_once.passes)
-    torch.testing.assert_close(late.delta, at_once.delta, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(late.trace, at_once.trace, rtol=1e-9, atol=1e-12, equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -154,10 +76,25 @@ def test_every_position_and_the_last_layer(layer: int, position: Any) -> None:
     settings = RomeSettings(layer=layer, position=position, **QUICK)
     batch = [encode(lm, request, TEMPLATES, position, hold=True) for request in REQUESTS[:4]]
     values = find_values(lm, batch, settings)
-    for i in range(4):
-        expected = plain_search(lm, REQUESTS[i], TEMPLATES, settings)
-        torch.testing.assert_close(values.delta[i], expected.delta, rtol=1e-7, atol=1e-9)
-        torch.testing.assert_close(values.mean_key[i], expected.keys.mean(0))
+    expected = plain.find_values(lm, batch, settings)
+    torch.testing.assert_close(values.delta, expected.delta, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(values.mean_key, expected.mean_key)
+
+
+@pytest.mark.parametrize("name", ["rome", "r_rome", "p_rome"])
+def test_the_plain_engine_makes_the_same_edits(name: str, tmp_path: Path) -> None:
+    lm = tiny_lm("gpt2")
+    batched = edits_of(prepared(name, lm, resources(lm, tmp_path), "steps=4")(REQUESTS, 0))
+    one_by_one = edits_of(prepared(name, lm, resources(lm, tmp_path, engine="plain"), "steps=4")(REQUESTS, 0))
+    assert len(list((tmp_path / "values").iterdir())) == 2, "values of one engine are never taken for the other's"
+    for edit, other in zip(batched, one_by_one, strict=True):
+        torch.testing.assert_close(change(edit), change(other), rtol=1e-7, atol=1e-9)
+
+
+def test_an_editor_without_a_plain_engine_says_so(tmp_path: Path) -> None:
+    lm = tiny_lm("gpt2")
+    with pytest.raises(BadInput, match="kn has no plain engine, only batched"):
+        prepared("kn", lm, resources(lm, tmp_path, engine="plain"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -177,7 +114,7 @@ def test_a_change_of_the_mlp_moves_the_block_by_as_much(family: str) -> None:
 
 def module_at_subject(lm: LM, prompt: str, subject: str, layer: int) -> tuple[Tensor, Tensor]:
     """Input and output of the edited module at the subject's last token of a prompt."""
-    module, tape = lm.layout.down(layer), Tape()
+    module, tape = lm.layout.fc_out(layer), Tape()
     with hooked(lm.model, tape.read(Site(module, "in")), tape.read(Site(module))), torch.no_grad():
         lm.model(torch.tensor([lm.prompt_tokens(fill(prompt, subject))]))
     place = lm.subject_last(prompt, subject)
@@ -274,7 +211,7 @@ def test_a_key_that_the_direction_does_not_see_is_a_failure() -> None:
     blind = replace(one, bare_key=torch.zeros_like(one.bare_key))
     lm = tiny_lm("gpt2")
     rome = counterfact.editors.rome.Rome(lm, RomeSettings(layer=1), "rome", TEMPLATES, None, default_plan(lm), Path())
-    result = rome._edit(REQUESTS[0], (blind, torch.ones_like(one.bare_key)))
+    result = rome.edit(REQUESTS[0], (blind, torch.ones_like(one.bare_key)))
     assert isinstance(result, Failure) and "no rank-one solution" in result.reason
 
 

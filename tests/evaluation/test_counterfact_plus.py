@@ -15,10 +15,10 @@ from counterfact.evaluation.benchmarks.counterfact_plus import plus_prompts
 from counterfact.evaluation.harness import evaluate
 from counterfact.evaluation.options import Options
 from counterfact.evaluation.store import Run
-from counterfact.lm.deltas import merged
-from counterfact.lm.edits import Dense, Edit
-from counterfact.lm.loading import LM, load_lm
-from counterfact.lm.plan import Plan
+from counterfact.lm.edits.apply import merged
+from counterfact.lm.edits.edit import Dense, Edit
+from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.planning.batch_plan import Plan
 from counterfact.lm.scoring import Unscored
 from counterfact.lm.shifts import Shift, next_token_shifts
 from tests.support.evaluating import FakeSettings, counterfact, fake_spec, low_rank_edit, options
@@ -116,7 +116,7 @@ def one_edit_spec(arrays: Path) -> EditorSpec:
 
     def prepare(lm: LM, _settings: FakeSettings, _resources: Resources) -> Editor:
         changes = tuple(
-            Dense(lm.layout.down(layer), torch.from_numpy(stored[f"b4_L{layer}_upd"])) for layer in range(3)
+            Dense(lm.layout.fc_out(layer), torch.from_numpy(stored[f"b4_L{layer}_upd"])) for layer in range(3)
         )
 
         def edit(groups: list[Group], _seed: int) -> list[Edited]:

@@ -28,10 +28,10 @@ from counterfact.evaluation.passages import text_perplexities
 from counterfact.evaluation.rescore import score_texts
 from counterfact.evaluation.schedule import Schedule
 from counterfact.evaluation.store import MIGRATIONS, SCHEMA, Run, load_run
-from counterfact.lm.deltas import Edit, LowRank, merged
+from counterfact.lm.edits.apply import Edit, LowRank, merged
 from counterfact.lm.generation import Generation, generate
-from counterfact.lm.loading import LM, load_lm
-from counterfact.lm.plan import Plan
+from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.planning.batch_plan import Plan
 from counterfact.metrics.fluency import generation_entropy
 from tests.support import ROOT
 from tests.support.evaluating import (

@@ -17,7 +17,7 @@ from counterfact.evaluation.runners.local import LocalRunner
 from counterfact.evaluation.task import Task
 from counterfact.evaluation.units import Computed, Unit, units_of
 from counterfact.evaluation.worker import Worker
-from counterfact.lm.plan import Plan
+from counterfact.lm.planning.batch_plan import Plan
 from tests.support import ROOT
 from tests.support.evaluating import LENGTH, contents
 from tests.support.faulty import FOLDER

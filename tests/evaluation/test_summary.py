@@ -18,7 +18,7 @@ from counterfact.evaluation.reproduce import records_needed, reproduce, verdict,
 from counterfact.evaluation.store import Run, find_runs
 from counterfact.evaluation.summary import compare, paired, render, summary_tables, terminal_tables
 from counterfact.evaluation.tables import Cell, Row, Table, to_json, to_latex, to_markdown
-from counterfact.lm.plan import Plan
+from counterfact.lm.planning.batch_plan import Plan
 from counterfact.metrics.score import harmonic_mean
 from tests.support import ROOT
 from tests.support.evaluating import LENGTH, counterfact

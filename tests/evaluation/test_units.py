@@ -16,8 +16,8 @@ from counterfact.core.records import Request
 from counterfact.evaluation.runners.local import LocalRunner
 from counterfact.evaluation.task import Prepared, Task
 from counterfact.evaluation.units import ATTEMPTS, Computed, Unit, UnitFiles
-from counterfact.lm.deltas import Edit
-from counterfact.lm.loading import LM
+from counterfact.lm.edits.apply import Edit
+from counterfact.lm.model.loading import LM
 from tests.support.evaluating import contents, fake_spec, low_rank_edit, run_fake
 from tests.support.faulty import FOLDER
 from tests.support.running import records, run_with
@@ -189,7 +189,7 @@ def test_the_second_of_two_runs_is_refused(dataset: Dataset, tmp_path: Path) -> 
 
 def test_workers_that_prepared_something_else_are_refused() -> None:
     machine = {"threads": 1, "packages": {"torch": "2"}}
-    from counterfact.lm.plan import Plan
+    from counterfact.lm.planning.batch_plan import Plan
 
     first = Prepared(Plan(), {"context_templates_hash": "a"}, machine=machine)
     first.check(Prepared(Plan(), {"context_templates_hash": "a"}, machine=machine), "here")

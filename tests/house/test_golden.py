@@ -17,15 +17,15 @@ from counterfact.contracts.editors import EDITORS, Resources, edit_singly
 from counterfact.core.prompts import fill
 from counterfact.core.records import Request
 from counterfact.core.texts import TextSource
-from counterfact.editing.rows import encode
-from counterfact.editing.value import Values, find_values
+from counterfact.editing.requests import encode
+from counterfact.editing.value_search import Values, find_values
 from counterfact.editors.finetune import lay_out, train
 from counterfact.editors.rome import rank_one
-from counterfact.lm.deltas import Edit
+from counterfact.lm.edits.apply import Edit
 from counterfact.lm.generation import Generation, generate
-from counterfact.lm.loading import LM, wrap_lm
+from counterfact.lm.model.loading import LM, wrap_lm
+from counterfact.lm.moments.second_moment import SecondMoment, second_moments
 from counterfact.lm.scoring import Query, TargetScore, score
-from counterfact.lm.second_moment import SecondMoment, second_moments
 from counterfact.metrics.consistency import cosine, fit_vectoriser, join_vector
 from counterfact.metrics.fluency import text_entropy
 from tests.golden import tiny

@@ -34,7 +34,6 @@ def test_all_that_uses_a_model_is_the_same_there_and_the_host_seldom_waits(tmp_p
 
 def assert_the_search_waits_for_its_flags_alone(found: dict[str, Any]) -> None:
     six, twelve = (found[f"edits by rome{more}"]["waits"] for more in ("", ", 12 steps"))
-    # On CUDA these copies are looked at two steps late (`editing.late`); here, and with any other device, at once.
     assert {name: twelve[name] - six[name] for name in twelve} == {"copied to the host": 12 - STEPS}
     assert six.keys() == {"copied to the host"}
 

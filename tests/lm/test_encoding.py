@@ -7,8 +7,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from counterfact.lm.encoding import Encoding
-from counterfact.lm.loading import LM
+from counterfact.lm.model.encoding import Encoding
+from counterfact.lm.model.loading import LM
 from tests.support.models import BEGIN, FAMILIES, tiny_lm
 
 TEMPLATES = ("{} speaks French", "The mother tongue of {} is", "She met {}", "{}", "In {}, the ferry", "What, {}?")
@@ -137,7 +137,7 @@ def test_a_tokenizer_that_adds_a_space_does_not_add_two() -> None:
 
 def test_both_rules_agree_on_real_records(real_data: Path) -> None:
     """The rule by separate tokenisation, as the reference has it, against ours by offsets."""
-    from counterfact.lm.loading import load_lm
+    from counterfact.lm.model.loading import load_lm
 
     lm = load_lm(real_data / "golden" / "model", device="cpu")
     for record in json.loads((real_data / "counterfact" / "counterfact_100.json").read_text()):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from counterfact.lm.deltas import Edit, LowRank, merged
+from counterfact.lm.edits.apply import Edit, LowRank, merged
 from counterfact.lm.generation import Generation, _top, clean_text, generate
-from counterfact.lm.hooks import Site, hooked
-from counterfact.lm.loading import LM, load_lm
-from counterfact.lm.plan import Plan, Split
+from counterfact.lm.model.hooks import Site, hooked
+from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.planning.batch_plan import Plan, Split
 from counterfact.lm.scoring import Unscored
-from tests.lm.test_deltas import some_edits
+from tests.lm.test_apply import some_edits
 from tests.lm.test_hooks import hooks
 from tests.support.models import END, FAMILIES, tiny_lm
 
@@ -136,7 +136,7 @@ def test_text_is_normalised(family: str) -> None:
 @pytest.mark.parametrize("top_k", [1, 5])
 def test_nan_stays_in_its_row(top_k: int) -> None:
     lm = tiny_lm()
-    spoilt = Edit((LowRank(lm.layout.down(1), torch.full((1, 64), torch.nan), torch.ones(1, 32)),), (0,))
+    spoilt = Edit((LowRank(lm.layout.fc_out(1), torch.full((1, 64), torch.nan), torch.ones(1, 32)),), (0,))
     edits = [spoilt, *some_edits(lm)[1:]]
     expected = generate(lm, PROMPTS, range(5), [-1, *OWNERS[1:]], edits, length=LENGTH, top_k=top_k)
     found = generate(lm, PROMPTS, range(5), OWNERS, edits, length=LENGTH, top_k=top_k)

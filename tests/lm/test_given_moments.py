@@ -10,9 +10,9 @@ import torch
 from counterfact.contracts.editors import Resources, provenance
 from counterfact.core.errors import BadInput
 from counterfact.core.texts import load_texts
-from counterfact.lm.given_moments import copy_moment, given_moment, import_moment, moment_facts, open_moment
-from counterfact.lm.loading import LM, load_lm
-from counterfact.lm.second_moment import SecondMoment, second_moments
+from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.moments.given import copy_moment, given_moment, import_moment, moment_facts, open_moment
+from counterfact.lm.moments.second_moment import SecondMoment, second_moments
 from tests.lm.test_second_moment import interrupt, source
 from tests.support.editing import TEMPLATES, prepared
 from tests.support.models import tiny_lm
@@ -69,7 +69,7 @@ def test_an_imported_file_is_found_where_its_texts_are_asked_for(
 ) -> None:
     kept = import_moment(path_of(ours), lm, tmp_path / "elsewhere")
     assert path_of(kept).read_bytes() == path_of(ours).read_bytes()
-    monkeypatch.setattr("counterfact.lm.second_moment.Pass", None)
+    monkeypatch.setattr("counterfact.lm.moments.second_moment.Pass", None)
     assert second_moments(lm, [1], source(), folder=tmp_path / "elsewhere")[1].hash == ours.hash
 
 

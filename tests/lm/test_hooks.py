@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from counterfact.lm.hooks import Site, Tape, hooked
+from counterfact.lm.model.hooks import Site, Tape, hooked
 from tests.support.models import FAMILIES, tiny_lm
 
 IDS = torch.arange(6)[None] + 5
@@ -32,7 +32,7 @@ def test_restoring_a_block_restores_the_logits(family: str) -> None:
 def test_looking_changes_nothing_and_zeroing_a_part_does(family: str) -> None:
     lm, tape = tiny_lm(family), Tape()
     clean = lm.model(IDS).logits
-    for part in (lm.layout.attention(1), lm.layout.mlp(1), lm.layout.down(1), lm.layout.block(1)):
+    for part in (lm.layout.attention(1), lm.layout.mlp(1), lm.layout.fc_out(1), lm.layout.block(1)):
         with hooked(lm.model, tape.read(Site(part))):
             assert torch.equal(lm.model(IDS).logits, clean)
         assert tape[Site(part)].shape == (1, 6, lm.width)
@@ -73,7 +73,7 @@ def broken(_: Tensor) -> Tensor:
 
 def test_no_hook_is_left_after_an_exception() -> None:
     lm = tiny_lm()
-    sites = [Site(lm.layout.block(0)), Site(lm.layout.down(1), "in")]
+    sites = [Site(lm.layout.block(0)), Site(lm.layout.fc_out(1), "in")]
     for fault in (broken, lambda _: torch.ones(1)):
         with pytest.raises(RuntimeError), hooked(lm.model, *((site, torch.clone) for site in sites), (sites[0], fault)):
             lm.model(IDS)

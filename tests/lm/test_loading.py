@@ -9,7 +9,7 @@ import torch
 from transformers import BertConfig
 
 from counterfact.core.errors import BadInput
-from counterfact.lm.loading import load_lm, wrap_lm
+from counterfact.lm.model.loading import load_lm, wrap_lm
 from tests.support.models import (
     FAMILIES,
     INNER,

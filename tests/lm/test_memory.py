@@ -17,9 +17,9 @@ from counterfact.contracts.editors import EDITORS
 from counterfact.core.errors import BadInput
 from counterfact.evaluation.harness import evaluate
 from counterfact.evaluation.store import Run
-from counterfact.lm.loading import LM
-from counterfact.lm.memory import needs, plan_within
-from counterfact.lm.plan import Plan, Shape, default_plan, in_halves, is_out_of_memory, plan_for
+from counterfact.lm.model.loading import LM
+from counterfact.lm.planning.batch_plan import Plan, Shape, default_plan, in_halves, is_out_of_memory, plan_for
+from counterfact.lm.planning.memory import needs, plan_within
 from tests.support.editing import resources
 from tests.support.evaluating import LENGTH, counterfact, options
 from tests.support.models import FAMILIES, tiny_lm

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from counterfact.lm._moment_error import SamplingError, sampling_error
+from counterfact.lm.moments.sampling import SamplingError, sampling_error
 
 D, TOKENS = 48, 20
 

@@ -14,10 +14,10 @@ from counterfact.core.records import Request
 from counterfact.core.settings import Resolved
 from counterfact.editors.rome import Rome, RomeSettings
 from counterfact.evaluation.harness import evaluate
-from counterfact.lm.edits import Edit
-from counterfact.lm.loading import load_lm
-from counterfact.lm.plan import default_plan
-from counterfact.lm.precision import check_precision, float32_products, tf32_is_on
+from counterfact.lm.edits.edit import Edit
+from counterfact.lm.model.loading import load_lm
+from counterfact.lm.model.precision import check_precision, float32_products, tf32_is_on
+from counterfact.lm.planning.batch_plan import default_plan
 from counterfact.lm.scoring import Query, TargetScore, score
 from tests.support.editing import REQUESTS, Networks, edits_of, prepared, resources
 from tests.support.evaluating import FakeSettings, counterfact, fake_spec, low_rank_edit, options

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from counterfact.lm.fused import fused_activations
-from counterfact.lm.hooks import Site, hooked
-from counterfact.lm.loading import LM
-from counterfact.lm.products import packed_products, packs_products
-from counterfact.lm.sites import weight_view
-from counterfact.lm.stack import embed, logits, run_blocks
+from counterfact.lm.forward.blocks import embed, logits, run_blocks
+from counterfact.lm.forward.fused_activations import fused_activations
+from counterfact.lm.forward.packed_products import packed_products, packs_products
+from counterfact.lm.model.hooks import Site, hooked
+from counterfact.lm.model.loading import LM
+from counterfact.lm.model.sites import weight_view
 from tests.support.models import FAMILIES, tiny_lm
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
@@ -60,7 +60,7 @@ def test_a_changed_weight_is_packed_anew_and_a_copy_has_its_own() -> None:
     with packed_products(lm):
         first = scores(lm)
         copy = deepcopy(lm.model)
-    weight = weight_view(lm.model, lm.layout.down(1))
+    weight = weight_view(lm.model, lm.layout.fc_out(1))
     kept = weight.clone()
     with torch.no_grad():
         weight *= 2
@@ -72,7 +72,7 @@ def test_a_changed_weight_is_packed_anew_and_a_copy_has_its_own() -> None:
             weight.copy_(kept)
     with packed_products(lm):
         assert torch.equal(scores(lm), first)
-    module = copy.get_submodule(lm.layout.down(1))
+    module = copy.get_submodule(lm.layout.fc_out(1))
     with torch.no_grad():
         module.weight.zero_()
     assert torch.equal(module(torch.randn(1, module.weight.shape[0])), module.bias[None])
@@ -91,7 +91,7 @@ def test_a_fused_activation_is_the_activation_also_beside_a_hooked_layer(family:
     lm = tiny_lm(family, "float32")
     mlp = lm.model.get_submodule(lm.layout.mlp(1))
     activation = next(name for name, child in mlp.named_children() if "act" in name.lower())
-    name = {"the projection": lm.layout.up(1), "the activation": f"{lm.layout.mlp(1)}.{activation}"}.get(hooked_at)
+    name = {"the projection": lm.layout.fc_in(1), "the activation": f"{lm.layout.mlp(1)}.{activation}"}.get(hooked_at)
     pairs = [(Site(name), lambda output: output * 1.5)] if name else []
     ids = torch.arange(12).view(2, 6)
     with torch.no_grad(), hooked(lm.model, *pairs):

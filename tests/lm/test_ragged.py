@@ -6,13 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from counterfact.lm.deltas import EditStack
-from counterfact.lm.earlier import Earlier, Recorded
-from counterfact.lm.loading import LM
-from counterfact.lm.ragged import Ragged
-from counterfact.lm.rows import RaggedRows
-from counterfact.lm.stack import Recorder, embed, logits, run_blocks
-from tests.lm.test_deltas import one_by_one, some_edits
+from counterfact.lm.edits.apply import EditStack
+from counterfact.lm.forward.blocks import embed, logits, run_blocks
+from counterfact.lm.forward.prefix import KVRecorder, RecordedKV
+from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
+from counterfact.lm.model.loading import LM
+from tests.lm.test_apply import one_by_one, some_edits
 from tests.support.models import FAMILIES, tiny_lm
 
 LENGTHS = (5, 3, 9, 1, 3, 5, 7)
@@ -23,11 +22,11 @@ def rows_of(lm: LM, lengths: tuple[int, ...] = LENGTHS) -> list[list[int]]:
     return [torch.randint(2, lm.vocabulary, (n,), generator=generator).tolist() for n in lengths]
 
 
-def run(lm: LM, rows: list[list[int]], tail: int | None = None) -> tuple[Ragged, Tensor]:
-    layout = Ragged.of([len(row) for row in rows])
+def run(lm: LM, rows: list[list[int]], tail: int | None = None) -> tuple[RaggedLayout, Tensor]:
+    layout = RaggedLayout.of([len(row) for row in rows])
     ids, positions = torch.tensor([layout.flat(rows)]), torch.tensor([layout.counted()])
     ragged = RaggedRows(layout, lm.device, tail=tail)
-    return layout, run_blocks(lm, embed(lm, ids, positions), 0, lm.n_layers, positions=positions, ragged=ragged)
+    return layout, run_blocks(lm, embed(lm, ids, positions), 0, lm.n_layers, positions=positions, rows=ragged)
 
 
 def tolerance(lm: LM) -> float:
@@ -59,7 +58,7 @@ def test_edits_by_row_are_those_of_the_merged_model(family: str, tail: int | Non
     lm = tiny_lm(family)
     edits, owners = some_edits(lm), [2, 0, -1, 3, 1, 2, 4]
     rows = rows_of(lm)
-    layout = Ragged.of(LENGTHS)
+    layout = RaggedLayout.of(LENGTHS)
     with EditStack(lm, edits).rows(owners, RaggedRows(layout, lm.device, tail=tail)):
         _, hidden = run(lm, rows, tail)
     last = {token: i for i, token in enumerate(layout.tails(tail or max(LENGTHS)))}
@@ -71,45 +70,45 @@ def test_edits_by_row_are_those_of_the_merged_model(family: str, tail: int | Non
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("held", [False, True])
-def test_earlier_tokens_stand_for_themselves_and_gradients_pass_by_them(family: str, held: bool) -> None:
+def test_a_prefix_stands_for_its_tokens_and_gradients_pass_by_it(family: str, held: bool) -> None:
     lm = tiny_lm(family)
     rows, cuts = rows_of(lm), [2, 0, 6, 0, 1, 2, 6]
-    suffixes = Ragged.of([len(row) - cut for row, cut in zip(rows, cuts, strict=True)])
-    kept: list[Recorded] = []
+    suffixes = RaggedLayout.of([len(row) - cut for row, cut in zip(rows, cuts, strict=True)])
+    kept: list[RecordedKV] = []
     for row, cut in zip(rows, cuts, strict=True):
-        recorder = Recorder()
+        recorder = KVRecorder()
         run_blocks(lm, embed(lm, torch.tensor([row[: max(cut, 1)]])), 0, lm.n_layers, cache=recorder)
         keys, values = ({layer: it[0] for layer, it in side.items()} for side in (recorder.keys, recorder.values))
-        kept.append(Recorded(keys, values, [range(cut)]))
+        kept.append(RecordedKV(keys, values, [range(cut)]))
     # One row's tokens after the other's, in one table.
     counts = [next(iter(part.keys.values())).shape[1] for part in kept]
     begins = [sum(counts[:i]) for i in range(len(counts))]
-    table = Recorded(
+    table = RecordedKV(
         *(
             {layer: torch.cat([side(part)[layer] for part in kept], 1) for layer in range(lm.n_layers)}
             for side in (lambda part: part.keys, lambda part: part.values)
         ),
         [range(begin, begin + cut) for begin, cut in zip(begins, cuts, strict=True)],
     )
-    picked = table.before(suffixes, torch.float64)
-    earlier: Earlier = picked.held(range(lm.n_layers)) if held else picked
+    prefix = table.before(suffixes.members, torch.float64)
+    prefix = prefix.hold(range(lm.n_layers)) if held else prefix
     ids = torch.tensor([suffixes.flat([row[cut:] for row, cut in zip(rows, cuts, strict=True)])])
     positions = torch.tensor([suffixes.counted(cuts)])
-    ragged = RaggedRows(suffixes, lm.device, earlier)
+    ragged = RaggedRows(suffixes, lm.device, prefix)
     start = embed(lm, ids, positions).requires_grad_()
-    hidden = run_blocks(lm, start, 0, lm.n_layers, positions=positions, ragged=ragged)
+    hidden = run_blocks(lm, start, 0, lm.n_layers, positions=positions, rows=ragged)
     for number, row in enumerate(rows):
         end = suffixes.starts[number] + suffixes.lengths[number] - 1
         alone = lm.model(torch.tensor([row]), use_cache=False).logits[0, -1]
         torch.testing.assert_close(logits(lm, hidden[0, end]), alone, rtol=0, atol=tolerance(lm))
     (gradient,) = torch.autograd.grad(hidden[0, suffixes.starts[2]].sum(), start)
     touched = gradient[0].abs().sum(1) > 0
-    assert touched.nonzero()[:, 0].tolist() == [suffixes.starts[2]], "a row's first token sees nothing but earlier ones"
+    assert touched.nonzero()[:, 0].tolist() == [suffixes.starts[2]], "a row's first token sees nothing but its prefix"
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=12), st.data())
 def test_a_layout_holds_every_token_once_and_keeps_what_it_is_told(lengths: list[int], data: st.DataObject) -> None:
-    layout = Ragged.of(lengths)
+    layout = RaggedLayout.of(lengths)
     assert list(layout.lengths) == lengths
     assert sorted(layout.order) == list(range(len(lengths)))
     named = [[(row, i) for i in range(length)] for row, length in enumerate(lengths)]
@@ -136,4 +135,4 @@ def test_a_layout_holds_every_token_once_and_keeps_what_it_is_told(lengths: list
 def test_positions_are_asked_for() -> None:
     lm = tiny_lm()
     with pytest.raises(ValueError, match="need positions"):
-        run_blocks(lm, torch.zeros(1, 3, lm.width), 0, 1, ragged=RaggedRows(Ragged.of([3]), lm.device))
+        run_blocks(lm, torch.zeros(1, 3, lm.width), 0, 1, rows=RaggedRows(RaggedLayout.of([3]), lm.device))

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from counterfact.lm.deltas import Edit, LowRank, merged
-from counterfact.lm.hooks import Site, hooked
-from counterfact.lm.loading import LM, load_lm
-from counterfact.lm.plan import Plan, Split
+from counterfact.lm.edits.apply import Edit, LowRank, merged
+from counterfact.lm.model.hooks import Site, hooked
+from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.planning.batch_plan import Plan, Split
 from counterfact.lm.scoring import Query, TargetScore, Unscored, score
-from tests.lm.test_deltas import some_edits
+from tests.lm.test_apply import some_edits
 from tests.lm.test_hooks import hooks
 from tests.support.models import FAMILIES, tiny_lm
 
@@ -124,7 +124,7 @@ def test_correct_means_the_likeliest_token_given_the_true_ones_before() -> None:
 @pytest.mark.parametrize("kind", ["low", "whole"])
 def test_nan_stays_in_its_row(kind: str) -> None:
     lm = tiny_lm()
-    name = lm.layout.down(1)
+    name = lm.layout.fc_out(1)
     spoilt = LowRank(name, torch.full((1, 64), torch.nan), torch.ones(1, 32))
     edits = [Edit((spoilt,), (0,)), *some_edits(lm)[1:]]
     queries = QUERIES if kind == "whole" else [Query(prompt, (" Oslo",)) for prompt in PROMPTS * 2]

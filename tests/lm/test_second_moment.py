@@ -14,12 +14,12 @@ from torch import Tensor
 
 from counterfact.core.errors import BadInput
 from counterfact.core.texts import TextSource
-from counterfact.lm._moment_sums import Batch, Sums, add_batch, add_product
-from counterfact.lm.given_moments import moment_facts
-from counterfact.lm.hooks import Site, Tape, hooked
-from counterfact.lm.loading import LM, load_lm
-from counterfact.lm.moment_memory import plan_passes, sum_bytes, usual_limit
-from counterfact.lm.second_moment import Advance, SecondMoment, second_moments, so_far
+from counterfact.lm.model.hooks import Site, Tape, hooked
+from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.moments.corpus_pass import plan_passes, sum_bytes, usual_limit
+from counterfact.lm.moments.given import moment_facts
+from counterfact.lm.moments.second_moment import Advance, SecondMoment, second_moments, so_far
+from counterfact.lm.moments.sums import Batch, Sums, add_batch, add_product
 from tests.support.models import FAMILIES, SENTENCES, tiny_lm
 
 TEXTS = tuple(f"{one} {other}"[: 20 + 7 * i] for i, one in enumerate(SENTENCES) for other in SENTENCES)
@@ -32,7 +32,7 @@ def source(texts: tuple[str, ...] = TEXTS, name: str = "ours") -> TextSource:
 
 def plain(lm: LM, layer: int, texts: tuple[str, ...]) -> tuple[Tensor, int]:
     """One text at a time, float64."""
-    site, tape = Site(lm.layout.down(layer), "in"), Tape()
+    site, tape = Site(lm.layout.fc_out(layer), "in"), Tape()
     total, count = torch.zeros(64, 64, dtype=torch.float64), 0
     for text in texts:
         if ids := lm.tokens(text)[: lm.max_length]:
@@ -218,7 +218,7 @@ def test_out_of_memory_halves_the_batches_and_loses_nothing(tmp_path: Path, monk
             raise torch.OutOfMemoryError("too much")
         add_batch(lm, sums, batch)
 
-    monkeypatch.setattr("counterfact.lm._moment_pass.add_batch", scarce)
+    monkeypatch.setattr("counterfact.lm.moments.corpus_pass.add_batch", scarce)
     found = second_moments(lm, [1], source(TEXTS * 2), folder=tmp_path, tokens_per_batch=2048)[1]
     assert found.count == whole.count
     torch.testing.assert_close(found.matrix, whole.matrix, rtol=1e-12, atol=1e-12)
@@ -236,7 +236,7 @@ def test_a_full_disk_costs_a_checkpoint_and_no_more(
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     with monkeypatch.context() as patched:
-        patched.setattr("counterfact.lm._moment_files.save_file", full)
+        patched.setattr("counterfact.lm.moments.files.save_file", full)
         with pytest.raises(OSError, match="No space left") as raised:
             second_moments(lm, [1], texts, folder=tmp_path, checkpoint_every=100)
     assert raised.value.errno == errno.ENOSPC

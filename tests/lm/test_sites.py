@@ -6,8 +6,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from counterfact.core.errors import BadInput
-from counterfact.lm.hooks import Site, Tape, find_module, hooked
-from counterfact.lm.sites import LAYOUTS, layout_of, weight_shape, weight_view
+from counterfact.lm.model.hooks import Site, Tape, find_module, hooked
+from counterfact.lm.model.sites import LAYOUTS, layout_of, weight_shape, weight_view
 from tests.support.models import FAMILIES, INNER, LAYERS, WIDTH, tiny_lm
 
 
@@ -25,14 +25,14 @@ def test_names_exist_and_shapes_are_in_by_out(family: str) -> None:
     for layer in range(LAYERS):
         for name in (layout.block(layer), layout.attention(layer), layout.mlp(layer)):
             find_module(lm.model, name)
-        assert weight_shape(lm.model, layout.up(layer)) == (WIDTH, INNER)
-        assert weight_shape(lm.model, layout.down(layer)) == (INNER, WIDTH)
+        assert weight_shape(lm.model, layout.fc_in(layer)) == (WIDTH, INNER)
+        assert weight_shape(lm.model, layout.fc_out(layer)) == (INNER, WIDTH)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_mlp_output_is_the_down_projection_of_its_input(family: str) -> None:
     lm = tiny_lm(family)
-    name, tape = lm.layout.down(1), Tape()
+    name, tape = lm.layout.fc_out(1), Tape()
     sites = Site(name, "in"), Site(lm.layout.mlp(1))
     with hooked(lm.model, *map(tape.read, sites)):
         lm.model(torch.arange(5)[None] + 7)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from counterfact.core.files import read_json, write_json
-from counterfact.editing.rows import encode
+from counterfact.editing.requests import encode
 from speed import measure, plots, runners
 from speed.growth import fit
 from speed.jobs import STAGES, Times, many_at_once

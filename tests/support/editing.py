@@ -18,11 +18,11 @@ from counterfact.contracts.editors import EDITORS, Editor, Failure, Resources, e
 from counterfact.core.records import Request
 from counterfact.core.texts import TextSource
 from counterfact.editing.networks import NETWORKS, TASKS, load_network, save_network
-from counterfact.lm.deltas import merged
-from counterfact.lm.edits import Edit
-from counterfact.lm.loading import LM
-from counterfact.lm.second_moment import SecondMoment
-from counterfact.lm.sites import weight_shape
+from counterfact.lm.edits.apply import merged
+from counterfact.lm.edits.edit import Edit
+from counterfact.lm.model.loading import LM
+from counterfact.lm.model.sites import weight_shape
+from counterfact.lm.moments.second_moment import SecondMoment
 from counterfact.training.examples import Example
 from counterfact.training.trainer import train
 from tests.support.models import SENTENCES, tiny_lm
@@ -47,7 +47,7 @@ TEXTS = TextSource("our sentences", "0", lambda: iter(SENTENCES))
 
 def moment(lm: LM, layer: int, seed: int = 1) -> SecondMoment:
     """A well-conditioned second moment that is far from the identity."""
-    size = weight_shape(lm.model, lm.layout.down(layer))[0]
+    size = weight_shape(lm.model, lm.layout.fc_out(layer))[0]
     made = torch.randn(3 * size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return SecondMoment(made.T @ made / len(made), len(made), layer, "random", str(seed))
 

@@ -16,10 +16,10 @@ from counterfact.core.settings import Resolved, Settings
 from counterfact.evaluation.harness import evaluate
 from counterfact.evaluation.options import Options
 from counterfact.evaluation.store import Run
-from counterfact.lm.deltas import Edit, LowRank
-from counterfact.lm.loading import LM
-from counterfact.lm.plan import Plan
-from counterfact.lm.sites import weight_shape
+from counterfact.lm.edits.apply import Edit, LowRank
+from counterfact.lm.model.loading import LM
+from counterfact.lm.model.sites import weight_shape
+from counterfact.lm.planning.batch_plan import Plan
 from tests.support.models import tiny_lm
 
 LENGTH = 32
@@ -96,7 +96,7 @@ class FakeSettings(Settings):
 
 def low_rank_edit(lm: LM, request: Request, seed: int, strength: float = 0.5) -> Edit:
     """A random change of rank one, which depends on nothing but the request, the seed and the strength."""
-    module = lm.layout.down(1)
+    module = lm.layout.fc_out(1)
     d_in, d_out = weight_shape(lm.model, module)
     generator = torch.Generator().manual_seed(derive_seed(seed, "fake", request.id))
     left = torch.randn(1, d_in, generator=generator, dtype=torch.float64) * strength

@@ -10,8 +10,8 @@ from pathlib import Path
 from counterfact.contracts.editors import Edited, Editor, EditorSpec, Group, Resources
 from counterfact.core.records import Request
 from counterfact.core.settings import Resolved
-from counterfact.lm.deltas import Edit
-from counterfact.lm.loading import LM
+from counterfact.lm.edits.apply import Edit
+from counterfact.lm.model.loading import LM
 from tests.support.evaluating import FakeSettings, low_rank_edit
 
 FOLDER = "FAULTS_FOLDER"

@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from counterfact.lm.loading import LM, Dtype, load_lm
+from counterfact.lm.model.loading import LM, Dtype, load_lm
 
 FAMILIES = ("gpt2", "gptj", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")
 LAYERS, WIDTH, INNER, HEADS, LENGTH = 3, 32, 64, 4, 64
@@ -86,6 +86,7 @@ def _config(family: str, vocabulary: int) -> Any:
         "mistral": {**grouped, "sliding_window": 48},
         "qwen2": grouped,
         "qwen3": {**grouped, "head_dim": 16},
+        "olmo": usual,  # no layout of ours: the example of a family that a user adds
     }
     ends = {"bos_token_id": 0, "eos_token_id": 0}
     return CONFIG_MAPPING[family](vocab_size=vocabulary, **ends, **special[family])

@@ -20,8 +20,8 @@ from counterfact.editing.networks import NETWORKS
 from counterfact.evaluation.essence import text_perplexities
 from counterfact.evaluation.harness import evaluate
 from counterfact.evaluation.showcase import say
-from counterfact.lm.loading import LM
-from counterfact.lm.second_moment import second_moments
+from counterfact.lm.model.loading import LM
+from counterfact.lm.moments.second_moment import second_moments
 from counterfact.tracing.causal import Traced, trace
 from counterfact.tracing.gradients import Attributed, attribute
 from counterfact.training.trainer import train

@@ -6,8 +6,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from counterfact.lm.hooks import Patch, Site, Tape, hooked
-from counterfact.lm.loading import LM
+from counterfact.lm.model.hooks import Patch, Site, Tape, hooked
+from counterfact.lm.model.loading import LM
 from counterfact.tracing.facts import Prompt
 
 Pair = tuple[Site, Patch]

@@ -14,7 +14,7 @@ from counterfact.evaluation.runners import Runner
 from counterfact.evaluation.runners.local import LocalRunner
 from counterfact.evaluation.store import Run
 from counterfact.evaluation.task import ModelSource
-from counterfact.lm.plan import Plan
+from counterfact.lm.planning.batch_plan import Plan
 from tests.support.evaluating import contents, counterfact, options
 from tests.support.faulty import FOLDER, RESOLVED, SPEC, write_plugin
 from tests.support.models import tiny_folder, tiny_lm

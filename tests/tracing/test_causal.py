@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from counterfact.core.errors import BadInput
-from counterfact.lm.attending import KERNEL
-from counterfact.lm.fused import fused_activations
-from counterfact.lm.hooks import Site, hooked
-from counterfact.lm.loading import LM, load_lm, wrap_lm
-from counterfact.lm.plan import Plan
-from counterfact.lm.products import packed_products, packs_products
+from counterfact.lm.forward.blocks import KERNEL
+from counterfact.lm.forward.fused_activations import fused_activations
+from counterfact.lm.forward.packed_products import packed_products, packs_products
+from counterfact.lm.model.hooks import Site, hooked
+from counterfact.lm.model.loading import LM, load_lm, wrap_lm
+from counterfact.lm.planning.batch_plan import Plan
 from counterfact.tracing.causal import Traced, trace
 from counterfact.tracing.cells import KINDS, SEVERED, Kind, Scan, window_of
 from counterfact.tracing.corruption import Corruption, make_corruption
@@ -69,7 +69,8 @@ def test_every_cell_of_every_kind_is_the_plain_loops(family: str) -> None:
         assert abs(one.high - one.low) > 0.01, "a corruption that changes nothing shows nothing"
         drawn = noise_of(lm, one, noise)
         for kind in SCAN.kinds:
-            np.testing.assert_allclose(one.traces[kind].scores, plain(lm, one, drawn, kind, 2), atol=1e-10)
+            atol = 1e-7 if family == "gptj" else 1e-10  # its own attention is in float32
+            np.testing.assert_allclose(one.traces[kind].scores, plain(lm, one, drawn, kind, 2), atol=atol)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gptj"])
@@ -224,12 +225,12 @@ def test_out_of_memory_halves_the_batch_and_costs_one_fact_at_most(monkeypatch: 
 
     lm, whole, largest = tiny_lm(), traced(tiny_lm()), 0
 
-    def greedy(lm: LM, spots: Any, *rest: Any) -> Tensor:
+    def greedy(lm: LM, sites: Any, *rest: Any) -> Tensor:
         nonlocal largest
-        largest = max(largest, len(spots))
-        if len(spots) > 1:
+        largest = max(largest, len(sites))
+        if len(sites) > 1:
             raise torch.OutOfMemoryError("too much")
-        return _sweep.sweep(lm, spots, *rest)
+        return _sweep.sweep(lm, sites, *rest)
 
     monkeypatch.setattr(causal, "sweep", greedy)
     for one, other in zip(whole, traced(lm), strict=True):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from counterfact.core.errors import BadInput
-from counterfact.lm.hooks import find_module
+from counterfact.lm.model.hooks import find_module
 from counterfact.tracing.corruption import embedding_moments, make_corruption, parse_rule, subject_deviation
 from tests.support.models import SENTENCES, tiny_lm
 

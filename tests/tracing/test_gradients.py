@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from counterfact.core.errors import BadInput
-from counterfact.lm.hooks import Site, hooked
-from counterfact.lm.loading import LM, wrap_lm
+from counterfact.lm.model.hooks import Site, hooked
+from counterfact.lm.model.loading import LM, wrap_lm
 from counterfact.tracing import _paths
 from counterfact.tracing.facts import BadFact, Fact
 from counterfact.tracing.gradients import PARTS, Attributed, Part, attribute, quadrature

@@ -65,7 +65,7 @@ def test_facts_are_read_and_bad_ones_told(tmp_path: Path) -> None:
 
 
 def test_all_facts_of_the_paper_are_found_in_their_tokens(real_data: Path) -> None:
-    from counterfact.lm.loading import load_lm
+    from counterfact.lm.model.loading import load_lm
 
     lm = load_lm(real_data / "golden/model", device="cpu")
     facts = read_facts(real_data / "known_1000/known_1000.json")

@@ -23,7 +23,7 @@ from counterfact.core.texts import TextSource
 from counterfact.editing.networks import INFO, NETWORKS, TASKS, WEIGHTS, load_network, read_info, save_network
 from counterfact.evaluation.harness import evaluate
 from counterfact.evaluation.store import Run
-from counterfact.lm.loading import LM, load_lm
+from counterfact.lm.model.loading import LM, load_lm
 from counterfact.training.examples import Sampler, validation_examples
 from counterfact.training.sources import open_source
 from counterfact.training.state import STATE, load_state, save_state

@@ -15,7 +15,7 @@ from counterfact.evaluation.harness import evaluate
 from counterfact.evaluation.options import Options
 from counterfact.evaluation.store import Run
 from counterfact.evaluation.summary import paired
-from counterfact.lm.loading import LM, load_lm
+from counterfact.lm.model.loading import LM, load_lm
 from counterfact.lm.scoring import Query, TargetScore, score
 from world.knowledge import read_knowledge
 from world.readability import judge, sample, world_words

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from counterfact.contracts.editors import EditorSpec
 from counterfact.evaluation.task import Prepared, Task
 from counterfact.evaluation.units import Computed, Unit
-from counterfact.lm.loading import LM
+from counterfact.lm.model.loading import LM
 
 
 class Runner(Protocol):

@@ -10,7 +10,7 @@ from counterfact.contracts.editors import EditorSpec
 from counterfact.evaluation.task import Prepared, Task
 from counterfact.evaluation.units import Attempts, Computed, Unit, disk_full, summary_of_faults
 from counterfact.evaluation.worker import Worker
-from counterfact.lm.loading import LM
+from counterfact.lm.model.loading import LM
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from counterfact.core.errors import Failed
 from counterfact.evaluation.runners._ray_cluster import RayCluster
 from counterfact.evaluation.task import ModelSource, Prepared, Task
 from counterfact.evaluation.units import ATTEMPTS, Attempts, Computed, Unit, summary_of_faults
-from counterfact.lm.loading import LM
+from counterfact.lm.model.loading import LM
 
 
 @dataclass(eq=False)

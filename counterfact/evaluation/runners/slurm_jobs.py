@@ -14,7 +14,7 @@ from counterfact.evaluation.runners._slurm_cluster import SlurmCluster
 from counterfact.evaluation.runners.exchange import PREFIX, Exchange, Order
 from counterfact.evaluation.task import ModelSource, Prepared, Task
 from counterfact.evaluation.units import ATTEMPTS, Attempts, Computed, Unit, summary_of_faults
-from counterfact.lm.loading import LM
+from counterfact.lm.model.loading import LM
 
 
 class SlurmRunner:

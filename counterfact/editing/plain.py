@@ -1,0 +1,131 @@
+r"""The plain engine: ROME's keys and its search for v*, written to be read.
+
+One record at a time, its sentences padded into one batch; whole forward passes of the model as it is, hooks that read
+and move a hidden state, and autograd. What `editing.value_search` computes for many records at once, without running
+anything twice, must equal what is computed here; editors take one or the other by `Resources.engine`.
+
+Meng, Bau, Andonian, Belinkov. Locating and Editing Factual Associations in GPT. NeurIPS 2022, section 3.1.
+https://arxiv.org/abs/2202.05262
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from counterfact.editing.requests import Encoded
+from counterfact.editing.values import SearchSettings, Values
+from counterfact.lm.model.hooks import Site, Tape, hooked
+from counterfact.lm.model.loading import LM
+
+
+def find_values(lm: LM, batch: Sequence[Encoded], settings: SearchSettings) -> Values:
+    """Find keys and values of some records, one after the other; see `value_search.find_values`."""
+    return Values.stack([find_value(lm, record, settings) for record in batch])
+
+
+def find_value(lm: LM, record: Encoded, settings: SearchSettings) -> Values:
+    """Find the keys and the value of one record.
+
+    Args:
+        lm: the model.
+        record: encoded with `hold=True`: a sentence for each context template, the bare prompt first, then `{} is a`.
+        settings: constants of the search.
+    """
+    with torch.no_grad():
+        keys, outputs = keys_and_outputs(lm, record, settings.layer)
+    delta, terms = search(lm, record, outputs[0], settings)
+    trace = terms.new_full((settings.steps, 4), torch.nan)
+    trace[: len(terms)] = terms
+    return Values(
+        bare_key=keys[0],
+        mean_key=keys.mean(0),
+        bare_output=outputs[0],
+        mean_output=outputs.mean(0),
+        delta=delta,
+        trace=trace,
+        passes=torch.tensor(len(terms), device=delta.device),
+    )
+
+
+def keys_and_outputs(lm: LM, record: Encoded, layer: int) -> tuple[Tensor, Tensor]:
+    """Return what enters and leaves the edited module at the subject, after each context.
+
+    Returns:
+        k, (contexts, d_in), and v, (contexts, width).
+    """
+    contexts = record.rows[:-1]
+    module = lm.layout.fc_out(layer)
+    key, output = Site(module, "in"), Site(module)
+    tape = Tape()
+    with hooked(lm.model, tape.read(key), tape.read(output)):
+        log_probabilities(lm, [row.ids for row in contexts])
+    at = range(len(contexts)), [row.lookup for row in contexts]
+    return tape[key][at].to(lm.working_dtype), tape[output][at].to(lm.working_dtype)
+
+
+def search(lm: LM, record: Encoded, v_0: Tensor, settings: SearchSettings) -> tuple[Tensor, Tensor]:
+    r"""Minimise the objective over δ by Adam (eq. 4).
+
+    $$\frac1N \sum_{j=1}^N -\log P_{m+\delta}\left(o^* \mid x_j + p\right)
+      + \lambda\, D_{KL}\left(P_{m+\delta}(x \mid p') \,\|\, P(x \mid p')\right)
+      + \gamma\, \frac{\|\delta\|}{\|v_0\|^2}$$
+
+    Args:
+        lm: the model.
+        record: its sentences.
+        v_0: the edited module's output at the subject of the bare prompt, (width,).
+        settings: constants of the search.
+
+    Returns:
+        δ, (width,), and the loss and its three terms at each forward pass, (passes, 4), in nats.
+    """
+    rows, lookups = [row.ids for row in record.rows], [row.lookup for row in record.rows]
+    delta = torch.zeros_like(v_0, requires_grad=True)
+    adam = torch.optim.Adam([delta], lr=settings.learning_rate)
+    original = None
+    trace: list[Tensor] = []
+    while True:
+        moved = Site(lm.layout.mlp(settings.layer)), partial(move, lookups, delta)
+        with torch.enable_grad(), hooked(lm.model, moved):
+            log_p = log_probabilities(lm, rows)
+            here = log_p[-1, lookups[-1]]  # at the subject of `{} is a`
+            original = here.detach() if original is None else original
+            nll = target_nll(log_p, record)
+            kl = settings.kl_factor * (here.exp() * (here - original)).sum()
+            decay = settings.weight_decay * delta.norm() / v_0.norm() ** 2
+            loss = nll + kl + decay
+        trace.append(torch.stack([loss, nll, kl, decay]).detach())
+        if len(trace) == settings.steps or not loss >= settings.stop_loss:  # NaN ends too
+            return delta.detach(), torch.stack(trace)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        with torch.no_grad():
+            delta *= (settings.clamp_norm_factor * v_0.norm() / delta.norm()).clamp(max=1)
+
+
+def move(lookups: Sequence[int], delta: Tensor, output: Tensor) -> Tensor:
+    """Add δ to an MLP's output (rows, tokens, width) at each row's lookup position."""
+    moved = output.clone()
+    moved[range(len(lookups)), lookups] += delta.to(moved.dtype)
+    return moved
+
+
+def target_nll(log_p: Tensor, record: Encoded) -> Tensor:
+    """Return -log p of the target's tokens, each given the ones before it: their mean over tokens and contexts."""
+    nlls = []
+    for row, contexts_log_p in zip(record.rows[:-1], log_p, strict=False):
+        ends = range(len(row.ids) - len(record.target), len(row.ids))
+        nlls.append(-contexts_log_p[ends, record.target].mean())
+    return torch.stack(nlls).mean()
+
+
+def log_probabilities(lm: LM, rows: Sequence[Sequence[int]]) -> Tensor:
+    """Return the log-probabilities after every token of rows padded on the right, (rows, tokens, vocabulary)."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=lm.device)
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=lm.device)
+    logits: Tensor = lm.model(ids, attention_mask=mask, use_cache=False).logits
+    return logits.to(lm.working_dtype).log_softmax(-1)

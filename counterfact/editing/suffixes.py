@@ -1,0 +1,212 @@
+"""What of a search is run once, and what is left for each step: the tokens that an intervention can change.
+
+An intervention at a row's lookup position acts on nothing before it and on no layer below. So the layers up to the
+edited one are run once, and above them a step runs only the tokens from the lookup position on, after a prefix of
+constant keys and values. Rows of different records begin alike, with the same context text: these tokens are run once
+for all of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from counterfact.editing.requests import Row
+from counterfact.lm.forward.blocks import embed, run_blocks
+from counterfact.lm.forward.prefix import KVRecorder, PrefixKV, RecordedKV
+from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
+from counterfact.lm.model.hooks import Site, Tape, hooked
+from counterfact.lm.model.loading import LM
+
+
+@dataclass(frozen=True)
+class Suffixes:
+    """Rows of several records from their lookup position on, ready to be run above the edited layer.
+
+    A record's rows are consecutive, and stand one after the other without padding.
+    """
+
+    start: int
+    """The first layer above the edited one."""
+    each: int
+    """Rows of a record."""
+    tail: int
+    """How many of the last tokens of each row are read."""
+    layout: RaggedLayout
+    """How the rows lie in the line."""
+    prefix: PrefixKV | None
+    """Keys and values of the tokens before them."""
+    hidden: Tensor
+    """Output of the edited layer, (1, tokens, width)."""
+    positions: Tensor
+    """Positions in the whole rows, (1, tokens)."""
+
+    @cached_property
+    def rows(self) -> RaggedRows:
+        """The rows as attention is told of them."""
+        return RaggedRows(self.layout, self.hidden.device, self.prefix, self.tail)
+
+    @cached_property
+    def firsts(self) -> Tensor:
+        """The token at each row's lookup position, (rows,)."""
+        return torch.tensor(self.layout.starts, device=self.hidden.device)
+
+    def keep(self, lm: LM, records: Sequence[bool], tail: int) -> "Suffixes":
+        """Go on with these records only, and read the last `tail` tokens of each row."""
+        layout, groups, places, tokens = self.layout.keep([keep for keep in records for _ in range(self.each)])
+        tokens = tokens.to(self.hidden.device)
+        upper = range(self.start, lm.n_layers)
+        return replace(
+            self,
+            tail=tail,
+            layout=layout,
+            prefix=None if self.prefix is None else self.prefix.keep(upper, groups, places),
+            hidden=self.hidden[:, tokens],
+            positions=self.positions[:, tokens],
+        )
+
+    def run(self, lm: LM, delta: Tensor) -> Tensor:
+        """Add `delta` (records, width) at every row's lookup position and run the layers above the edited one.
+
+        Returns:
+            The last states of the tokens that are read, in the order of `RaggedRows.asked_for`, (1, tokens, width).
+        """
+        moves = delta.to(self.hidden.dtype).repeat_interleave(self.each, 0)[None]
+        hidden = self.hidden.index_add(1, self.firsts, moves)
+        if self.start == lm.n_layers:
+            return hidden[:, self.rows.asked_for]
+        return run_blocks(lm, hidden, self.start, lm.n_layers, positions=self.positions, rows=self.rows)
+
+
+@dataclass(frozen=True)
+class AtLookup:
+    """What stands at every row's lookup position in one pass up to the edited layer."""
+
+    keys: Tensor
+    """Input of the edited module, (rows, d_in)."""
+    outputs: Tensor
+    """Its output, (rows, width)."""
+
+
+@torch.no_grad()
+def split_rows(lm: LM, rows: Sequence[Row], each: int, layer: int, tail: int) -> tuple[AtLookup, Suffixes]:
+    """Run rows up to the edited layer, and what stands before their lookup positions through the layers above.
+
+    Args:
+        lm: the model.
+        rows: record by record.
+        each: rows of a record.
+        layer: the edited layer.
+        tail: of each row so many of its last tokens are read.
+    """
+    shared = common_starts(rows, each)
+    texts = _run_shared(lm, rows[:each], shared[:each], len(rows) // each)
+    own = RaggedLayout.of([len(row.ids) - start for row, start in zip(rows, shared, strict=True)])
+    ids = _row_of(own.flat([row.ids[start:] for row, start in zip(rows, shared, strict=True)]), lm)
+    positions = _row_of(own.counted(shared), lm)
+    tape, module = Tape(), lm.layout.fc_out(layer)
+    key, output = Site(module, "in"), Site(module)
+    ragged = RaggedRows(own, lm.device, None if texts is None else texts.before(own.members, lm.working_dtype))
+    with hooked(lm.model, tape.read(key), tape.read(output)):
+        hidden = run_blocks(lm, embed(lm, ids, positions), 0, layer + 1, positions=positions, rows=ragged)
+    # Where each row's lookup position stands among the tokens that are its own.
+    lookups = [at + row.lookup - start for at, row, start in zip(own.starts, rows, shared, strict=True)]
+    at_lookup = torch.tensor(lookups, device=lm.device)
+    suffixes = RaggedLayout.of([len(row.ids) - row.lookup for row in rows])
+    tokens = [range(at, at + len(row.ids) - row.lookup) for at, row in zip(lookups, rows, strict=True)]
+    before = [range(at, end) for at, end in zip(own.starts, lookups, strict=True)]
+    recorded = _run_before(lm, before, shared, hidden, layer + 1, texts)
+    return AtLookup(tape[key][0, at_lookup], tape[output][0, at_lookup]), Suffixes(
+        start=layer + 1,
+        each=each,
+        tail=tail,
+        layout=suffixes,
+        prefix=None if recorded is None else _prefix_of(lm, recorded, suffixes, layer + 1),
+        hidden=hidden[:, torch.tensor(suffixes.flat(tokens), device=lm.device)],
+        positions=_row_of(suffixes.counted([row.lookup for row in rows]), lm),
+    )
+
+
+def common_starts(rows: Sequence[Row], each: int) -> list[int]:
+    """Return how many first tokens each row has in common with the same row of all records, before any lookup position.
+
+    >>> rows = [Row((5, 6, 7, 8), 3), Row((1, 2), 0), Row((5, 6, 9), 2), Row((1, 3), 1)]
+    >>> common_starts(rows, 2)
+    [2, 0, 2, 0]
+    """
+    counts = []
+    for template in range(each):
+        alike = rows[template::each]
+        most = min(row.lookup for row in alike)
+        for first, second in pairwise(alike):
+            pairs = zip(first.ids[:most], second.ids[:most], strict=True)
+            most = next((i for i, (one, other) in enumerate(pairs) if one != other), most)
+        counts.append(most)
+    return counts * (len(rows) // each)
+
+
+def _run_shared(lm: LM, rows: Sequence[Row], shared: Sequence[int], records: int) -> RecordedKV | None:
+    """Run the tokens that the rows of every record share; return their keys and values before every record's rows."""
+    parts = [row.ids[:count] for row, count in zip(rows, shared, strict=True)]
+    having = [part for part in parts if part]
+    if not having:
+        return None
+    layout = RaggedLayout.of(list(map(len, having)))
+    positions = _row_of(layout.counted(), lm)
+    states = embed(lm, _row_of(layout.flat(having), lm), positions)
+    keys, values = _record(lm, states, positions, 0, layout, None)
+    return RecordedKV(keys, values, _places(layout, parts) * records)
+
+
+def _run_before(
+    lm: LM,
+    before: Sequence[range],
+    shared: Sequence[int],
+    hidden: Tensor,
+    start: int,
+    texts: RecordedKV | None,
+) -> RecordedKV | None:
+    """Run the tokens `before` of each row through the layers from `start` on; return all that stands before it."""
+    having = [number for number, tokens in enumerate(before) if tokens]
+    if start == lm.n_layers or not having:
+        return texts
+    layout = RaggedLayout.of([len(before[number]) for number in having])
+    states = hidden[:, torch.tensor(layout.flat([before[number] for number in having]), device=lm.device)]
+    positions = _row_of(layout.counted([shared[number] for number in having]), lm)
+    mine = None if texts is None else RecordedKV(texts.keys, texts.values, [texts.places[number] for number in having])
+    found = RecordedKV(*_record(lm, states, positions, start, layout, mine), _places(layout, before))
+    return found if texts is None else texts.beside(found)
+
+
+def _record(
+    lm: LM, states: Tensor, positions: Tensor, start: int, layout: RaggedLayout, texts: RecordedKV | None
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """Run rows from block `start` on for their keys and values; of the last layer nothing else is computed."""
+    recorder = KVRecorder()
+    prefix = None if texts is None else texts.before(layout.members, lm.working_dtype)
+    ragged = RaggedRows(layout, lm.device, prefix, tail=0)
+    run_blocks(lm, states, start, lm.n_layers, positions=positions, cache=recorder, rows=ragged)
+    keys, values = ({layer: it[0] for layer, it in side.items()} for side in (recorder.keys, recorder.values))
+    return keys, values
+
+
+def _prefix_of(lm: LM, recorded: RecordedKV, suffixes: RaggedLayout, start: int) -> PrefixKV:
+    """Hold what stands before each row for all passes through the layers from `start` on."""
+    return recorded.before(suffixes.members, lm.working_dtype).hold(range(start, lm.n_layers))
+
+
+def _places(layout: RaggedLayout, parts: Sequence[Sequence[int]]) -> list[range]:
+    """Return where the tokens of each part stand, of which only those with tokens are in the layout."""
+    starts = iter(layout.starts)
+    places = []
+    for part in parts:
+        start = next(starts) if part else 0
+        places.append(range(start, start + len(part)))
+    return places
+
+
+def _row_of(numbers: Sequence[int], lm: LM) -> Tensor:
+    return torch.tensor([numbers], device=lm.device)

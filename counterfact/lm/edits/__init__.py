@@ -1,0 +1,1 @@
+"""Edits as data, and how they are applied to a model."""

@@ -1,0 +1,203 @@
+"""Two ways to apply edits, to each row of a batch its own or all to the model itself; tested equal."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from counterfact.lm.edits.edit import Delta, Dense, Edit, LowRank, check_edits, load_edits, read_meta, save_edits
+from counterfact.lm.forward.ragged import RaggedRows
+from counterfact.lm.model.hooks import Patch, Site, Tape, hooked
+from counterfact.lm.model.loading import LM
+from counterfact.lm.model.sites import weight_shape, weight_view
+
+__all__ = [
+    "Delta",
+    "Dense",
+    "Edit",
+    "EditStack",
+    "LowRank",
+    "check_edits",
+    "load_edits",
+    "low_rank_pairs",
+    "merged",
+    "per_row",
+    "read_meta",
+    "save_edits",
+]
+
+
+@contextmanager
+def per_row(lm: LM, edits: Sequence[Edit], owners: Sequence[int] | Tensor) -> Iterator[None]:
+    """Run each row of every batch within the block under an edit of its own.
+
+    Position-free, so it holds in generation with a cache too; reordering rows (beam search) is not allowed.
+
+    Args:
+        lm: the model.
+        edits: the edits that rows may be run under.
+        owners: for each row of the batch, the index of its edit, or -1 for the unedited model.
+
+    Raises:
+        LookupError, ValueError: an edit's module is not in the model, its shape does not fit, or an owner is no edit.
+    """
+    with EditStack(lm, edits).rows(owners):
+        yield
+
+
+class EditStack:
+    """Edits made ready to be applied row by row: low ranks padded with zeros to one rank and stacked by module.
+
+    Sums and products are in float32, or float64 for a model of that dtype, whatever the model's own dtype.
+    """
+
+    def __init__(self, lm: LM, edits: Sequence[Edit]) -> None:
+        check_edits(lm, edits)
+        self._lm = lm
+        self._count = len(edits)
+        self._dtype = lm.working_dtype
+        names = dict.fromkeys(name for edit in edits for name in edit.modules)
+        self._low: dict[str, tuple[Tensor, Tensor]] = {}
+        self._dense: dict[str, dict[int, Tensor]] = {}
+        for name in names:
+            self._add_low(name, edits)
+            self._add_dense(name, edits)
+
+    @contextmanager
+    def rows(self, owners: Sequence[int] | Tensor, ragged: RaggedRows | None = None) -> Iterator[None]:
+        """Apply them to every batch within the block; `owners` as for `per_row`, `ragged` for rows that stand so."""
+        with hooked(self._lm.model, *self._pairs(owners, ragged)):
+            yield
+
+    def _add_low(self, name: str, edits: Sequence[Edit]) -> None:
+        parts = [[d for d in edit.deltas if isinstance(d, LowRank) and d.module == name] for edit in edits]
+        ranks = [sum(d.left.shape[0] for d in part) for part in parts]
+        if not any(ranks):
+            return
+        device = weight_view(self._lm.model, name).device
+        d_in, d_out = weight_shape(self._lm.model, name)
+        # One row of zeros more than there are edits: the unedited model.
+        left = torch.zeros(len(edits) + 1, max(ranks), d_in, dtype=self._dtype, device=device)
+        right = torch.zeros(len(edits) + 1, max(ranks), d_out, dtype=self._dtype, device=device)
+        for i, part in enumerate(parts):
+            if part:
+                left[i, : ranks[i]] = torch.cat([d.left.detach() for d in part])
+                right[i, : ranks[i]] = torch.cat([d.right.detach() for d in part])
+        self._low[name] = left, right
+
+    def _add_dense(self, name: str, edits: Sequence[Edit]) -> None:
+        device = weight_view(self._lm.model, name).device
+        found: dict[int, Tensor] = {}
+        for i, edit in enumerate(edits):
+            for delta in edit.deltas:
+                if isinstance(delta, Dense) and delta.module == name:
+                    change = delta.weight_change.detach().to(device, self._dtype)
+                    found[i] = found[i] + change if i in found else change
+        if found:
+            self._dense[name] = found
+
+    def _pairs(self, owners: Sequence[int] | Tensor, ragged: RaggedRows | None) -> list[tuple[Site, Patch]]:
+        listed = owners.tolist() if isinstance(owners, Tensor) else list(owners)
+        wrong = [owner for owner in listed if not -1 <= owner < self._count]
+        if wrong:
+            raise ValueError(f"expected owners from -1 to {self._count - 1}, got {wrong[0]}")
+        if ragged is not None:
+            listed = [listed[row] for row in ragged.layout.order]
+        pairs: list[tuple[Site, Patch]] = []
+        for name, (left, right) in self._low.items():
+            index = torch.tensor([owner % (self._count + 1) for owner in listed], device=left.device)
+            pairs += low_rank_pairs(name, left[index], right[index], ragged)
+        for name, changes in self._dense.items():
+            pairs += _patched(name, partial(_add_dense, changes, listed), len(listed), ragged)
+        return pairs
+
+
+Change = Callable[[slice, Tensor, Tensor], Tensor]
+"""Which rows, what their module is given (rows, tokens, d_in) and gives (rows, tokens, d_out) -> what it gives now."""
+
+
+def low_rank_pairs(
+    module: str, left: Tensor, right: Tensor, ragged: RaggedRows | None = None
+) -> list[tuple[Site, Patch]]:
+    """Return the patches that add to a module's output, row by row, y += (x Lᵀ) R; gradients reach L and R.
+
+    Args:
+        module: name of a projection.
+        left: L, (rows, rank, d_in), one for each row of the batch.
+        right: R, (rows, rank, d_out).
+        ragged: of rows that stand one after the other; `left` and `right` are in their order.
+    """
+    return _patched(module, partial(_add_low_rank, left, right), len(left), ragged)
+
+
+def _patched(module: str, change: Change, rows: int, ragged: RaggedRows | None) -> list[tuple[Site, Patch]]:
+    tape, site = Tape(), Site(module, "in")
+
+    def patch(output: Tensor) -> Tensor:
+        given = tape.pop(site)
+        if ragged is not None:
+            return ragged.layout_of(given).by_group(change, given, output)
+        if given.dim() != 3 or given.shape[0] != rows:
+            raise ValueError(f"{module}: expected (rows, tokens, d_in) with {rows} rows, got {tuple(given.shape)}")
+        return change(slice(0, rows), given, output)
+
+    return [tape.read(site), (Site(module), patch)]
+
+
+def _add_low_rank(left: Tensor, right: Tensor, rows: slice, given: Tensor, output: Tensor) -> Tensor:
+    """y + (x Lᵀ) R, with `left` (rows, rank, d_in) and `right` (rows, rank, d_out)."""
+    change = torch.bmm(given.to(left.dtype), left[rows].transpose(1, 2))  # (rows, tokens, rank)
+    return torch.baddbmm(output.to(left.dtype), change, right[rows]).to(output.dtype)
+
+
+def _add_dense(changes: dict[int, Tensor], owners: Sequence[int], rows: slice, given: Tensor, output: Tensor) -> Tensor:
+    """y + x W' for the rows of each edit together, so that no change is ever copied for a row."""
+    mine: dict[int, list[int]] = {}
+    for row, owner in enumerate(owners[rows]):
+        mine.setdefault(owner, []).append(row)
+    result = output.clone()
+    for owner in mine.keys() & changes.keys():
+        index, change = torch.tensor(mine[owner], device=output.device), changes[owner]
+        part = given[index].to(change.dtype) @ change
+        result[index] = (output[index].to(change.dtype) + part).to(output.dtype)
+    return result
+
+
+@contextmanager
+def merged(lm: LM, edits: Sequence[Edit]) -> Iterator[None]:
+    """Write all of `edits` into the weights for the length of the block; afterwards they are as before, bit for bit.
+
+    Raises:
+        LookupError, ValueError: as `per_row`, or an edit has a context, which no weight holds; nothing is changed then.
+    """
+    if any(edit.context for edit in edits):
+        raise ValueError("an edit that is a text before the prompt cannot be written into weights")
+    check_edits(lm, edits)
+    dtype = lm.working_dtype
+    changes: dict[str, list[Delta]] = {}
+    for edit in edits:
+        for delta in edit.deltas:
+            changes.setdefault(delta.module, []).append(delta)
+    saved = {name: weight_view(lm.model, name).detach().clone() for name in changes}
+    try:
+        with torch.no_grad():
+            for name, deltas in changes.items():
+                weight = weight_view(lm.model, name)
+                total = weight.to(dtype, copy=True)
+                for delta in deltas:
+                    total += _whole(delta, weight.device, dtype)
+                weight.copy_(total)
+        yield
+    finally:
+        with torch.no_grad():
+            for name, before in saved.items():
+                weight_view(lm.model, name).copy_(before)
+
+
+def _whole(delta: Delta, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The change as a whole matrix, multiplied out in `dtype`."""
+    if isinstance(delta, Dense):
+        return delta.weight_change.detach().to(device, dtype)
+    return delta.left.detach().to(device, dtype).T @ delta.right.detach().to(device, dtype)

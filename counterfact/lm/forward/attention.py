@@ -1,0 +1,132 @@
+r"""Attention over rows of unequal length that stand one after the other, each perhaps after a constant prefix.
+
+Rows of one length are computed together (`forward.ragged`). Keys and values of a prefix are never copied beside a row's
+own, and rows that share a prefix meet it in one product. With $Z_1, Z_2$ the sums of exponentials over prefix and row,
+and $o_1, o_2$ what attention to each alone gives, the whole is $(Z_1 o_1 + Z_2 o_2) / (Z_1 + Z_2)$: so it is computed
+where no gradient is asked for. `forward.attention_gradient` holds the way there and back where one is.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from counterfact.lm.forward.attention_gradient import attend_with_gradient
+from counterfact.lm.forward.decode_cache import DecodeCache
+from counterfact.lm.forward.operators import attention_and_sums
+from counterfact.lm.forward.prefix import KV
+from counterfact.lm.forward.ragged import RaggedRows
+
+
+def attend(rows: RaggedRows, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """Attend within each row, and to its prefix.
+
+    Args:
+        rows: the rows.
+        module: the attention module, for its layer.
+        query: (1, heads, tokens, head width); keys and values may have fewer heads, each for several of the query.
+        key, value: (1, key heads, tokens, head width).
+        scaling: factor of the scores.
+
+    Returns:
+        (1, tokens, heads, head width).
+    """
+    if rows.tail == 0:
+        return query.new_zeros(query.transpose(1, 2).shape)
+    if rows.prefix is None and rows.tail is None:
+        return _within_rows(rows, query, key, value, scaling)
+    needs_gradient = torch.is_grad_enabled() and any(states.requires_grad for states in (query, key, value))
+    is_padded = rows.prefix is not None and rows.prefix.padded
+    if needs_gradient or is_padded or rows.tail not in {None, 1}:
+        return attend_with_gradient(rows, module.layer_idx, query, key, value, scaling)
+    return _in_two_parts(rows, module.layer_idx, query, key, value, scaling)
+
+
+def _within_rows(rows: RaggedRows, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    grouped = query.shape[1] != key.shape[1]
+    # Split, not sliced: the gradient of a slice is a tensor of zeros as large as the whole.
+    sizes = [group.rows * group.length for group in rows.layout.groups]
+    parts = []
+    for group, *own in zip(
+        rows.layout.groups, *(torch.split(states[0], sizes, 1) for states in (query, key, value)), strict=True
+    ):
+        # (rows, heads, length, head width).
+        q, k, v = (states.view(len(states), group.rows, group.length, -1).transpose(0, 1) for states in own)
+        if group.length == 1:
+            found = v.repeat_interleave(q.shape[1] // v.shape[1], 1)
+        else:
+            found = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped)
+        parts.append(found.transpose(1, 2).flatten(0, 1))
+    return torch.cat(parts)[None].to(value.dtype)
+
+
+def _in_two_parts(rows: RaggedRows, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """Attend from all tokens, or from the last one of each row, without gradients; no prefix is padded."""
+    shape = query.shape[2], query.shape[1], query.shape[3]
+    result = query.new_empty(shape) if rows.tail is None else query.new_zeros(shape)
+    for number, group in enumerate(rows.layout.groups):
+        # (rows, heads, length, head width).
+        q, k, v = (group.of(states.transpose(1, 2)).transpose(1, 2) for states in (query, key, value))
+        asked = rows.asked(group)
+        found = group.of(result[None])[:, group.length - asked :]
+        prefix = None if rows.prefix is None else rows.prefix.of(layer, number)
+        _mix(q[:, :, group.length - asked :], k, v, prefix, scaling, found)
+    return result[None]
+
+
+def _mix(query: Tensor, key: Tensor, value: Tensor, prefix: KV | None, scaling: float, found: Tensor) -> None:
+    """Attend to the rows' own tokens, and to each prefix in one product for all its rows; then mix the two.
+
+    Args:
+        query: (rows, heads, queries, head width), of all tokens or of the last one.
+        key, value: (rows, key heads, tokens, head width).
+        prefix: keys and values, (prefixes, key heads, prefix tokens, head width).
+        scaling: factor of the scores.
+        found: the result is written here, (rows, queries, heads, head width).
+    """
+    rows, heads, queries, width = query.shape
+    key_heads = key.shape[1]
+    sharing = heads // key_heads
+    own_key, own_value = (it if sharing == 1 else it.repeat_interleave(sharing, 1) for it in (key, value))
+    own, own_sum = attention_and_sums(query, own_key, own_value, queries > 1, scaling)
+    own = own.transpose(1, 2)
+    if prefix is None or not prefix[0].shape[2]:
+        found[:] = own
+        return
+    prefixes = len(prefix[0])
+    # (prefixes, key heads, rows of a prefix x heads that share a key head x queries, head width).
+    together = query.reshape(prefixes, -1, key_heads, sharing, queries, width).transpose(1, 2).flatten(2, 4)
+    past, past_sum = attention_and_sums(together, *prefix, False, scaling)
+    apart = prefixes, key_heads, -1, sharing, queries
+    past = past.view(*apart, width).permute(0, 2, 4, 1, 3, 5).reshape(rows, queries, heads, width)
+    share = past_sum.reshape(apart).permute(0, 2, 4, 1, 3).reshape(rows, queries, heads) - own_sum.transpose(1, 2)
+    torch.lerp(own, past, share.sigmoid_().to(past.dtype)[..., None], out=found)
+
+
+def attend_newest(
+    cache: DecodeCache, module: Any, query: Tensor, _key: Tensor, value: Tensor, scaling: float
+) -> Tensor:
+    """Attend from one new token a row to all that a decode cache holds, the new token's key and value among them.
+
+    By plain products, which on a processor are faster for one token than a kernel made for long rows; the softmax is
+    in float32 or wider.
+
+    Args:
+        cache: keys and values of the texts so far.
+        module: the attention module, for its layer.
+        query: (rows, heads, 1, head width).
+        value: (rows, key heads, tokens, head width), for its dtype.
+        scaling: factor of the scores.
+
+    Returns:
+        (rows, 1, heads, head width).
+    """
+    keys, values = cache.whole(module.layer_idx)
+    rows, heads, _, width = query.shape
+    # Queries that share a key's head stand side by side.
+    shared = query.reshape(rows, keys.shape[1], -1, width)
+    scores = torch.matmul(shared, keys.transpose(2, 3))
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).mul_(scaling)
+    scores[..., cache.length(module.layer_idx) :] = -torch.inf
+    return torch.matmul(scores.softmax(-1).to(value.dtype), values).view(rows, 1, heads, width)

@@ -1,0 +1,234 @@
+"""Run part of a model: from tokens to states, from one block to another, from states to logits.
+
+The parts are the model's own modules, so hooks act here as in a whole forward pass. What differs between a batch of
+rows in a rectangle, rows one after the other, rows after a constant prefix, and texts that grow, is attention alone: a
+function of ours then stands in its place, between the model's own projections (`forward.attention`).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+
+from counterfact.lm.forward.attention import attend, attend_newest
+from counterfact.lm.forward.decode_cache import DecodeCache
+from counterfact.lm.forward.ragged import RaggedRows
+from counterfact.lm.model.hooks import find_module, first, hooked, only, shadowed
+from counterfact.lm.model.loading import LM
+
+Attend = Callable[[Any, Tensor, Tensor, Tensor, float], Tensor]
+"""The attention module, queries (rows, heads, tokens, head width), keys and values (of fewer heads, perhaps, each for
+several of the queries'), and the scaling of scores -> (rows, tokens, heads, head width)."""
+KERNEL = "attend_by"
+"""The name under which the `transformers` library knows attention by a function of ours."""
+
+
+class Cache(Protocol):
+    """Keys and values of earlier tokens, as the blocks ask for them."""
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Take a layer's new keys and values (rows, heads, tokens, head width); return all that it may look at."""
+
+    def length(self, layer: int) -> int:
+        """Return how many earlier tokens a layer has."""
+
+
+def pad_right(rows: Sequence[Sequence[int]], device: torch.device, length: int | None = None) -> tuple[Tensor, Tensor]:
+    """Lay rows of token ids out as a rectangle.
+
+    Args:
+        rows: ids.
+        device: where the tensors shall be.
+        length: tokens of a padded row; by default those of the longest.
+
+    Returns:
+        ids (rows, length), padded on the right with 0, and how many tokens each row has, (rows,).
+
+    >>> pad_right([[5, 6], [7]], torch.device("cpu"))
+    (tensor([[5, 6],
+            [7, 0]]), tensor([2, 1]))
+    """
+    length = max(map(len, rows)) if length is None else length
+    ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows])
+    return ids.to(device), torch.tensor([len(row) for row in rows]).to(device)
+
+
+def embed(lm: LM, ids: Tensor, positions: Tensor | None = None) -> Tensor:
+    """Return the states before the first block.
+
+    Args:
+        ids: (rows, tokens).
+        positions: (rows, tokens) or (tokens,), by default counted from 0.
+
+    Returns:
+        (rows, tokens, width).
+    """
+    hidden: Tensor = find_module(lm.model, lm.layout.embed)(ids)
+    if lm.layout.positions is not None:
+        positions = torch.arange(ids.shape[1], device=ids.device) if positions is None else positions
+        hidden = hidden + find_module(lm.model, lm.layout.positions)(positions)
+    return hidden
+
+
+def run_blocks(
+    lm: LM,
+    hidden: Tensor,
+    start: int,
+    stop: int,
+    *,
+    positions: Tensor | None = None,
+    cache: Cache | None = None,
+    rows: RaggedRows | None = None,
+) -> Tensor:
+    """Run blocks `start` to `stop - 1` on the states before `start`; return the states before `stop`.
+
+    Args:
+        lm: the model.
+        hidden: (rows, tokens, width), each token seeing the ones before it and itself, which suits rows padded on the
+            right; or, with `rows`, (1, tokens of all rows, width).
+        start: the first block to run, from 0.
+        stop: the block before which to stop.
+        positions: (rows, tokens) or (tokens,); by default they go on after the cache's tokens. With `rows` they must be
+            given, (1, tokens).
+        cache: is given each block's new keys and values: a `KVRecorder`, or the `DecodeCache` of a rectangle.
+        rows: the rows, where they stand one after the other, and their prefix. If they have a `tail`, the last block's
+            states are returned for the tail alone.
+
+    Raises:
+        ValueError: positions are missing.
+    """
+    if rows is not None:
+        return _run_ragged(lm, hidden, start, stop, positions, cache, rows)
+    tokens = hidden.shape[1]
+    past = cache.length(start) if cache is not None else 0
+    if positions is None:
+        positions = torch.arange(past, past + tokens, device=hidden.device)
+    if positions.dim() == 1:
+        # One row of positions for all: GPT-J copies its whole table once per row of positions.
+        positions = positions[None]
+    needs_mask = tokens > 1 and (past or lm.layout.attention_kernel == "eager")
+    mask = _causal_mask(lm, tokens, past) if needs_mask else None
+    return call_blocks(lm, hidden, range(start, stop), positions, cache, mask)
+
+
+def _run_ragged(
+    lm: LM,
+    hidden: Tensor,
+    start: int,
+    stop: int,
+    positions: Tensor | None,
+    cache: Cache | None,
+    rows: RaggedRows,
+) -> Tensor:
+    """Run blocks on rows laid one after the other; the last block of a pass with a tail, for the tail alone."""
+    if positions is None:
+        raise ValueError("rows of unequal length need positions")
+    whole = stop if rows.tail is None else stop - 1
+    with attend_by(lm, partial(attend, rows.whole)):
+        hidden = call_blocks(lm, hidden, range(start, whole), positions, cache)
+    if rows.tail is None:
+        return hidden
+    # What attention and MLP would write to other tokens is not computed.
+    patches = [patch for name in (lm.layout.out_proj, lm.layout.mlp) for patch in only(name(whole), rows.asked_for)]
+    with attend_by(lm, partial(attend, rows)), hooked(lm.model, *patches):
+        hidden = call_blocks(lm, hidden, range(whole, stop), positions, cache)
+    return hidden[:, rows.asked_for]
+
+
+def call_blocks(
+    lm: LM,
+    hidden: Tensor,
+    layers: Sequence[int],
+    positions: Tensor,
+    cache: Cache | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Call the model's blocks one after the other, with whatever attention is in place.
+
+    Args:
+        lm: the model.
+        hidden: states before the first of them, (rows, tokens, width).
+        layers: which blocks.
+        positions: (rows or 1, tokens).
+        cache: is given each block's new keys and values.
+        mask: added to the attention scores, (rows or 1, 1, tokens, tokens seen); not used by attention of ours.
+    """
+    extra: dict[str, Any] = {lm.layout.cache_keyword: cache, "position_ids": positions, "attention_mask": mask}
+    if lm.layout.rotary is not None:
+        extra["position_embeddings"] = find_module(lm.model, lm.layout.rotary)(hidden, position_ids=positions)
+    for layer in layers:
+        hidden = first(find_module(lm.model, lm.layout.block(layer))(hidden, **extra))
+    return hidden
+
+
+def _causal_mask(lm: LM, tokens: int, past: int) -> Tensor:
+    """Return what to add to attention scores, (1, 1, tokens, past + tokens), in the model's dtype."""
+    hidden = torch.ones(tokens, past + tokens, dtype=torch.bool, device=lm.device).triu(past + 1)
+    return torch.zeros(hidden.shape, dtype=lm.dtype, device=lm.device).masked_fill(hidden, torch.finfo(lm.dtype).min)[
+        None, None
+    ]
+
+
+def logits(lm: LM, hidden: Tensor) -> Tensor:
+    """Return the logits of any selection of last states: (..., width) to (..., vocabulary), in the model's dtype."""
+    return head(lm, final_norm(lm, hidden))
+
+
+def final_norm(lm: LM, hidden: Tensor) -> Tensor:
+    """Return what the output layer is given: last states after the last norm."""
+    normed: Tensor = find_module(lm.model, lm.layout.final_norm)(hidden)
+    return normed
+
+
+def head(lm: LM, normed: Tensor) -> Tensor:
+    """Return the output layer's logits, (..., vocabulary)."""
+    result: Tensor = find_module(lm.model, lm.layout.head)(normed)
+    return result
+
+
+@contextmanager
+def attend_by(lm: LM, attend: Attend) -> Iterator[None]:
+    """Let all attentions of the model be computed by `attend` within the block."""
+    method = lm.layout.attention_method
+    with ExitStack() as stack:
+        for layer in range(lm.n_layers):
+            module = find_module(lm.model, lm.layout.attention(layer))
+            own = attend if method is None else partial(_by_method, module, attend)
+            stack.enter_context(shadowed(module, method or KERNEL, own))
+        if method is None:
+            lm.model.set_attn_implementation(KERNEL)
+            stack.callback(lm.model.set_attn_implementation, lm.layout.attention_kernel)
+        yield
+
+
+def _by_method(module: Any, attend: Attend, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, None]:
+    """As families call it that have a method of their own instead of the library's interface."""
+    return attend(module, query, key, value, 1 / float(module.scale_attn)).transpose(1, 2), None
+
+
+def _by_interface(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, scaling: float, **_: Any
+) -> tuple[Tensor, None]:
+    """As the library's interface calls it."""
+    attend: Attend = vars(module)[KERNEL]
+    return attend(module, query, key, value, scaling), None
+
+
+@contextmanager
+def decode_attention(lm: LM, cache: DecodeCache) -> Iterator[None]:
+    """Let each block attend from one new token a row to all that a decode cache holds, within the block.
+
+    On a processor by `attend_newest`; elsewhere nothing is changed. Longer passes are not possible within the block.
+    """
+    if lm.device.type != "cpu":
+        yield
+        return
+    with attend_by(lm, partial(attend_newest, cache)):
+        yield
+
+
+AttentionInterface.register(KERNEL, _by_interface)

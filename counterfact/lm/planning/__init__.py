@@ -1,0 +1,1 @@
+"""Sizes of batches, and the memory that they need."""
