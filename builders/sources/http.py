@@ -1,7 +1,7 @@
 """HTTP requests and responses as plain values, and what a response means by its status.
 
 The rules are those of WikiData's query service and of MediaWiki's API: 429 and `Retry-After` say when to come back, a
-403 is final until a person has acted, and a query that took too long is to be asked in smaller parts.
+403 is final until a person has acted, and a query that took too long should be sent in smaller parts.
 https://www.mediawiki.org/wiki/Wikidata_Query_Service/User_Manual, https://www.mediawiki.org/wiki/API:Etiquette
 """
 
@@ -35,7 +35,7 @@ class ServerRequest(NamedTuple):
     body: str = ""
     """A SPARQL query, or the parameters of an API; empty for a plain page."""
     divisible: bool = False
-    """Whether the caller can ask for less at a time."""
+    """Whether the caller can send smaller requests instead."""
     optional: bool = False
     """Whether there may be nothing at the address."""
 
@@ -81,7 +81,7 @@ class Refused(SourceError):
 
 
 def check_status(endpoint: str, response: Response, now: float) -> None:
-    """Accept a response that holds what was asked for, by its status and content type.
+    """Accept a response that contains what was requested, by its status and content type.
 
     Args:
         endpoint: who answered, for messages.
@@ -90,10 +90,10 @@ def check_status(endpoint: str, response: Response, now: float) -> None:
 
     Raises:
         TransientError: it may come right later.
-        QueryTooLarge: less should be asked at a time.
-        Refused: the server refuses whoever asks.
+        QueryTooLarge: smaller requests should be sent.
+        Refused: the server refuses this client.
         NotFound: there is nothing at the address.
-        SourceError: the server refuses the question.
+        SourceError: the server refuses this request.
     """
     status, page = response.status, "html" in response.content_type
     if status == 200 and not page:
@@ -101,14 +101,14 @@ def check_status(endpoint: str, response: Response, now: float) -> None:
     if banned := _BANNED.search(response.said):
         until = f" until {banned[1].strip()}" if banned[1] else ""
         raise Refused(
-            f"{endpoint}: this address is banned{until}; the server said ({status}): {response.said!r}. Ask nothing "
-            "more before then: the cache keeps what has come, and the same command goes on from there"
+            f"{endpoint}: this address is banned{until}; the server said ({status}): {response.said!r}. Send nothing "
+            "more before then: the cache keeps what has come, and the same command continues from there"
         )
     if status in (401, 403):
         raise Refused(
             f"{endpoint}: refused ({status}): {response.said!r}. Wikimedia refuses callers whose User-Agent does not "
             "name a working contact: check --contact, and read "
-            "https://foundation.wikimedia.org/wiki/Policy:User-Agent_policy; it is not asked again until you run this"
+            "https://foundation.wikimedia.org/wiki/Policy:User-Agent_policy; nothing more is sent until you run this"
         )
     wait = retry_after(response.headers, now)
     if status == 429:
@@ -123,7 +123,7 @@ def check_status(endpoint: str, response: Response, now: float) -> None:
         raise TransientError(f"a failure ({status}): {response.said!r}", wait)
     if status in (404, 410):
         raise NotFound(f"{endpoint}: there is nothing at this address ({status}): {response.said!r}")
-    raise SourceError(f"{endpoint}: the server refused the question ({status}): {response.said!r}")
+    raise SourceError(f"{endpoint}: the server refused the request ({status}): {response.said!r}")
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
