@@ -14,7 +14,6 @@ from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 from .sparql import QueryTooLarge, SourceError
 
@@ -164,9 +163,14 @@ def receive(send: Callable[[], Any]) -> Response:
     except (HTTPException, OSError, EOFError, zlib.error) as error:
         if isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError):
             return Response(NO_ANSWER, {}, b"")
-        said = " ".join(str(error).split())[:200]
-        raise TransientError(f"no complete response came ({type(error).__name__}: {said})") from error
+        raise incomplete(error) from error
     return Response(reply.status, headers, body)
+
+
+def incomplete(error: Exception) -> TransientError:
+    """Return the failure that a response did not come, or not as a whole."""
+    said = " ".join(str(error).split())[:200]
+    return TransientError(f"no complete response came ({type(error).__name__}: {said})")
 
 
 def post_form(request: ServerRequest, agent: str, timeout: int) -> Response:
@@ -175,9 +179,18 @@ def post_form(request: ServerRequest, agent: str, timeout: int) -> Response:
     Raises:
         TransientError: no complete response came.
     """
+    import requests  # noqa: PLC0415
+
     headers = {"User-Agent": agent, "Accept-Encoding": "gzip"}
-    call = Request(request.endpoint, request.body.encode() or None, headers)
-    return receive(lambda: urlopen(call, timeout=timeout))
+    form = {"Content-Type": "application/x-www-form-urlencoded"} if request.body else {}
+    method, body = ("POST", request.body.encode()) if request.body else ("GET", None)
+    try:
+        reply = requests.request(method, request.endpoint, data=body, headers=headers | form, timeout=timeout)
+    except requests.exceptions.ReadTimeout:
+        return Response(NO_ANSWER, {}, b"")
+    except requests.exceptions.RequestException as error:
+        raise incomplete(error) from error
+    return Response(reply.status_code, lower_names(reply.headers), reply.content)
 
 
 def lower_names(headers: Any) -> dict[str, str]:
