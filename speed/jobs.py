@@ -20,7 +20,8 @@ from counterfact.lm.forward.packed_products import packed_products, packs_produc
 from counterfact.lm.generation import Generation, generate
 from counterfact.lm.model.loading import LM
 from counterfact.lm.planning.batch_plan import Plan
-from counterfact.lm.scoring import Query, TargetScore, score
+from counterfact.lm.queries import Query, TargetScore
+from counterfact.lm.scoring import score
 from speed.machine import forget_peak, peak_memory, synchronize
 from speed.one_at_a_time import OneAtATime, scored_prompts
 from speed.operations import OperationCounter

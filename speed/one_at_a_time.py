@@ -83,7 +83,7 @@ class OneAtATime:
         for column in range(int(lengths.min()), length):
             output = model(table[:, start:column], past_key_values=cache, use_cache=True)
             best, tokens = output.logits[:, -1].softmax(-1).topk(TOP_K)
-            token = tokens.query_knowledge(1, torch.multinomial(best, 1))[:, 0]
+            token = tokens.gather(1, torch.multinomial(best, 1))[:, 0]
             table[:, column] = torch.where(column < lengths, table[:, column], token)
             start = column
         rows: list[list[int]] = table.tolist()

@@ -25,7 +25,8 @@ def register(app: typer.Typer) -> None:
 
 def compare(
     what: Annotated[
-        list[str], typer.Argument(help="One or two data sets (one: with datasets/counterfact); or folders of runs.")
+        list[str],
+        typer.Argument(help="Two data sets, or one to compare with datasets/counterfact; or folders of runs."),
     ],
     baseline: Annotated[Path | None, typer.Option(help="Compare runs: the run to compare the others with.")] = None,
     form: Form = "terminal",

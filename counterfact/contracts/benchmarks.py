@@ -10,8 +10,7 @@ from counterfact.contracts.metrics import METRICS, Metric, TextMetric, text_metr
 from counterfact.core.records import BadRecord, Border, Record, check_request
 from counterfact.core.references import ReferenceTexts
 from counterfact.core.registry import Registry
-from counterfact.lm.scoring import Query, TargetScore
-from counterfact.lm.shifts import Shift
+from counterfact.lm.queries import Query, Shift, TargetScore
 
 R = TypeVar("R", bound=Record)
 Notation = Literal["parentheses", "plus-minus"]

@@ -25,7 +25,8 @@ from counterfact.lm.generation import Generation, generate
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.precision import float32_products
 from counterfact.lm.planning.batch_plan import Plan, Split, is_out_of_memory
-from counterfact.lm.scoring import Unscored, score
+from counterfact.lm.queries import Unscored
+from counterfact.lm.scoring import score
 from counterfact.lm.shifts import next_token_shifts
 
 Stage = Literal["edit", "score", "generate", "text"]

@@ -1,11 +1,9 @@
-"""What a run is: everything that its numbers depend on, the folder it lives in, and the code that made it."""
+"""What a run is: everything that its numbers depend on, and the folder it lives in."""
 
 import logging
 import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from counterfact.editing.networks import read_info
 from counterfact.evaluation.schedule import Schedule
 from counterfact.lm.model.loading import LM
 
-DISTRIBUTION = "counterfact-toolkit"
 logger = logging.getLogger(__name__)
 
 
@@ -127,16 +124,6 @@ def hash_references(dataset: Dataset) -> str | None:
     return hash_json([mine, hash_json(list(references.documents()))])
 
 
-def code_identity() -> dict[str, Any]:
-    """Return version, commit and dirty flag of this code; `None` where they cannot be known."""
-    try:
-        version: str | None = metadata.version(DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        version = None
-    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
-    return {"version": version, "commit": commit, "dirty": None if changes is None else bool(changes)}
-
-
 def check_unmoved(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], *, code: bool) -> None:
     """Raise unless a folder would be resumed with what it was begun with.
 
@@ -193,12 +180,3 @@ def expand_ids(text: str) -> list[int]:
 
 def _folder_name(name: str) -> str:
     return re.sub(r"[^\w.@+-]+", "__", name)
-
-
-def _git(*arguments: str) -> str | None:
-    root = Path(__file__).resolve().parent.parent
-    try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=30)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

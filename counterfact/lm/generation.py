@@ -15,7 +15,7 @@ from counterfact.lm.forward.decode_cache import DecodeCache
 from counterfact.lm.forward.fused_activations import fused_activations
 from counterfact.lm.model.loading import LM
 from counterfact.lm.planning.batch_plan import Plan, default_plan, in_halves
-from counterfact.lm.scoring import Unscored
+from counterfact.lm.queries import Unscored
 
 RUN = 64
 """Neighbours in the vocabulary of which only the largest logit is looked at first."""

@@ -15,42 +15,7 @@ from counterfact.lm.forward.fused_activations import fused_activations
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.model.loading import LM
 from counterfact.lm.planning.batch_plan import Plan, default_plan, in_halves
-
-
-@dataclass(frozen=True)
-class Query:
-    """A prompt, and continuations to score after it, each after one space."""
-
-    prompt: str
-    targets: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class TargetScore:
-    r"""$-\sum_j \ln P(t_j \mid \text{prompt}, t_1 \ldots t_{j-1})$ over the target's tokens, each given the true ones.
-
-    >>> TargetScore(3.0, 2, (True, False)).mean_nll
-    1.5
-    """
-
-    nll: float
-    """Total, in nats; NaN where the model gave NaN."""
-    tokens: int
-    """Number of the target's tokens."""
-    correct: tuple[bool, ...]
-    """For each token, whether it is the likeliest one."""
-
-    @property
-    def mean_nll(self) -> float:
-        """Nats per token."""
-        return self.nll / self.tokens
-
-
-@dataclass(frozen=True)
-class Unscored:
-    """Stands where a result would, and says why there is none."""
-
-    reason: str
+from counterfact.lm.queries import Query, TargetScore, Unscored
 
 
 class _Read(NamedTuple):

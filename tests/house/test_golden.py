@@ -25,7 +25,8 @@ from counterfact.lm.edits.apply import Edit
 from counterfact.lm.generation import Generation, generate
 from counterfact.lm.model.loading import LM, wrap_lm
 from counterfact.lm.moments.second_moment import SecondMoment, second_moments
-from counterfact.lm.scoring import Query, TargetScore, score
+from counterfact.lm.queries import Query, TargetScore
+from counterfact.lm.scoring import score
 from counterfact.metrics.consistency import cosine, fit_vectoriser, join_vector
 from counterfact.metrics.fluency import text_entropy
 from tests.golden import tiny

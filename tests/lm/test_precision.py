@@ -18,7 +18,8 @@ from counterfact.lm.edits.edit import Edit
 from counterfact.lm.model.loading import load_lm
 from counterfact.lm.model.precision import check_precision, float32_products
 from counterfact.lm.planning.batch_plan import default_plan
-from counterfact.lm.scoring import Query, TargetScore, score
+from counterfact.lm.queries import Query, TargetScore
+from counterfact.lm.scoring import score
 from tests.support.editing import REQUESTS, Networks, edits_of, prepared, resources
 from tests.support.evaluating import FakeSettings, counterfact, fake_spec, low_rank_edit, options
 from tests.support.models import tiny_folder, tiny_lm

@@ -12,7 +12,8 @@ from counterfact.lm.edits.apply import Edit, LowRank, merged
 from counterfact.lm.model.hooks import Site, hooked
 from counterfact.lm.model.loading import LM, load_lm
 from counterfact.lm.planning.batch_plan import Plan, Split
-from counterfact.lm.scoring import Query, TargetScore, Unscored, score
+from counterfact.lm.queries import Query, TargetScore, Unscored
+from counterfact.lm.scoring import score
 from tests.lm.test_apply import some_edits
 from tests.lm.test_hooks import hooks
 from tests.support.models import FAMILIES, tiny_lm

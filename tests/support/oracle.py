@@ -1,8 +1,8 @@
 """The published method, written to be read: one record, one row at a time, the whole model, nothing kept.
 
-It is the specification in code for GPT-2-like models of the `transformers` library: what `lm`, `editors` and `metrics`
-compute fast must equal what is computed here slowly. It shares no line with them but the plain engine. Sections (§)
-are those of `spec/reference.md`; equations are of Meng, Bau, Andonian, Belinkov. Locating and Editing Factual
+It is the method in code for GPT-2-like models of the `transformers` library: what `lm`, `editors` and `metrics`
+compute fast must equal what is computed here slowly. It shares no line with them but the plain engine. Equations
+are of Meng, Bau, Andonian, Belinkov. Locating and Editing Factual
 Associations in GPT. NeurIPS 2022. https://arxiv.org/abs/2202.05262. Give it a model in float64.
 """
 
@@ -30,12 +30,12 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def target_ids(tokenizer: Tokenizer, target: str) -> list[int]:
-    """o_1 .. o_L: the target, tokenised alone after one space (§1.1)."""
+    """o_1 .. o_L: the target, tokenised alone after one space."""
     return encode(tokenizer, target if target.startswith(" ") else " " + target)
 
 
 def lookup_index(tokenizer: Tokenizer, template: str, subject: str, rule: str = "subject_last") -> int:
-    """Index of the token that a rule names, from three separate tokenisations: before, subject, after (§1.4)."""
+    """Index of the token that a rule names, from three separate tokenisations: before, subject, after."""
     before, after = template.split("{}")
     if before:
         if not before.endswith(" "):
@@ -57,7 +57,7 @@ def logits(model: Model, ids: Sequence[int]) -> Tensor:
 
 
 def edited_module(model: Model, layer: int) -> nn.Module:
-    """The module whose weight is edited: the MLP's second projection; Conv1D, weight (D, H) (§1.2)."""
+    """The module whose weight is edited: the MLP's second projection; Conv1D, weight (D, H)."""
     module: nn.Module = model.transformer.h[layer].mlp.c_proj
     return module
 
@@ -96,7 +96,7 @@ def keys_and_outputs(model: Model, layer: int, ids: Sequence[int]) -> tuple[Tens
 
 
 def second_moment(model: Model, tokenizer: Tokenizer, layer: int, texts: Sequence[str]) -> tuple[Tensor, int]:
-    """C = sum of k k^T / count over all tokens of all texts, each text alone and cut to the model's length (§1.10)."""
+    """C = sum of k k^T / count over all tokens of all texts, each text alone and cut to the model's length."""
     total, count = 0.0, 0
     for text in texts:
         ids = encode(tokenizer, text)[: model.config.n_positions]
@@ -127,14 +127,14 @@ class RomeEdit:
         return self.v_0 + self.delta
 
     def r(self, variant: str = "rome") -> Tensor:
-        """The right factor of the change u r^T: eq. 2 with the keys of each variant (§1.7, §1.8)."""
+        """The right factor of the change u r^T: eq. 2 with the keys of each variant."""
         if variant == "r_rome":
             return (self.v_star - self.m_bar) / (self.k_bar @ self.u)
         return (self.v_star - self.v_0) / (self.k_0 @ self.u)
 
 
 def rome(lm: LM, request: Request, templates: Sequence[str], moment: Tensor, settings: RomeSettings) -> RomeEdit:
-    """Edit one fact (§1.5 to §1.7) by the plain engine and a dense solve; `templates[0]` is the bare `{}`."""
+    """Edit one fact by the plain engine and a dense solve; `templates[0]` is the bare `{}`."""
     record = prompts_of(lm, request, templates, settings.position, kl_row=True)
     values = plain.find_value(lm, record, settings)
     u = torch.linalg.solve(moment, values.mean_key)
