@@ -18,7 +18,7 @@ from counterfact.core.records import Request
 from counterfact.core.settings import Settings
 from counterfact.editing.adam import Adam
 from counterfact.editing.batches import edit_each
-from counterfact.editing.plain import Trained, train_alone
+from counterfact.editing.plain import TrainedWeight, train_alone
 from counterfact.editing.requests import Encoded, encode
 from counterfact.lm.edits.edit import Dense, Edit
 from counterfact.lm.forward.blocks import embed, logits, pad_right, run_blocks
@@ -131,12 +131,12 @@ def losses(lm: LM, batch: Batch, change: Tensor, layer: int) -> Tensor:
     return -(log_p.gather(2, batch.labels[..., None])[..., 0] * batch.weights).sum(1)
 
 
-def train(lm: LM, batch: Batch, settings: FinetuneSettings, bound: float | None) -> list[Trained]:
+def train(lm: LM, batch: Batch, settings: FinetuneSettings, bound: float | None) -> list[TrainedWeight]:
     """Train one weight a record: forward, stop below the threshold, else an Adam step; then the box, if any."""
     count = len(batch.keys)
     change = batch.keys.new_zeros(count, batch.keys.shape[2], lm.width)
     adam = Adam(change, settings.learning_rate)
-    results: dict[int, Trained] = {}
+    results: dict[int, TrainedWeight] = {}
     history: list[list[float]] = [[] for _ in range(count)]
     alive = list(range(count))
     for step in range(settings.steps):
@@ -149,7 +149,7 @@ def train(lm: LM, batch: Batch, settings: FinetuneSettings, bound: float | None)
             if record not in results:
                 history[record].append(now[place])
                 if not now[place] >= settings.stop_loss:  # NaN ends too
-                    results[record] = Trained(change[place].clone(), tuple(history[record]))
+                    results[record] = TrainedWeight(change[place].clone(), tuple(history[record]))
         if len(results) == count:
             break
         (gradient,) = torch.autograd.grad(whole, variable)
@@ -164,7 +164,7 @@ def train(lm: LM, batch: Batch, settings: FinetuneSettings, bound: float | None)
             adam.keep(rest)
     for place, record in enumerate(alive):
         if record not in results:
-            results[record] = Trained(change[place].clone(), tuple(history[record]))
+            results[record] = TrainedWeight(change[place].clone(), tuple(history[record]))
     return [results[record] for record in range(count)]
 
 
@@ -190,7 +190,7 @@ class Finetune:
             most=self._most(),
         )
 
-    def _train(self, items: Sequence[Encoded]) -> list[Trained]:
+    def _train(self, items: Sequence[Encoded]) -> list[TrainedWeight]:
         if self.engine == "plain":
             return [train_alone(self.lm, item, self.settings, self.bound) for item in items]
         return train(self.lm, lay_out(self.lm, items, self.settings.layer), self.settings, self.bound)
@@ -204,7 +204,7 @@ class Finetune:
     def _module(self) -> str:
         return self.lm.layout.fc_out(self.settings.layer)
 
-    def _edit(self, request: Request, trained: Trained) -> Edit | Failure:
+    def _edit(self, request: Request, trained: TrainedWeight) -> Edit | Failure:
         loss, size = trained.losses[-1], float(trained.change.norm())
         if not math.isfinite(loss) or not math.isfinite(size):
             return Failure(request.id, f"the loss became {loss} at forward pass {len(trained.losses)}")

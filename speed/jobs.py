@@ -119,7 +119,7 @@ class Outcome:
     """What one of the ways came to, of its first records, for comparison."""
 
     nats: list[list[list[float]]] = field(default_factory=list)
-    """Of the new and the true target, by record and prompt."""
+    """Mean nats of the new and the true target, by record and prompt."""
     updates: list[Tensor] = field(default_factory=list)
     """Changes of the weight."""
     passes: list[int] = field(default_factory=list)

@@ -18,7 +18,7 @@ from counterfact.leaderboard.submission import RECORDS
 EDITORS = ("ft", "ft_l", "ke_cf", "kn", "mend", "mend_cf", "p_rome", "r_rome", "rome")
 DAY = "2026-11-25T08:00:0{}+00:00"
 WORDS = 100
-"""Of a text."""
+"""Tokens of a text."""
 
 
 def make_many(out: Path, runs: int, records: int, models: int) -> None:

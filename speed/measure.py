@@ -33,7 +33,7 @@ class Extent:
     records: int
     """Done one at a time, a record a turn."""
     turns: int
-    """Of our side, all records each time."""
+    """Turns of our side, all records each time."""
     length: int = 100
     """Tokens of a generated text."""
     counted: int = 1

@@ -140,7 +140,7 @@ class TrainingSettings(Protocol):
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedWeight:
     """One record's weight change, and how its training went."""
 
     change: Tensor
@@ -149,7 +149,7 @@ class Trained:
     """Loss at each forward pass, in nats a token."""
 
 
-def train_alone(lm: LM, record: Encoded, settings: TrainingSettings, bound: float | None) -> Trained:
+def train_alone(lm: LM, record: Encoded, settings: TrainingSettings, bound: float | None) -> TrainedWeight:
     """Train one MLP weight on one record by Adam: -log p of the target's tokens, each given the true ones before it.
 
     The change D of the weight is a tensor of its own that a hook multiplies by: y += x D.
@@ -182,7 +182,7 @@ def train_alone(lm: LM, record: Encoded, settings: TrainingSettings, bound: floa
         if bound is not None:
             with torch.no_grad():
                 change.clamp_(-bound, bound)
-    return Trained(change.detach(), tuple(losses))
+    return TrainedWeight(change.detach(), tuple(losses))
 
 
 def forward(lm: LM, rows: Sequence[Sequence[int]]) -> Tensor:

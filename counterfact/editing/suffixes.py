@@ -88,7 +88,7 @@ class AtLookup:
     keys: Tensor
     """Input of the edited module, (rows, d_in)."""
     outputs: Tensor
-    """Its output, (rows, width)."""
+    """Output of the edited module, (rows, width)."""
 
 
 @torch.no_grad()

@@ -59,7 +59,7 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """What the search runs on."""
+    """The records of a search, and where their losses are read."""
 
     suffixes: Suffixes
     value_norm: Tensor
@@ -67,7 +67,7 @@ class Problem:
     targets: tuple[tuple[int, ...], ...]
     """Token ids of each record's new object."""
     reads: LossReads
-    """Where its loss is read."""
+    """Positions that the loss reads."""
 
     @classmethod
     def of(cls, suffixes: Suffixes, value_norm: Tensor, targets: Sequence[tuple[int, ...]]) -> "Problem":

@@ -107,7 +107,7 @@ class PatchGroup:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """Of each site."""
+        """Cells of each site."""
         return self.sites[0].cells
 
     @property

@@ -24,7 +24,7 @@ class Question:
     """A fact that a model may know or not."""
 
     template: str
-    """With one `{}` for the subject."""
+    """Prompt with one `{}` for the subject."""
     subject: str
     attribute: str
     relation_id: str | None = None

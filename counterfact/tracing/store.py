@@ -42,7 +42,7 @@ class Stored:
 
     @property
     def known_id(self) -> int:
-        """Its number in the file of facts."""
+        """Number of the fact in the file of facts."""
         return int(self.line["known_id"])
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from counterfact.core.records import Request
-from counterfact.editing.plain import Trained, train_alone
+from counterfact.editing.plain import TrainedWeight, train_alone
 from counterfact.editing.requests import encode
 from counterfact.editors.finetune import BoxedFinetuneSettings, FinetuneSettings
 from counterfact.editors.rome import RomeSettings
@@ -96,7 +96,7 @@ def rome() -> dict[str, list[dict[str, Any]]]:
 
 
 @cache
-def trained(settings: str, request: int) -> Trained:
+def trained(settings: str, request: int) -> TrainedWeight:
     kind = BoxedFinetuneSettings if "bound" in cases.FINETUNE[settings] else FinetuneSettings
     chosen = kind(**cases.FINETUNE[settings])
     record = encode(tiny_lm(), request_of(request), ["{}"], "last", kl_row=False)

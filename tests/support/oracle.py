@@ -1,9 +1,9 @@
 """The published method, written to be read: one record, one row at a time, the whole model, nothing kept.
 
 It is the method in code for GPT-2-like models of the `transformers` library: what `lm`, `editors` and `metrics`
-compute fast must equal what is computed here slowly. It shares no line with them but the plain engine. Equations
-are of Meng, Bau, Andonian, Belinkov. Locating and Editing Factual
-Associations in GPT. NeurIPS 2022. https://arxiv.org/abs/2202.05262. Give it a model in float64.
+compute fast must equal what is computed here slowly. It shares no line with them but the plain engine. Equations are of
+Meng, Bau, Andonian, Belinkov. Locating and Editing Factual Associations in GPT. NeurIPS 2022.
+https://arxiv.org/abs/2202.05262. Give it a model in float64.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -50,7 +50,7 @@ class _Packed:
     """The packed weights of a module, made when they are first needed."""
 
     state: tuple[int, int]
-    """Of the weight they were made from: its address, and how often it was written to."""
+    """Address of the weight that was packed, and how often it had been written to."""
     forward: Tensor
     backward: Tensor | None = None
 

@@ -20,7 +20,7 @@ class RowGroup(NamedTuple):
     """Rows of equal length that stand together."""
 
     start: int
-    """Its first token in the line."""
+    """Place of its first token in the line."""
     rows: int
     """Number of rows."""
     length: int
@@ -240,7 +240,7 @@ class HeadOrder:
     count: int
     """Vectors."""
     shapes: tuple[tuple[int, int, int], ...]
-    """Of each group's part: rows, heads, tokens of a row."""
+    """Rows, heads and tokens of a row of each group's part."""
 
     @classmethod
     def of(cls, rows: RaggedRows, heads: int, *, asked: bool) -> "HeadOrder":

@@ -27,9 +27,9 @@ adds up the same sums in the same order as one that was not."""
 RUN = 10
 """Texts in a row that belong to one half of the corpus; the next ten belong to the other."""
 SECONDS = 60.0
-"""Between checkpoints, at least."""
+"""Least time between two checkpoints."""
 SHARE = 0.05
-"""Of the time at most, that may go into writing checkpoints."""
+"""Largest share of the time that may go into writing checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Advance:
     tokens: int
     tokens_per_second: float
     seconds_left: float | None
-    """At this speed; `None` where the end is not known."""
+    """Seconds left at this speed; `None` where the end is not known."""
 
 
 Progress = Callable[[Advance], None]
@@ -55,7 +55,7 @@ class PassLimits:
 
     texts: int | None = None
     tokens: int | None = None
-    """It stops at the end of the group of 100 texts in which so many tokens are reached."""
+    """Tokens after which the pass stops, at the end of their group of 100 texts."""
 
 
 class Pass:

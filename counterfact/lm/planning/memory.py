@@ -62,11 +62,6 @@ class Needs(NamedTuple):
         """The most at any moment where prompts are run, and nothing else."""
         return self.always - self.moment + self.score
 
-    @property
-    def low_rank(self) -> float:
-        """The most at any moment for editors whose edits are of low rank."""
-        return self.always + max(self.search, self.score, self.generate)
-
 
 def needs(shape: Shape, plan: Plan, length: int = TEXT) -> Needs:
     """Return what a plan is estimated to need.
