@@ -223,12 +223,18 @@ def _check_moment(moment: SecondMoment, lm: LM, layer: int) -> None:
         raise BadInput(f"{error}; take it over more texts") from error
 
 
+def takes_second_moments(settings: RomeSettings) -> bool:
+    """Whether the second moment of keys is in the closed form."""
+    return settings.covariance
+
+
 @editor(
     "rome",
     RomeSettings,
     paper=PAPER,
     summary="rank-one rewrite of one MLP, as the authors' code has it",
     engines=ENGINES,
+    second_moments=takes_second_moments,
 )
 def prepare(lm: LM, settings: RomeSettings, resources: Resources) -> Editor:
     """ROME with the published asymmetry: direction from the mean key, divisor from the bare prompt's key."""
@@ -242,6 +248,7 @@ def prepare(lm: LM, settings: RomeSettings, resources: Resources) -> Editor:
     summary="ROME with the mean key throughout",
     settings_folder="rome",
     engines=ENGINES,
+    second_moments=takes_second_moments,
 )
 def prepare_r_rome(lm: LM, settings: RomeSettings, resources: Resources) -> Editor:
     """ROME with mean keys and outputs on both sides of the equation."""
@@ -255,6 +262,7 @@ def prepare_r_rome(lm: LM, settings: RomeSettings, resources: Resources) -> Edit
     summary="ROME with the bare prompt's key throughout",
     settings_folder="rome",
     engines=ENGINES,
+    second_moments=takes_second_moments,
 )
 def prepare_p_rome(lm: LM, settings: RomeSettings, resources: Resources) -> Editor:
     """ROME with the bare prompt's key on both sides of the equation."""

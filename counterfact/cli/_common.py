@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from counterfact.core.errors import BadInput
-from counterfact.core.places import data_folder
 from counterfact.core.registry import load_plugin
 
 if TYPE_CHECKING:
@@ -35,6 +34,10 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="A setting of the editor, as name=value; may be repeated.")
 ]
+Engine = Annotated[
+    Literal["batched", "plain"],
+    typer.Option(help="How edits are computed: many at once, or `plain`, one at a time by whole forward passes."),
+]
 Plugin = Annotated[list[Path] | None, typer.Option(help="A Python file that registers an editor or a metric.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Texts = Annotated[
@@ -46,22 +49,16 @@ Texts = Annotated[
 ]
 
 
-def model_place(name: str) -> str:
-    """Return where a model lies; a bare name that is a folder of `data/models` means that folder."""
-    embedded = data_folder() / "models" / name
-    return str(embedded) if not Path(name).exists() and embedded.is_dir() else name
-
-
 def open_model(
     name: str, device: str | None = None, dtype: DtypeName = "float32", precision: PrecisionName = "strict"
 ) -> "LM":
-    """Load a model; see `model_place` for its name."""
+    """Load a model, without the progress bars of the library that reads it."""
     from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
 
     from counterfact.lm.model.loading import load_lm  # noqa: PLC0415
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    return load_lm(model_place(name), device=device, dtype=dtype, precision=precision)
+    return load_lm(name, device=device, dtype=dtype, precision=precision)
 
 
 def memory_of(lm: "LM", given: str | None, length: int = 100) -> float | None:
@@ -115,7 +112,7 @@ def load_plugins(paths: list[Path] | None) -> None:
 def progress_bar(title: str) -> Iterator[Callable[[str, int, int | None], None]]:
     """Show a bar on a terminal; yields the function to call with the stage, how much of it is done, and the total."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
+    with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True) as bars:
         task = bars.add_task(title, total=None)
 
         def advance(stage: str, done: int, total: int | None = None) -> None:

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from counterfact.cli._common import Seed, console, open_model
+from counterfact.cli._common import Seed, console, open_model, progress_bar
 from counterfact.cli.build import build, zsre
 from counterfact.cli.data import statistics_table
-from counterfact.cli.evaluate import run_editors
+from counterfact.cli.evaluate import announce
 from counterfact.cli.leaderboard import write_board
+from counterfact.cli.summarize import print_tables
 from counterfact.cli.train import train_all
 
 if TYPE_CHECKING:
+    from counterfact.api.evaluating import Runs
     from counterfact.contracts.datasets import Dataset
-    from counterfact.evaluation.store import Run
 
 EDITORS = ["identity", "ft", "ft_l", "rome", "r_rome"]
 HYPERNETWORKS = ["kn", "ke", "ke_cf", "ke_zsre", "mend", "mend_cf", "mend_zsre", "mend_cf_neighbors"]
@@ -58,8 +59,7 @@ def demo(
 
     Example: `counterfact demo --out demo --limit 100`
     """
-    from counterfact.contracts.datasets import load_dataset  # noqa: PLC0415
-    from counterfact.evaluation.options import Options  # noqa: PLC0415
+    from counterfact import Options, Runs, evaluate, load_dataset  # noqa: PLC0415
 
     budget = Budget()
     with budget.stage("build"):
@@ -75,16 +75,16 @@ def demo(
         _step(f"counterfact train --all --model {model} --seed {seed}")
         with budget.stage("train the hypernetworks"):
             train_all(2, ["--model", model, "--seed", str(seed)])
-    options, runs = Options(seed=seed), []
+    runs = Runs()
     chosen = EDITORS + (HYPERNETWORKS if hypernetworks else [])
     editors = " ".join(f"--editor {name}" for name in chosen)
     for name in ("counterfact", "zsre"):
         _step(
             f"counterfact evaluate --dataset {out}/{name} --model {model} --limit {limit} --out {out}/results {editors}"
         )
-        with budget.stage(f"edit and measure on {name}"):
-            data = load_dataset(out / name, limit)
-            runs += run_editors(lm, chosen, data, out / "results", options, [], "embedded")
+        with budget.stage(f"edit and measure on {name}"), progress_bar(name) as advance:
+            data, options = load_dataset(out / name, limit), Options(seed=seed, progress=advance)
+            runs = Runs([*runs, *evaluate(lm, data, chosen, out / "results", options=options, announce=announce)])
     with budget.stage("tables, picture and page"):
         _step(f"counterfact summarize {out}/results; counterfact leaderboard build {out}/results --out {out}/site")
         _print_results(runs)
@@ -105,14 +105,12 @@ def _print_statistics(data: "Dataset") -> None:
     console.print(statistics_table(table_2(records), f"Table 2 for {data.label}", PAPER_TABLE_2))
 
 
-def _print_results(runs: "list[Run]") -> None:
-    from counterfact.evaluation.summary import compare, terminal_tables  # noqa: PLC0415
+def _print_results(runs: "Runs") -> None:
+    from counterfact.evaluation.summary import compare  # noqa: PLC0415
     from counterfact.evaluation.tables import to_rich  # noqa: PLC0415
     from counterfact.leaderboard.ranking import rank  # noqa: PLC0415
 
-    for table in terminal_tables(runs):
-        console.print(table)
-        console.print()
+    print_tables(runs.tables, "terminal")
     first = next(run for run in runs if run.editor == "rome")
     others = [run for run in runs if run.dataset == first.dataset and run.editor != "rome"]
     console.print(to_rich(compare(others, first)))

@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from counterfact.cli._common import Json, console
+from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json
 from counterfact.core.places import cache_folder, data_folder
 
@@ -36,9 +37,12 @@ def doctor(as_json: Json = False) -> None:
             faults.append(f"{package} is not installed: run `make setup`")
     gpu = torch.cuda.is_available()
     facts["device"] = torch.cuda.get_device_name() if gpu else f"cpu, {torch.get_num_threads()} threads"
-    facts["embedded data"] = str(data_folder())
-    if not (data_folder() / "models").is_dir():
-        faults.append(f"no embedded models under {data_folder()}: set COUNTERFACT_DATA or run from a clone")
+    try:
+        facts["embedded data"] = str(data_folder())
+        if not (data_folder() / "models").is_dir():
+            faults.append(f"no embedded models under {data_folder()}: correct or unset COUNTERFACT_DATA")
+    except BadInput as error:
+        faults.append(str(error))
     cache_folder().mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache_folder()).free
     facts["cache"] = f"{cache_folder()}, {free / 1024**3:.0f} GiB free"

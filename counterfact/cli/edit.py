@@ -10,6 +10,7 @@ from rich.table import Table
 from counterfact.cli._common import (
     Device,
     Dtype,
+    Engine,
     Json,
     Model,
     Plugin,
@@ -19,17 +20,16 @@ from counterfact.cli._common import (
     Texts,
     console,
     load_plugins,
+    notes,
     open_model,
 )
 from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json
 from counterfact.core.prompts import check_template, fill
-from counterfact.core.records import Request
 
 if TYPE_CHECKING:
     from counterfact.evaluation.showcase import Saying
-    from counterfact.lm.edits.apply import Edit
-    from counterfact.lm.model.loading import LM
+    from counterfact.lm.edits.edit import Edit
 
 
 def register(app: typer.Typer) -> None:
@@ -49,6 +49,7 @@ def edit(
     set_: Set = None,
     texts: Texts = "embedded",
     seed: Seed = 0,
+    engine: Engine = "batched",
     device: Device = None,
     dtype: Dtype = "float32",
     precision: Precision = "strict",
@@ -60,8 +61,7 @@ def edit(
     Example: `counterfact edit "{} is headquartered in" --subject "Paramount Pictures" --target "Oslo"
     --save edit.safetensors`
     """
-    from counterfact.evaluation.showcase import say  # noqa: PLC0415
-    from counterfact.lm.model.precision import float32_products  # noqa: PLC0415
+    from counterfact import Request, load_editor, load_edits, save_edits, say  # noqa: PLC0415
 
     if (target is None) == (load is None):
         raise BadInput("give either --target, to make an edit, or --load, to apply one")
@@ -72,14 +72,15 @@ def edit(
     load_plugins(plugin)
     lm = open_model(model, device, dtype, precision)
     if load is not None:
-        made = _load(lm, load)
+        made = _only(load_edits(load, lm), load)
     else:
-        made = _make(lm, Request(0, prompt, subject, str(target)), editor, set_ or [], texts, seed)
+        chosen = load_editor(lm, editor, set_ or (), texts=texts, seed=seed, engine=engine)
+        notes.print(f"{editor}: {chosen.resolved.source}", style="dim", soft_wrap=True)
+        made = chosen(Request(0, prompt, subject, str(target)))
     if save is not None:
-        _save(lm, made, save)
+        save_edits(save, [made], {"model": lm.identity})
     prompts = [fill(prompt, subject), *(also or [])]
-    with float32_products(lm.precision):
-        shown = [(text, say(lm, text, seed=seed), say(lm, text, [made], seed=seed)) for text in prompts]
+    shown = [(text, say(lm, text, seed=seed), say(lm, text, made, seed=seed)) for text in prompts]
     if as_json:
         values = [{"prompt": text, "before": vars(a), "after": vars(b)} for text, a, b in shown]
         console.print(canonical_json({"edit": made.diagnostics, "prompts": values}), soft_wrap=True, markup=False)
@@ -91,33 +92,7 @@ def edit(
         console.print(f"saved to {save}; apply it with --load {save}")
 
 
-def _make(lm: "LM", request: Request, name: str, overrides: list[str], texts: str, seed: int) -> "Edit":
-    from counterfact.contracts.editors import EDITORS, Failure, Resources, edit_singly  # noqa: PLC0415
-    from counterfact.core.texts import load_texts  # noqa: PLC0415
-    from counterfact.lm.model.precision import float32_products  # noqa: PLC0415
-
-    spec = EDITORS.get(name)
-    resolved = spec.resolve(lm.name, lm.n_layers, overrides)
-    console.print(f"{name}: {resolved.source}", style="dim", soft_wrap=True)
-    resources = Resources(second_moment_texts=load_texts(texts), seed=seed)
-    prepared = spec.prepare(lm, resolved.settings, resources)
-    with float32_products(lm.precision):
-        [made] = edit_singly(prepared, [request], seed)
-    if isinstance(made, Failure):
-        raise BadInput(f"{name} could not make this edit: {made.reason}")
-    return made
-
-
-def _save(lm: "LM", made: "Edit", path: Path) -> None:
-    from counterfact.lm.edits.apply import save_edits  # noqa: PLC0415
-
-    save_edits(path, [made], {"model": lm.identity})
-
-
-def _load(lm: "LM", path: Path) -> "Edit":
-    from counterfact.lm.edits.apply import load_edits  # noqa: PLC0415
-
-    edits = load_edits(path, lm)
+def _only(edits: "list[Edit]", path: Path) -> "Edit":
     if len(edits) != 1:
         raise BadInput(f"{path} holds {len(edits)} edits; expected one")
     return edits[0]

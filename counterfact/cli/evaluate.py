@@ -1,13 +1,14 @@
 """`counterfact evaluate` and `score-texts`: run editors on a data set, or go on with what was interrupted."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from counterfact.cli._common import (
     Device,
     Dtype,
+    Engine,
     Json,
     Limit,
     MaxMemory,
@@ -21,22 +22,18 @@ from counterfact.cli._common import (
     console,
     load_plugins,
     memory_of,
-    model_place,
     notes,
     open_model,
     progress_bar,
 )
 from counterfact.cli._runners import RayAddress, Runners, Slurm, TextWorkers, Threads, Workers, open_runner
+from counterfact.cli.summarize import print_tables
 from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json
+from counterfact.core.places import model_place
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from counterfact.contracts.datasets import Dataset
-    from counterfact.evaluation.options import Options
-    from counterfact.evaluation.store import Run
-    from counterfact.lm.model.loading import LM
+    from counterfact.core.settings import Resolved
 
 
 def register(app: typer.Typer) -> None:
@@ -66,6 +63,7 @@ def evaluate(
     restart: Annotated[bool, typer.Option(help="Begin again instead of going on.")] = False,
     texts: Texts = "embedded",
     max_texts: Annotated[int | None, typer.Option(min=1, help="How many of these texts.")] = None,
+    engine: Engine = "batched",
     device: Device = None,
     dtype: Dtype = "float32",
     runner: Runners = "local",
@@ -87,17 +85,11 @@ def evaluate(
     """
     from dataclasses import replace  # noqa: PLC0415
 
-    from counterfact.contracts.datasets import load_dataset  # noqa: PLC0415
-    from counterfact.contracts.editors import EDITORS  # noqa: PLC0415
-    from counterfact.evaluation.options import Options  # noqa: PLC0415
-    from counterfact.evaluation.summary import terminal_tables  # noqa: PLC0415
+    from counterfact import Options, load_dataset  # noqa: PLC0415
+    from counterfact import evaluate as evaluate_editors  # noqa: PLC0415
 
     load_plugins(plugin)
-    names = editor or ["rome"]
-    for name in names:
-        EDITORS.get(name)
-    if (set_ or network) and len(names) > 1:
-        raise BadInput(f"--set and --network go with one editor, got {', '.join(names)}; evaluate them one by one")
+    names = check_editors(editor or ["rome"], settings=set_, network=network)
     data = load_dataset(dataset, limit, benchmark=benchmark)
     if runner == "local":
         lm = open_model(model, device, dtype, precision)
@@ -116,63 +108,61 @@ def evaluate(
         text_workers=text_workers,
         max_memory=memory,
     )
-    networks = {names[0]: network} if network else {}
-    with open_runner(
-        runner,
-        lm,
-        model_place(model),
-        workers=workers,
-        threads=threads,
-        device=device,
-        dtype=dtype,
-        precision=precision,
-        plugins=plugin,
-        ray_address=ray_address,
-        slurm=slurm,
-    ) as chosen:
-        options = replace(options, runner=chosen)
-        runs = run_editors(lm, names, data, out, options, set_ or [], texts, max_texts, networks)
+    with (
+        open_runner(
+            runner,
+            lm,
+            model_place(model),
+            workers=workers,
+            threads=threads,
+            device=device,
+            dtype=dtype,
+            precision=precision,
+            plugins=plugin,
+            ray_address=ray_address,
+            slurm=slurm,
+        ) as chosen,
+        progress_bar("evaluating") as advance,
+    ):
+        runs = evaluate_editors(
+            lm,
+            data,
+            names,
+            out,
+            settings=set_ or (),
+            texts=texts,
+            max_texts=max_texts,
+            networks={names[0]: network} if network else None,
+            engine=engine,
+            options=replace(options, runner=chosen, progress=advance),
+            announce=announce,
+        )
     if as_json:
         console.print(canonical_json([run.data for run in runs]), soft_wrap=True, markup=False)
         return
-    for table in terminal_tables(runs):
-        console.print(table)
+    print_tables(runs.tables, "terminal")
     for run in runs:
         console.print(f"{run.data['editor']['name']}: {run.folder}", style="dim")
 
 
-def run_editors(
-    lm: "LM",
-    names: list[str],
-    data: "Dataset",
-    out: Path,
-    options: "Options",
-    overrides: list[str],
-    texts: str,
-    max_texts: int | None = None,
-    networks: "Mapping[str, Path] | None" = None,
-) -> "list[Run]":
-    """Evaluate several editors, one after the other, with a progress bar for each pass."""
-    from dataclasses import replace  # noqa: PLC0415
+def check_editors(names: list[str], *, settings: list[str] | None, network: Path | None) -> list[str]:
+    """Return the names of editors, before anything is loaded for them.
 
-    from counterfact.contracts.editors import EDITORS, Resources  # noqa: PLC0415
-    from counterfact.core.texts import load_texts  # noqa: PLC0415
-    from counterfact.evaluation.harness import evaluate as evaluate_one  # noqa: PLC0415
+    Raises:
+        BadInput: there is no such editor, or options that hold for one editor are given for several.
+    """
+    from counterfact.contracts.editors import EDITORS  # noqa: PLC0415
 
-    runs = []
-    chosen = [(EDITORS.get(name), EDITORS.get(name).resolve(lm.name, lm.n_layers, overrides)) for name in names]
-    resources = Resources(
-        second_moment_texts=load_texts(texts),
-        second_moment_max_texts=max_texts,
-        networks=networks or {},
-        seed=options.seed,
-    )
-    for spec, resolved in chosen:
-        notes.print(f"{spec.name} on {data.label}: {resolved.source}", style="dim", soft_wrap=True)
-        with progress_bar(spec.name) as advance:
-            told = replace(options, progress=advance)
-            runs.append(evaluate_one(lm, spec, resolved, data, out, resources=resources, options=told))
-    return runs
+    for name in names:
+        EDITORS.get(name)
+    if (settings or network) and len(names) > 1:
+        raise BadInput(f"--set and --network go with one editor, got {', '.join(names)}; evaluate them one by one")
+    return names
+
+
+def announce(editor: str, resolved: "Resolved[Any]") -> None:
+    """Say where the settings of an editor come from."""
+    notes.print(f"{editor}: {resolved.source}", style="dim", soft_wrap=True)
 
 
 def score_texts(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
@@ -180,8 +170,7 @@ def score_texts(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -
 
     Example: `counterfact score-texts results/counterfact@1/gpt2-xl@15ea56d/rome-3f9c21ab`
     """
+    from counterfact.api.evaluating import Runs  # noqa: PLC0415
     from counterfact.evaluation.rescore import score_texts as fill  # noqa: PLC0415
-    from counterfact.evaluation.summary import terminal_tables  # noqa: PLC0415
 
-    for table in terminal_tables([fill(run)]):
-        console.print(table)
+    print_tables(Runs([fill(run)]).tables, "terminal")

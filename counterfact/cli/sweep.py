@@ -1,7 +1,7 @@
 """`counterfact sweep`: what an editor scores at each layer and token position."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -21,11 +21,14 @@ from counterfact.cli._common import (
     load_plugins,
     memory_of,
     open_model,
+    progress_bar,
 )
+from counterfact.cli.evaluate import announce
 from counterfact.core.errors import BadInput
+from counterfact.core.settings import parse_overrides
 
 if TYPE_CHECKING:
-    from counterfact.tracing.sweeps import Point
+    from counterfact.api.sweeping import Sweep
 
 
 def register(app: typer.Typer) -> None:
@@ -58,28 +61,28 @@ def sweep(
     Example: `counterfact sweep --dataset datasets/counterfact --editor rome --layers 0-5 --position subject_last
     --position last --limit 50`
     """
-    from counterfact.cli.evaluate import run_editors  # noqa: PLC0415
-    from counterfact.contracts.datasets import load_dataset  # noqa: PLC0415
-    from counterfact.contracts.editors import EDITORS  # noqa: PLC0415
-    from counterfact.evaluation.options import Options  # noqa: PLC0415
+    from counterfact import Options, load_dataset  # noqa: PLC0415
+    from counterfact import sweep as sweep_editor  # noqa: PLC0415
     from counterfact.tracing.causal import CAVEAT  # noqa: PLC0415
-    from counterfact.tracing.sweeps import write_sweep  # noqa: PLC0415
 
     load_plugins(plugin)
-    positions = _positions(EDITORS.get(editor).settings.model_fields, editor, position)
     data = load_dataset(dataset, limit)
     lm = open_model(model, device, dtype, precision)
-    options = Options(seed=seed, generate=False, max_memory=memory_of(lm, max_memory))
-    points: list[Point] = []
-    for layer in parse_layers(layers, lm.n_layers):
-        for place in positions:
-            given = [f"layer={layer}", *([] if place is None else [f"position={place}"]), *(set_ or [])]
-            [run] = run_editors(lm, [editor], data, out, options, given, texts)
-            points += _points(layer, place or "as the editor does", run.data, ("S", *data.benchmark.score_parts))
-    console.print(_table(points, ("S", *data.benchmark.score_parts)))
-    title = f"{editor} on {lm.name}, {data.label}, n = {max(point.n for point in points)}"
-    folder = out / "sweep" / f"{lm.name.replace('/', '--')}@{lm.revision[:8]}-{editor}"
-    console.print(", ".join(map(str, write_sweep(points, title, folder))), soft_wrap=True)
+    with progress_bar("sweep") as advance:
+        found = sweep_editor(
+            lm,
+            data,
+            editor,
+            out,
+            layers=parse_layers(layers, lm.n_layers),
+            positions=position or (),
+            settings=parse_overrides(set_ or ()),
+            texts=texts,
+            options=Options(seed=seed, max_memory=memory_of(lm, max_memory), progress=advance),
+            announce=announce,
+        )
+    console.print(_table(found))
+    console.print(", ".join(map(str, found.files)), soft_wrap=True)
     console.print(CAVEAT, style="dim")
 
 
@@ -103,35 +106,10 @@ def parse_layers(text: str, n_layers: int) -> list[int]:
     return sorted(found)
 
 
-def _positions(fields: Any, editor: str, given: list[str] | None) -> list[str | None]:
-    from counterfact.lm.model.encoding import SubjectRule  # noqa: PLC0415
-
-    if "layer" not in fields:
-        raise BadInput(f"{editor} has no setting `layer`, so there is nothing to sweep")
-    if "position" not in fields:
-        if given:
-            raise BadInput(f"{editor} has no setting `position`; leave --position out")
-        return [None]
-    known = get_args(SubjectRule)
-    if unknown := [name for name in given or () if name not in known]:
-        raise BadInput(f"expected positions among {', '.join(known)}, got {unknown[0]!r}")
-    return list(given or ["subject_last"])
-
-
-def _points(layer: int, position: str, data: dict[str, Any], metrics: tuple[str, ...]) -> "list[Point]":
-    from counterfact.tracing.sweeps import Point  # noqa: PLC0415
-
-    points = []
-    for name in metrics:
-        found = data["metrics"][name]
-        points.append(Point(layer, position, name, found["value"], found["low"], found["high"], found["n"]))
-    return points
-
-
-def _table(points: "list[Point]", metrics: tuple[str, ...]) -> Table:
-    table = Table("layer", "position", *metrics, box=None)
-    for start in range(0, len(points), len(metrics)):
-        row = points[start : start + len(metrics)]
+def _table(sweep: "Sweep") -> Table:
+    table, size = Table("layer", "position", *sweep.metrics, box=None), len(sweep.metrics)
+    for start in range(0, len(sweep.points), size):
+        row = sweep.points[start : start + size]
         values = ["–" if point.value is None else f"{point.value:.1f}" for point in row]
         table.add_row(str(row[0].layer), row[0].position, *values)
     return table

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,16 +18,8 @@ from counterfact.cli._common import (
     open_model,
     progress_bar,
 )
-from counterfact.cli.known import from_tuples, write_known
-from counterfact.core.errors import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from counterfact.lm.model.loading import LM
-    from counterfact.lm.planning.batch_plan import Plan
-    from counterfact.tracing.corruption import Corruption
-    from counterfact.tracing.methods import Compute
     from counterfact.tracing.store import TraceRun
 
 Results = Annotated[Path, typer.Option(help="Folder of results.")]
@@ -68,76 +60,31 @@ def trace(
 
     Example: `counterfact trace --facts known.json --method causal --method severed --limit 200`
     """
-    from counterfact.core.texts import load_texts  # noqa: PLC0415
-    from counterfact.tracing.causal import trace_plan  # noqa: PLC0415
-    from counterfact.tracing.corruption import make_corruption  # noqa: PLC0415
-    from counterfact.tracing.facts import Fact, read_facts  # noqa: PLC0415
-    from counterfact.tracing.methods import METHODS  # noqa: PLC0415
+    from counterfact import trace as trace_facts  # noqa: PLC0415
 
-    methods = method or ["causal"]
-    if unknown := [name for name in methods if name not in METHODS]:
-        raise BadInput(f"expected methods among {', '.join(METHODS)}, got {unknown[0]!r}")
-    asked = read_facts(facts)
+    memory = None if max_memory is None else bytes_of(max_memory)
     lm = open_model(model, device, dtype, precision)
-    plan = None if max_memory is None else trace_plan(lm, bytes_of(max_memory))
-    # The scale of the noise is that of all facts in the file, however many of them are traced.
-    subjects = [fact.subject for fact in asked if isinstance(fact, Fact)]
-    corruption = make_corruption(
-        lm,
-        noise,
-        subjects=subjects,
-        texts=load_texts(texts).texts() if noise[:1] in {"m", "t"} else (),
-        samples=samples,
-        seed=seed,
-        replace=replace,
-        one_seed=one_seed,
-    )
-    width = default_window(lm.n_layers) if window is None else window
-    for name in methods:
-        settings, compute = _method(
-            name, lm, corruption, window=width, extra_token=extra_token, nodes=nodes, single=single, plan=plan
-        )
-        run = run_method(lm, name, settings, compute, asked[:limit], out)
-        _say(run)
-
-
-def default_window(n_layers: int) -> int:
-    """Return the paper's ten layers, or half the depth of a model that has no more than ten.
-
-    >>> default_window(48), default_window(12), default_window(6)
-    (10, 10, 3)
-    """
-    return 10 if n_layers > 10 else max(1, n_layers // 2)
-
-
-def _method(
-    name: str,
-    lm: "LM",
-    corruption: "Corruption",
-    *,
-    window: int,
-    extra_token: bool,
-    nodes: int,
-    single: bool,
-    plan: "Plan | None" = None,
-) -> "tuple[dict[str, Any], Compute]":
-    from counterfact.tracing.methods import causal_method, gradient_method, severed_method  # noqa: PLC0415
-
-    if name == "ig":
-        return gradient_method(lm, nodes=nodes, single=single)
-    if name == "severed":
-        return severed_method(lm, corruption, extra_token=extra_token, plan=plan)
-    return causal_method(lm, corruption, window=window, extra_token=extra_token, plan=plan)
-
-
-def run_method(lm: "LM", name: str, settings: dict[str, Any], compute: "Compute", facts: Any, out: Path) -> "TraceRun":
-    """Trace all facts with one method, with a progress bar."""
-    from counterfact.lm.model.precision import float32_products  # noqa: PLC0415
-    from counterfact.tracing.store import keep, run_identity  # noqa: PLC0415
-
-    with progress_bar(f"trace {name}") as advance, float32_products(lm.precision):
-        told: Callable[[int, int], None] = partial(advance, "facts")
-        return keep(out, run_identity(lm, name, settings, facts), facts, compute, progress=told)
+    with progress_bar("trace") as advance:
+        for run in trace_facts(
+            lm,
+            facts,
+            method or "causal",
+            out,
+            noise=noise,
+            samples=samples,
+            window=window,
+            extra_token=extra_token,
+            replace=replace,
+            seed=seed,
+            one_seed=one_seed,
+            nodes=nodes,
+            single=single,
+            texts=texts,
+            limit=limit,
+            max_memory=memory,
+            progress=advance,
+        ):
+            _say(run)
 
 
 def _say(run: "TraceRun") -> None:
@@ -177,7 +124,7 @@ def figures(
     from counterfact.tracing.figures import draw_run  # noqa: PLC0415
     from counterfact.tracing.store import find_runs  # noqa: PLC0415
 
-    found = find_runs(runs) if runs else trace_what_it_knows(model, results, limit, device)
+    found = find_runs(runs) if runs else _trace_what_it_knows(model, results, limit, device)
     if compare:
         console.print(f"{draw_comparison(found, out)[-1]}")
         return
@@ -188,26 +135,12 @@ def figures(
         console.print(f"{page}")
 
 
-def trace_what_it_knows(model: str, results: Path, limit: int, device: str | None) -> "list[TraceRun]":
-    """Make the facts a model knows, and trace them with every method: what `make figures` draws."""
-    from counterfact.tracing.corruption import make_corruption  # noqa: PLC0415
-    from counterfact.tracing.facts import BadFact, Fact, read_facts  # noqa: PLC0415
+def _trace_what_it_knows(model: str, results: Path, limit: int, device: str | None) -> "list[TraceRun]":
+    from counterfact.api.tracing import trace_what_it_knows  # noqa: PLC0415
 
-    lm = open_model(model, device)
-    path = results / f"known-{lm.name.replace('/', '--')}@{lm.revision[:8]}.json"
-    if not path.exists():
-        write_known(lm, from_tuples(None, 0)[: 4 * limit], path)
-    facts: list[Fact | BadFact] = read_facts(path)
-    if not facts:
-        raise BadInput(f"{model} knows none of the facts asked")
-    subjects = [fact.subject for fact in facts if isinstance(fact, Fact)]
-    corruption = make_corruption(lm, "s3", subjects=subjects)
-    window, done = default_window(lm.n_layers), []
-    plans: list[tuple[str, bool]] = [("causal", False), ("causal", True), ("severed", False), ("ig", False)]
-    for name, extra_token in plans:
-        settings, compute = _method(
-            name, lm, corruption, window=window, extra_token=extra_token, nodes=50, single=False
-        )
-        done.append(run_method(lm, name, settings, compute, facts[: 20 if name == "ig" else limit], results))
-        _say(done[-1])
+    done = []
+    with progress_bar("trace") as advance:
+        for run in trace_what_it_knows(open_model(model, device), results, limit=limit, progress=advance):
+            _say(run)
+            done.append(run)
     return done

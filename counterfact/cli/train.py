@@ -14,10 +14,9 @@ from rich.table import Table
 from counterfact.cli._common import Device, Dtype, Json, Model, Seed, Set, console, notes, open_model, progress_bar
 from counterfact.core.errors import BadInput, Failed
 from counterfact.core.files import canonical_json
-from counterfact.core.places import cache_folder, data_folder
 
 if TYPE_CHECKING:
-    from counterfact.contracts.datasets import Dataset
+    from counterfact.core.settings import Resolved
 
 TaskName = Literal["text", "counterfact", "zsre", "neighbors"]
 STANDARD = (
@@ -77,51 +76,43 @@ def train(
         return
     if editor is None:
         raise BadInput("expected an editor to train, mend or ke; or --all")
-    from counterfact.contracts.editors import Resources  # noqa: PLC0415
-    from counterfact.core.texts import load_texts  # noqa: PLC0415
-    from counterfact.editing.networks import NETWORKS, TASKS  # noqa: PLC0415
-    from counterfact.training.curves import draw_curves  # noqa: PLC0415
-    from counterfact.training.sources import open_source  # noqa: PLC0415
-    from counterfact.training.trainer import CURVES, Options  # noqa: PLC0415
-    from counterfact.training.trainer import train as train_network  # noqa: PLC0415
+    from counterfact import train as train_editor  # noqa: PLC0415
+    from counterfact.training.trainer import Options  # noqa: PLC0415
 
-    spec = NETWORKS.get(editor)
-    lm = open_model(model, device, dtype)
-    resolved = spec.resolve(lm.name, lm.n_layers, set_ or [])
-    records = None if data == "text" else _records(data, dataset)
-    source = open_source(
-        lm, data, resolved.settings, dataset=records, texts=load_texts(texts), max_texts=max_texts, reserved=reserve,
-        seed=seed,
-    )  # fmt: skip
-    folder = out or Resources().network_folder(lm, editor + TASKS[data][0])
-    notes.print(f"{editor} for {lm.name} on {data}: {resolved.source}", style="dim", soft_wrap=True)
+    lm, steps = open_model(model, device, dtype), None
+
+    def announce(resolved: "Resolved[Any]") -> None:
+        nonlocal steps
+        steps = resolved.settings.steps
+        notes.print(f"{editor} for {lm.name} on {data}: {resolved.source}", style="dim", soft_wrap=True)
+
     with progress_bar(f"{editor} {data}") as advance:
-
-        def watch(line: Mapping[str, Any]) -> None:
-            advance(_line(line), line["step"], resolved.settings.steps)
-
-        options = Options(seed=seed, autocast=autocast, restart=restart, watch=watch)
-        info = train_network(lm, editor, data, resolved, source, folder, options=options)
-    draw_curves(folder / CURVES, folder / "curves.png", f"{editor}, trained on {data}, for {lm.name}")
+        options = Options(
+            seed=seed,
+            autocast=autocast,
+            restart=restart,
+            watch=lambda line: advance(_line(line), line["step"], steps),
+        )
+        trained = train_editor(
+            lm,
+            editor,
+            data,
+            dataset=dataset,
+            texts=texts,
+            max_texts=max_texts,
+            reserve=reserve,
+            out=out,
+            settings=set_ or (),
+            options=options,
+            announce=announce,
+        )
+    info = trained.info
     if as_json:
         shown = {key: value for key, value in info.items() if key != "trained_on"}
         console.print(canonical_json(shown), soft_wrap=True, markup=False)
         return
     console.print(_table(info))
-    console.print(str(folder), style="dim", soft_wrap=True)
-
-
-def _records(data: TaskName, given: str | None) -> "Dataset":
-    from counterfact.builders.counterfact import build  # noqa: PLC0415
-    from counterfact.contracts.datasets import load_dataset  # noqa: PLC0415
-
-    if given:
-        return load_dataset(given)
-    if data == "zsre":
-        return load_dataset(data_folder() / "zsre/train.json")
-    out = cache_folder() / "datasets/counterfact"
-    build(out)
-    return load_dataset(out)
+    console.print(str(trained.folder), style="dim", soft_wrap=True)
 
 
 def _line(line: Mapping[str, Any]) -> str:
@@ -151,6 +142,8 @@ def train_all(jobs: int, arguments: list[str]) -> None:
     Raises:
         Failed: a training failed; the others are done.
     """
+    from counterfact.api.training import records_of  # noqa: PLC0415
+
     rest = [word for word in arguments if word != "--all"]
     one_thread = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
 
@@ -161,7 +154,7 @@ def train_all(jobs: int, arguments: list[str]) -> None:
         return variant, done.returncode, done.stdout if done.returncode == 0 else done.stdout + done.stderr
 
     failed = []
-    _records("counterfact", None)  # once, before the processes would each begin to build it
+    records_of("counterfact", None)  # once, before the processes would each begin to build it
     with ThreadPoolExecutor(jobs) as pool:
         for (name, data), code, output in pool.map(run, STANDARD):
             console.print(output.rstrip(), markup=False, soft_wrap=True)

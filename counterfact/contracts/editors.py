@@ -1,7 +1,7 @@
 """What an editor is: it turns groups of requests into edits, and leaves the model as it was."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
@@ -12,7 +12,7 @@ from counterfact.core.errors import BadInput
 from counterfact.core.places import cache_folder
 from counterfact.core.records import Request
 from counterfact.core.registry import Registry
-from counterfact.core.settings import Resolved, Settings, resolve_settings, settings_beside
+from counterfact.core.settings import Choices, Resolved, Settings, resolve_settings, settings_beside
 from counterfact.core.texts import TextSource
 from counterfact.lm.edits.edit import Edit
 from counterfact.lm.model.loading import LM
@@ -174,14 +174,22 @@ class EditorSpec:
     """The task its network must have been trained for; `None`: it needs no training."""
     most_at_once: int | None = 1
     """How many requests may share one edit; `None`: any number."""
+    second_moments: Callable[[Any], bool] = lambda _: False
+    """Whether it takes second moments of keys, by its settings; else no texts are opened for it."""
+
+    def resources(self, given: Resources, settings: Settings, open_texts: Callable[[], TextSource]) -> Resources:
+        """Return what the editor may draw on: `given`, and texts for second moments only where it takes these."""
+        if self.second_moments(settings):
+            return replace(given, second_moment_texts=open_texts())
+        return replace(given, second_moment_texts=None, second_moment_max_texts=None)
 
     def check_group_size(self, edits_at_once: int) -> None:
         """Raise `BadInput` unless so many requests may share one edit."""
         if self.most_at_once is not None and edits_at_once > self.most_at_once:
             raise BadInput(f"{self.name} edits at most {self.most_at_once} fact(s) at once, got {edits_at_once}")
 
-    def resolve(self, model_name: str, n_layers: int, overrides: Sequence[str] = ()) -> Resolved[Settings]:
-        """Combine defaults, the published values for a model and a run's choices (`name=value`).
+    def resolve(self, model_name: str, n_layers: int, overrides: Choices = ()) -> Resolved[Settings]:
+        """Combine defaults, the published values for a model and a run's choices.
 
         Raises:
             BadInput: an unknown key or a wrong type.
@@ -202,6 +210,7 @@ def editor(
     trained_for: str | None = None,
     most_at_once: int | None = 1,
     engines: tuple[Engine, ...] = ("batched",),
+    second_moments: Callable[[S], bool] = lambda _: False,
 ) -> Callable[[Callable[[LM, S, Resources], Editor]], Callable[[LM, S, Resources], Editor]]:
     """Register the function below as the one that prepares the editor `name`.
 
@@ -215,6 +224,7 @@ def editor(
         trained_for: the task that its network must have been trained for, where it has one.
         most_at_once: how many requests may share one edit; `None`: any number.
         engines: the engines that it has; preparing it for another raises `BadInput`.
+        second_moments: whether it takes second moments of keys from its resources, by its settings.
     """
 
     def register(prepare: Callable[[LM, S, Resources], Editor]) -> Callable[[LM, S, Resources], Editor]:
@@ -226,7 +236,7 @@ def editor(
 
         where = settings_folder or name
         folder = where if isinstance(where, Path) else settings_beside(prepare, where)
-        spec = EditorSpec(name, settings, checked, paper, summary, folder, trained_for, most_at_once)
+        spec = EditorSpec(name, settings, checked, paper, summary, folder, trained_for, most_at_once, second_moments)
         EDITORS.add(name, spec)
         return prepare
 

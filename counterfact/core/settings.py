@@ -36,6 +36,10 @@ class Settings(BaseModel):
             raise BadInput(f"{where}: {key}: {first['msg']}, got {first['input']!r}. Known: {known}") from error
 
 
+Choices = Sequence[str] | Mapping[str, Any]
+"""Settings that a run chooses: words `name=value` with the value in YAML, or values by name."""
+
+
 @dataclass(frozen=True)
 class Resolved(Generic[S]):
     """Settings in force, and where they came from."""
@@ -44,7 +48,7 @@ class Resolved(Generic[S]):
     source: str
     """The `source:` of the settings file, or how the defaults were scaled."""
     given: dict[str, Any]
-    """What the run itself chose, with `--set`."""
+    """What the run itself chose."""
 
 
 def settings_beside(thing: Any, name: str) -> Path:
@@ -53,7 +57,7 @@ def settings_beside(thing: Any, name: str) -> Path:
 
 
 def resolve_settings(
-    cls: type[S], folder: Path, model_name: str, n_layers: int, overrides: Sequence[str] = ()
+    cls: type[S], folder: Path, model_name: str, n_layers: int, overrides: Choices = ()
 ) -> Resolved[S]:
     """Combine a method's defaults, the published values for a model, and a run's choices.
 
@@ -62,7 +66,7 @@ def resolve_settings(
         folder: where its `<model>.yaml` files lie.
         model_name: a folder or Hub id; its last part in lower case names the file.
         n_layers: depth of the model, which scales the defaults where there is no file.
-        overrides: `name=value`, the value in YAML.
+        overrides: what the run chooses.
 
     Raises:
         BadInput: an unknown key or a wrong type, in the file or in an override.
@@ -79,9 +83,21 @@ def resolve_settings(
         scaled = f", scaled to {n_layers} layers" if values else ""
         source = f"no settings file for {Path(model_name).name}: defaults{scaled}"
         where = cls.__name__
-    given = dict(_parse_override(text) for text in overrides)
+    given = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
     cls.check(values, where)
     return Resolved(cls.check({**values, **given}, "--set"), source, given)
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """Read words `name=value`, the value in YAML.
+
+    Raises:
+        BadInput: a word is something else.
+
+    >>> parse_overrides(["layer=3", "lengths=[2, 5]"])
+    {'layer': 3, 'lengths': [2, 5]}
+    """
+    return dict(map(_parse_override, words))
 
 
 def _parse_override(text: str) -> tuple[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from counterfact.core._text_files import Unreadable, is_text_file, read_texts, row_text
 from counterfact.core.errors import BadInput, Failed
 from counterfact.core.files import hash_file
-from counterfact.core.places import data_folder
+from counterfact.core.places import EMBEDDED_TEXTS, check_hub_name, data_folder
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +64,11 @@ def load_texts(source: str | Path) -> TextSource:
     ordered, mark, seed = text.rpartition("#")
     if mark and seed.isdigit() and not Path(text).exists():
         return _shuffled(ordered, int(seed))
-    path = data_folder() / "articles" if text == "embedded" else Path(source)
+    is_embedded = text == EMBEDDED_TEXTS
+    path = data_folder() / "articles" if is_embedded else Path(source)
     inside = sorted(path.iterdir()) if path.is_dir() else [path]
     if files := [file for file in inside if is_text_file(file)]:
-        return _file_texts(text if text == "embedded" else path.name, files)
+        return _file_texts(text if is_embedded else path.name, files)
     if given := [file for file in inside if file.is_file() and file.suffix in MOMENTS]:
         return TextSource(path.name, _hash(given), lambda: _no_texts(path), moments=tuple(given))
     if path.exists() or text.startswith((".", "/")):
@@ -134,6 +135,7 @@ def _hub_texts(source: str) -> TextSource:
     asked = _HUB.fullmatch(source)
     if asked is None:
         raise BadInput(f"no texts at {source}: expected {EXPECTED}, as name, name:config or name:config@revision")
+    check_hub_name(asked["id"])
     try:
         import datasets  # type: ignore[import-untyped,unused-ignore]  # noqa: PLC0415
         from huggingface_hub import HfApi  # noqa: PLC0415

@@ -24,7 +24,7 @@ from counterfact.core.errors import BadInput
 from counterfact.core.files import read_json, write_atomic, write_json
 from counterfact.core.records import Request
 from counterfact.core.registry import Registry
-from counterfact.core.settings import Resolved, Settings, resolve_settings, settings_beside
+from counterfact.core.settings import Choices, Resolved, Settings, resolve_settings, settings_beside
 from counterfact.editing.batches import edit_each
 from counterfact.editing.requests import Encoded, encode
 from counterfact.lm.edits.edit import Edit, LowRank
@@ -123,7 +123,7 @@ class NetworkSpec:
     build: Callable[[LM, Any], Hypernetwork]
     paper: str
 
-    def resolve(self, model_name: str, n_layers: int, overrides: Sequence[str] = ()) -> Resolved[NetworkSettings]:
+    def resolve(self, model_name: str, n_layers: int, overrides: Choices = ()) -> Resolved[NetworkSettings]:
         """Combine defaults, the values kept for a model in `settings/<name>_training/`, and a run's choices.
 
         Raises:

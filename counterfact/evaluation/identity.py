@@ -108,6 +108,7 @@ def editor_identity(lm: LM, spec: EditorSpec, settings: Mapping[str, Any], resou
             if resources.context_templates is None
             else hash_json(list(resources.context_templates)),
             "seed": resources.seed,
+            **({} if resources.engine == "batched" else {"engine": resources.engine}),
             **network,
         },
     }

@@ -1,6 +1,5 @@
 """What a model says at one prompt, with and without an edit: the next-token probabilities and a text."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ from counterfact.lm.edits.apply import Edit, per_row
 from counterfact.lm.edits.edit import in_context
 from counterfact.lm.generation import Generation, generate
 from counterfact.lm.model.loading import LM
+from counterfact.lm.model.precision import float32_products
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,13 @@ class Saying:
     """A text sampled from the prompt, prompt included."""
 
 
-def say(lm: LM, prompt: str, edits: Sequence[Edit] = (), *, seed: int = 0, length: int = 60, top: int = 5) -> Saying:
-    """Return the next-token probabilities at `prompt` and a sampled text, under `edits[0]` if there is one.
+def say(lm: LM, prompt: str, edit: Edit | None = None, *, seed: int = 0, length: int = 60, top: int = 5) -> Saying:
+    """Return the next-token probabilities at `prompt` and a sampled text, of the model or of the edited model.
 
     Args:
         lm: the model.
         prompt: text, subject filled in.
-        edits: none, or one.
+        edit: the edit; None: the model as it is.
         seed: seed of the sample; the same for both models, so that the texts can be compared.
         length: tokens of the text, prompt included.
         top: how many next tokens to return.
@@ -36,13 +36,14 @@ def say(lm: LM, prompt: str, edits: Sequence[Edit] = (), *, seed: int = 0, lengt
     Raises:
         ValueError: the text could not be generated; the message says why.
     """
-    edit_index = [0 if edits else -1]
+    edits, edit_index = ([], [-1]) if edit is None else ([edit], [0])
     ids = torch.tensor(lm.encoding.prompts(in_context([prompt], edit_index, edits)), device=lm.device)
-    with torch.inference_mode(), per_row(lm, edits, edit_index):
-        logits = lm.model(input_ids=ids).logits[0, -1].float()
+    with float32_products(lm.precision):
+        with torch.inference_mode(), per_row(lm, edits, edit_index):
+            logits = lm.model(input_ids=ids).logits[0, -1].float()
+        [generated] = generate(lm, [prompt], [derive_seed(seed, "say", prompt)], edit_index, edits, length=length)
     probabilities, tokens = logits.softmax(-1).topk(top)
     pairs = zip(tokens.tolist(), probabilities.tolist(), strict=True)
-    [generated] = generate(lm, [prompt], [derive_seed(seed, "say", prompt)], edit_index, edits, length=length)
     if not isinstance(generated, Generation):
         raise ValueError(f"no text could be generated: {generated.reason}")
     return Saying(tuple((lm.decode([token]), probability) for token, probability in pairs), generated.text)

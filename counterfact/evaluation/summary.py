@@ -14,7 +14,7 @@ from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json
 from counterfact.evaluation.paper import PaperRow, Published, paper_rows
 from counterfact.evaluation.store import Run
-from counterfact.evaluation.tables import Cell, Row, Table, to_json, to_latex, to_markdown, to_rich
+from counterfact.evaluation.tables import Cell, Row, Table, to_json, to_latex, to_markdown
 from counterfact.statistics.summary import Summary, blocks_of, paired_differences
 
 ORDER = (
@@ -81,11 +81,6 @@ def paired(run: Run, baseline: Run) -> tuple[dict[str, Summary], int]:
     first = blocks_of([mine[case_id] for case_id in common], "post")
     second = blocks_of([theirs[case_id] for case_id in common], "post")
     return paired_differences(first, second, run.benchmark, run.data["seeds"]["run"]), len(common)
-
-
-def terminal_tables(runs: Sequence[Run], paper: str | None = None) -> list[Any]:
-    """Return the tables of `summary_tables` for a terminal (`rich`)."""
-    return [to_rich(table) for table in summary_tables(runs, paper)]
 
 
 def render(tables: Sequence[Table], form: str) -> str:

@@ -88,7 +88,7 @@ def trained(lm: LM) -> Found:
 def shown(lm: LM) -> Found:
     """What a model says after a prompt, and how surprised it is by texts, edited."""
     edit = low_rank_edit(lm, REQUESTS[0], 0)
-    saying = say(lm, "The capital of Norway is", [edit], length=20)
+    saying = say(lm, "The capital of Norway is", edit, length=20)
     return {"text": saying.text, "texts": text_perplexities(lm, SENTENCES[:5], [0, -1, 0, -1, 0], [edit])}
 
 

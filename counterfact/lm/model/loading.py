@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_file
+from counterfact.core.places import check_hub_name, model_place
 from counterfact.lm.model.encoding import Encoding, Located, SubjectRule
 from counterfact.lm.model.precision import Precision, check_precision
 from counterfact.lm.model.sites import Layout, layout_of
@@ -148,10 +149,10 @@ def load_lm(
     dtype: Dtype = "float32",
     precision: Precision = "strict",
 ) -> LM:
-    """Load a model from a folder, or from the Hub (or its cache).
+    """Load a model from a folder, from the embedded data, or from the Hub (or its cache).
 
     Args:
-        name_or_path: a folder with `config.json`, weights and a tokenizer; or a Hub id.
+        name_or_path: a folder with `config.json`, weights and a tokenizer; the name of an embedded model; or a Hub id.
         device: by default the accelerator if there is one.
         dtype: of the weights in memory.
         precision: of float32 products in runs: `tf32` on a CUDA device that has it.
@@ -164,7 +165,7 @@ def load_lm(
         raise BadInput(f"expected a dtype among {', '.join(DTYPES)}, got {dtype!r}")
     device = torch.device(device or default_device())
     check_precision(precision, device, DTYPES[dtype])
-    folder, name, commit = _find(str(name_or_path))
+    folder, name, commit = _find(model_place(str(name_or_path)))
     config = _check_config(folder)
     layout = layout_of(config.model_type)
     weights_hash = _hash_weights(folder)
@@ -217,6 +218,7 @@ def _find(name: str) -> tuple[Path, str, str | None]:
         return path, path.resolve().name, None
     if path.exists() or name.startswith((".", "/", "~")) or len(path.parts) > 2:
         raise BadInput(f"no model at {name}: expected a folder with a config.json, or a Hub id such as openai/gpt2")
+    check_hub_name(name)
     from huggingface_hub import snapshot_download  # noqa: PLC0415
 
     try:

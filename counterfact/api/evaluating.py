@@ -1,0 +1,82 @@
+"""Evaluate editors on a data set: one run for each, and the tables of them all."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from counterfact.contracts.datasets import Dataset, load_dataset
+from counterfact.contracts.editors import EDITORS, Engine, Resources
+from counterfact.core.errors import BadInput
+from counterfact.core.settings import Choices, Resolved
+from counterfact.core.texts import load_texts
+from counterfact.evaluation import harness
+from counterfact.evaluation.options import Options
+from counterfact.evaluation.store import Run
+from counterfact.evaluation.summary import render, summary_tables
+from counterfact.evaluation.tables import Table
+from counterfact.lm.model.loading import LM
+
+
+class Runs(tuple[Run, ...]):
+    """Finished runs, in the order of their editors; a notebook shows them as tables."""
+
+    @property
+    def tables(self) -> list[Table]:
+        """One table for each data set and model, as the paper prints it."""
+        return summary_tables(self)
+
+    def __str__(self) -> str:
+        """The tables in Markdown."""
+        return render(self.tables, "markdown")
+
+    _repr_markdown_ = __str__
+
+
+def evaluate(
+    lm: LM,
+    dataset: Dataset | str | Path,
+    editors: str | Sequence[str] = "rome",
+    out: str | Path = "results",
+    *,
+    settings: Choices = (),
+    texts: str | Path = "embedded",
+    max_texts: int | None = None,
+    networks: Mapping[str, Path] | None = None,
+    engine: Engine = "batched",
+    options: Options | None = None,
+    announce: Callable[[str, Resolved[Any]], None] | None = None,
+) -> Runs:
+    """Edit a model with each editor on each record, and measure; what an earlier call began goes on.
+
+    Args:
+        lm: the model.
+        dataset: a data set, or what `load_dataset` reads.
+        editors: name of an editor, or several.
+        out: folder of results; each run has a folder of its own below it.
+        settings: settings that differ from the published ones, where there is one editor.
+        texts: texts for second moments of keys, as `load_texts` takes them; opened only for an editor that needs them.
+        max_texts: how many of these texts.
+        networks: folders of trained networks, by the editor's name; others are looked for where `train` leaves them.
+        engine: `batched`, or `plain`: one record at a time, by whole forward passes.
+        options: seed, generation, who computes, and what is told of the progress.
+        announce: told, before each run, its editor, the settings in force and where they come from.
+
+    Raises:
+        BadInput: an argument cannot be used, or a folder was begun with something else.
+        OSError: the disk is full; what is finished stays.
+    """
+    names = [editors] if isinstance(editors, str) else list(editors)
+    if (settings or networks) and len(names) > 1:
+        raise BadInput(f"settings and networks go with one editor, got {', '.join(names)}; evaluate them one by one")
+    data = dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
+    chosen, options = [EDITORS.get(name) for name in names], options or Options()
+    resolved = [spec.resolve(lm.name, lm.n_layers, settings) for spec in chosen]
+    given = Resources(second_moment_max_texts=max_texts, networks=networks or {}, seed=options.seed, engine=engine)
+    open_texts, runs = cache(lambda: load_texts(texts)), []
+    for spec, found in zip(chosen, resolved, strict=True):
+        if announce is not None:
+            announce(spec.name, found)
+        resources = spec.resources(given, found.settings, open_texts)
+        runs.append(harness.evaluate(lm, spec, found, data, Path(out), resources=resources, options=options))
+    return Runs(runs)

@@ -1,0 +1,1 @@
+"""Tests of `counterfact/api/` and of what the package gives by name."""

@@ -1,0 +1,98 @@
+"""The names of the package: imported when used, the same for a type checker, enough for a notebook."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import counterfact
+from counterfact import Failure, Options, Request, edit, evaluate, known_facts, load_editor, load_lm, say, sweep, trace
+from counterfact.core.errors import BadInput, Failed
+from counterfact.lm.model.loading import LM
+from tests.support import ROOT
+from tests.support.evaluating import counterfact as make_dataset
+from tests.support.models import tiny_lm
+
+REQUESTS = [
+    Request(id=0, prompt="{} was born in", subject="Anna Ferrand", target_new="Oslo"),
+    Request(id=1, prompt="{} was born in", subject="Anna Ferrand", target_new=""),
+]
+
+
+@pytest.fixture(scope="module")
+def lm() -> LM:
+    return tiny_lm("gpt2", "float32")
+
+
+def test_the_package_imports_nothing_until_asked() -> None:
+    program = (
+        "import counterfact, sys; heavy = {'torch', 'transformers', 'pydantic'} & set(sys.modules); assert not heavy;"
+        "assert {'edit', 'evaluate'} <= set(dir(counterfact)); counterfact.Request; assert 'torch' not in sys.modules;"
+        "from counterfact import *; assert all(name in globals() for name in counterfact.__all__)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+    with pytest.raises(AttributeError, match="no attribute 'evaluates'"):
+        _ = counterfact.evaluates  # type: ignore[attr-defined]
+
+
+def test_type_checkers_and_python_find_the_same_names() -> None:
+    tree = ast.parse((ROOT / "counterfact/__init__.py").read_text())
+    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    typed = {
+        alias.name: str(node.module) for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    found = {name: f"counterfact.{module}" for name, module in counterfact._MODULES.items()}
+    assert typed == found and sorted(typed) == sorted(counterfact.__all__)
+
+
+def test_one_request_makes_an_edit_and_several_make_a_list(lm: LM) -> None:
+    made = edit(lm, REQUESTS[0], "ft", layer=1, steps=2)
+    assert made.request_ids == (0,)
+    assert say(lm, REQUESTS[0].filled, length=12) != say(lm, REQUESTS[0].filled, made, length=12)
+    editor = load_editor(lm, "ft", ["layer=1", "steps=2"])
+    assert editor.resolved.given == {"layer": 1, "steps": 2}
+    first, second = editor(REQUESTS)
+    assert not isinstance(first, Failure) and first.request_ids == (0,)
+    assert isinstance(second, Failure) and second.id == 1
+    with pytest.raises(Failed, match="ft could not make this edit"):
+        editor(REQUESTS[1])
+    with pytest.raises(BadInput, match="layr"):
+        edit(lm, REQUESTS[0], "ft", layr=1)
+
+
+def test_runs_show_themselves_as_tables(lm: LM, tmp_path: Path) -> None:
+    make_dataset(tmp_path / "data")
+    told: list[str] = []
+    runs = evaluate(
+        lm,
+        tmp_path / "data",
+        ["identity", "ft"],
+        tmp_path / "results",
+        options=Options(generate=False),
+        announce=lambda name, _resolved: told.append(name),
+    )
+    assert [run.editor for run in runs] == told == ["identity", "ft"]
+    [table] = runs.tables
+    assert len(table.rows) == 3 and str(runs).count("| ft |") == 1
+    with pytest.raises(BadInput, match="go with one editor"):
+        evaluate(lm, tmp_path / "data", ["identity", "ft"], settings={"layer": 1})
+    found = sweep(lm, tmp_path / "data", "ft", tmp_path / "results", layers=[1], settings={"steps": 2})
+    assert {point.layer for point in found.points} == {1} and all(file.exists() for file in found.files)
+    with pytest.raises(BadInput, match="expected layers from 0 to"):
+        sweep(lm, tmp_path / "data", "ft", tmp_path / "results", layers=[99])
+    with pytest.raises(BadInput, match="no setting `layer`"):
+        sweep(lm, tmp_path / "data", "identity", tmp_path / "results")
+
+
+def test_facts_are_found_and_traced(tmp_path: Path) -> None:
+    lm = load_lm("factlm", device="cpu")
+    known = known_facts(lm, limit=6, out=tmp_path / "known.json")
+    assert known.asked == 6 and known.facts and not known.failed
+    [run] = trace(lm, known.facts, out=tmp_path, samples=2, limit=1)
+    [again] = trace(lm, tmp_path / "known.json", out=tmp_path, samples=2, limit=1)
+    assert again.folder == run.folder and again.lines == run.lines
+    assert len(run.good) == 1 and run.method == "causal"
+    with pytest.raises(BadInput, match="choose one"):
+        known_facts(lm, tmp_path, pararel=tmp_path)
