@@ -38,7 +38,9 @@ Engine = Annotated[
     Literal["batched", "plain"],
     typer.Option(help="How edits are computed: many at once, or `plain`, one at a time by whole forward passes."),
 ]
-Plugin = Annotated[list[Path] | None, typer.Option(help="A Python file that registers an editor or a metric.")]
+Plugin = Annotated[
+    list[Path] | None, typer.Option(help="A Python file with an editor, a metric, a benchmark ...; may be repeated.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Texts = Annotated[
     str,
