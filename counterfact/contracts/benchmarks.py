@@ -92,6 +92,10 @@ class Benchmark(Generic[R]):
     released: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Name and version of published files, by their sha256."""
 
+    def on(self, dataset: str) -> str:
+        """Return how tables call its use on a data set: by the data set alone, where that says it."""
+        return dataset if self.recognises is not None else f"{self.title} on {dataset}"
+
     @property
     def shown(self) -> tuple[str, ...]:
         """Metrics of its table, in order."""

@@ -59,7 +59,7 @@ def compare(runs: Sequence[Run], baseline: Run) -> Table:
             clear = e.low is not None and e.high is not None and (e.low > 0 or e.high < 0)
             cells[name] = Cell(e.value, e.low, e.high, "*" if clear else "", _decimals(name))
         rows.append(Row(run.label, cells, str(n)))
-    title = f"Paired differences to {baseline.label} on {baseline.dataset}, {baseline.model}"
+    title = f"Paired differences to {baseline.label} on {baseline.benchmark.on(baseline.dataset)}, {baseline.model}"
     note = "x100; * the 95 % interval excludes zero"
     return Table(title, baseline.benchmark.columns, tuple(rows), baseline.benchmark.notation, signed=True, note=note)
 
@@ -113,7 +113,7 @@ def _table(runs: Sequence[Run], paper: str | None) -> Table:
             raise BadInput(f"the paper has no rows for {paper!r} on {benchmark.title}; it has gpt2-xl and a few others")
         rows += [Row(f"paper: {row.label}", _published(row), str(row.n), 2) for row in published]
     return Table(
-        title=f"{runs[0].dataset}, {first['model']['name']}@{first['model']['revision'][:8]}",
+        title=f"{benchmark.on(runs[0].dataset)}, {first['model']['name']}@{first['model']['revision'][:8]}",
         groups=benchmark.columns,
         rows=tuple(rows),
         notation=benchmark.notation,
