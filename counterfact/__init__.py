@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from counterfact.api.describing import describe_editor, describe_editors
     from counterfact.api.editing import LoadedEditor, edit, load_editor
     from counterfact.api.evaluating import Runs, evaluate
     from counterfact.api.sweeping import sweep
@@ -40,6 +41,8 @@ __all__ = [
     "Request",
     "Runs",
     "build",
+    "describe_editor",
+    "describe_editors",
     "edit",
     "evaluate",
     "known_facts",
@@ -59,6 +62,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "api.describing": "describe_editor describe_editors",
     "api.editing": "LoadedEditor edit load_editor",
     "api.evaluating": "Runs evaluate",
     "api.sweeping": "sweep",

@@ -1,62 +1,26 @@
 """Write the generated pages of `docs/` and the generated tables of the README; with `--check`, only compare.
 
-A page per room is made from the docstrings of its public names. Between the markers
+Each room has a page, made from its public names (`docs.room_pages`). Between the markers
 `<!-- generated: NAME -->` and `<!-- end -->`, a hand-written page holds a table made here: of what is registered, or of
 what the benchmarks wrote (`docs.measured`).
 """
 
-import ast
 import inspect
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from counterfact.contracts.metrics import Composite, Metric
 from counterfact.core.files import write_atomic
 from docs import measured
+from docs.room_pages import ROOT, room_page
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs"
 ROOMS = (
     *("core", "lm", "contracts", "statistics", "editing", "builders", "editors", "metrics"),
-    *("evaluation", "tracing", "training", "leaderboard"),
+    *("evaluation", "tracing", "training", "leaderboard", "api"),
 )
 """Rooms of the package that have a page each."""
-
-
-def room_page(room: str) -> str:
-    """Return the page of a room: each module's opening, then each public name with its docstring."""
-    import importlib  # noqa: PLC0415
-
-    lines = [f"# `{room}/`", "", str(importlib.import_module(f"counterfact.{room}").__doc__).strip(), ""]
-    for path in sorted((ROOT / "counterfact" / room).rglob("*.py")):
-        if path.name.startswith("_"):
-            continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        lines += [f"## `{name}`", "", ast.get_docstring(tree) or "", ""]
-        for node in tree.body:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-                lines += _entry(node)
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _entry(node: ast.FunctionDef | ast.ClassDef) -> list[str]:
-    if isinstance(node, ast.FunctionDef):
-        returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-        title = f"{node.name}({ast.unparse(node.args)}){returns}"
-    else:
-        title = f"class {node.name}"
-    doc = inspect.cleandoc(ast.get_docstring(node) or "")
-    return [f"### `{title}`", "", _fenced(doc), ""]
-
-
-def _fenced(doc: str) -> str:
-    """Put doctests into fences; the rest is Markdown already."""
-    return re.sub(
-        r"((?:^ *>>> .*\n?(?:^(?! *>>> )\S.*\n?|^ *\.\.\. .*\n?)*)+)", r"```python\n\1\n```\n", doc, flags=re.M
-    )
 
 
 def metrics_table() -> str:

@@ -13,6 +13,7 @@ from counterfact.cli import (
     compare,
     data,
     edit,
+    editors,
     evaluate,
     known,
     leaderboard,
@@ -39,7 +40,7 @@ app = typer.Typer(
 )
 for room in (
     *(build, snapshot, data, audit, push),
-    *(moment, train, edit, evaluate, summarize, compare),
+    *(moment, train, editors, edit, evaluate, summarize, compare),
     *(known, trace, sweep, leaderboard),
 ):
     room.register(app)

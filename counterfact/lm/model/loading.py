@@ -205,6 +205,17 @@ def wrap_lm(
     )
 
 
+def read_config(name_or_path: str | Path) -> Any:
+    """Return the configuration of a model, without its weights; see `load_lm` for its name.
+
+    Raises:
+        BadInput: there is no such model, its family has no layout, or its weights are quantised.
+    """
+    place = model_place(str(name_or_path))
+    check_hub_name(place)
+    return _check_config(place)
+
+
 def default_device() -> torch.device:
     """Return the accelerator if there is one, else the processor."""
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -232,11 +243,11 @@ def _find(name: str) -> tuple[Path, str, str | None]:
     return folder, name, folder.name
 
 
-def _check_config(folder: Path) -> Any:
+def _check_config(folder: str | Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{folder}/config.json cannot be read: {error}") from error
+        raise BadInput(f"the config.json of {folder} cannot be read: {error}") from error
     if getattr(config, "quantization_config", None):
         raise BadInput(f"{folder} holds quantised weights, which cannot be edited; use the unquantised model")
     layout_of(config.model_type)
