@@ -22,13 +22,25 @@ RUNNER   ?=
 WORKERS  ?=
 THREADS  ?=
 
+LOWEST_TESTS := tests/core tests/metrics tests/lm tests/editors tests/api tests/cli/test_commands.py tests/cli/test_editors.py tests/evaluation/test_summary.py tests/builders/test_build_options.py
+
 bin := $(VENV)/bin
+lowest := .venv-lowest/bin
 run := $(bin)/counterfact
 limit := $(if $(LIMIT),--limit $(LIMIT))
 set := $(foreach pair,$(SET),--set $(pair))
 scale := $(if $(RUNNER),--runner $(RUNNER)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(THREADS),--threads $(THREADS))
 
-.PHONY: help setup demo test check soak bench golden dataset zsre hypernetworks evaluate reproduce leaderboard upload factlm world figures docs clean
+# $(call install_torch,PIP,VERSION): a build for the CPU where one is asked for and found, else the usual one
+define install_torch
+if [ "$(TORCH)" = cpu ] && [ "$$(uname)" = Linux ]; then \
+  $(1) install -q "torch==$(2)+cpu" 2>/dev/null \
+  || $(1) install -q "torch==$(2)+cpu" --index-url https://download.pytorch.org/whl/cpu --retries 1 \
+  || $(1) install -q "torch==$(2)"; \
+else $(1) install -q "torch==$(2)"; fi
+endef
+
+.PHONY: help setup demo test check test-lowest soak bench golden dataset zsre hypernetworks evaluate reproduce leaderboard upload factlm world figures docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
@@ -41,11 +53,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing torch $(TORCH_VERSION) ($(TORCH)), then the rest"
-	@if [ "$(TORCH)" = cpu ] && [ "$$(uname)" = Linux ]; then \
-	  $(bin)/pip install -q "torch==$(TORCH_VERSION)+cpu" 2>/dev/null \
-	  || $(bin)/pip install -q "torch==$(TORCH_VERSION)+cpu" --index-url https://download.pytorch.org/whl/cpu --retries 1 \
-	  || $(bin)/pip install -q "torch==$(TORCH_VERSION)"; \
-	else $(bin)/pip install -q "torch==$(TORCH_VERSION)"; fi
+	@$(call install_torch,$(bin)/pip,$(TORCH_VERSION))
 	$(bin)/pip install -q -c constraints.txt -e '.[dev]'
 	@touch $@
 
@@ -63,6 +71,12 @@ check: setup ## what CI runs: format, lint, types, generated docs, tests
 
 soak: setup ## the full counts of faults, kills and fuzzing
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -n 2 -m soak $(TESTS)
+
+test-lowest: ## the tests of what runs everywhere, with the lowest versions allowed, in .venv-lowest (PYTHON=python3.11)
+	$(PYTHON) -m venv .venv-lowest
+	@$(call install_torch,$(lowest)/pip,$(shell sed -n 's/^torch==//p' constraints-lowest.txt))
+	$(lowest)/pip install -q -c constraints-lowest.txt -e . pytest pytest-httpserver hypothesis
+	OMP_NUM_THREADS=1 $(lowest)/python -m pytest -q -W default -m "not soak and not network and not gpu" $(or $(TESTS),$(LOWEST_TESTS))
 
 bench: setup ## measure speed against one record at a time, growth, and draw both (MODEL, ARGS of speed.main_job)
 	$(bin)/python -m speed.main_job --model $(MODEL) $(ARGS)
@@ -108,5 +122,5 @@ figures: setup ## trace MODEL on what it knows, by every method, and draw the fi
 	$(run) figures --model $(MODEL) --results $(RESULTS) --out $(or $(OUT),figures) $(limit) $(ARGS)
 
 clean: ## remove what can be made again here (.venv, results of the demo, caches of the tools)
-	rm -rf $(VENV) demo build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-lowest demo build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

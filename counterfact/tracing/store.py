@@ -78,7 +78,7 @@ class TraceRun:
         """
         path = array_path(self.folder, int(line["known_id"]))
         try:
-            with np.load(path) as file:
+            with path.open("rb") as opened, np.load(opened) as file:  # which closes a damaged one too
                 return Stored(dict(line), {name: file[name] for name in file.files})
         except (OSError, ValueError, EOFError) as error:
             raise BadInput(f"{path} cannot be read ({error}); remove it and run the same trace again") from error

@@ -100,3 +100,28 @@ def test_it_runs_beside_files_of_the_same_names(programs: Path, elsewhere: Path)
     run(elsewhere, program, "build", "--out", "built", "--relation", "P19", COUNTERFACT_CACHE=str(elsewhere / "cache"))
     assert (elsewhere / "built/records.jsonl").stat().st_size > 0
     assert "data/site-packages" not in run(elsewhere, program, "doctor")
+
+
+TEN_LINES = """
+from counterfact import Request, edit, evaluate, load_dataset, load_lm, say
+
+lm = load_lm("factlm")
+request = Request(0, "{} is headquartered in", "Paramount Pictures", "Oslo")
+made = edit(lm, request, "rome")
+print(say(lm, request.filled, made).next_tokens[0][0])
+runs = evaluate(lm, load_dataset("demo/counterfact", limit=2), ["ft", "rome"], out="results")
+print(runs)
+"""
+
+
+@pytest.mark.soak
+def test_the_whole_way_from_an_installation(programs: Path, elsewhere: Path) -> None:
+    program, cache = str(programs / "counterfact"), {"COUNTERFACT_CACHE": str(elsewhere / "cache")}
+    assert "Ranking on" in run(elsewhere, program, "demo", "--limit", "2", **cache)
+    given = ["--dataset", "demo/zsre", "--limit", "2", "--out", "results"]
+    run(elsewhere, program, "evaluate", *given, "--editor", "ft", **cache)
+    run(elsewhere, program, "leaderboard", "build", "results", "--out", "site", **cache)
+    assert "zsre" in (elsewhere / "site/data.js").read_text()
+    (elsewhere / "notebook.py").write_text(TEN_LINES)
+    said = run(elsewhere, str(programs / "python"), "notebook.py", **cache)
+    assert said.startswith(" Oslo\n") and "| rome |" in said

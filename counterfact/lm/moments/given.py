@@ -177,7 +177,8 @@ def read_npz(path: Path, size: int) -> Published:
         BadInput: it cannot be read, or its matrix is of another size, or not finite.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # numpy leaves a file open that it opened itself and cannot read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if missing := {"mom2.mom2", "mom2.count"} - set(arrays.files):
                 raise BadInput(f"{path}: no {', '.join(sorted(missing))}; it holds {', '.join(arrays.files)}")
             count = int(arrays["mom2.count"])
