@@ -5,7 +5,8 @@ SHELL := /bin/bash
 PYTHON   ?= python3
 VENV     ?= .venv
 TORCH    ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
-TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
+CONSTRAINTS ?= constraints.txt
+TORCH_VERSION := $(shell sed -n 's/^torch==//p' $(CONSTRAINTS))
 
 MODEL    ?= factlm
 EDITOR   := $(if $(filter command line,$(origin EDITOR)),$(EDITOR),rome)
@@ -26,9 +27,13 @@ bin := $(VENV)/bin
 run := $(bin)/counterfact
 limit := $(if $(LIMIT),--limit $(LIMIT))
 set := $(foreach pair,$(SET),--set $(pair))
+lowest := build/lowest
+lowest_tests := $(addprefix tests/,core metrics lm/test_loading.py lm/test_scoring.py lm/test_generation.py editors/test_rome.py \
+  editors/test_finetune.py evaluation/test_harness.py builders/test_counterfact.py builders/test_sparql.py builders/test_hub.py \
+  builders/test_hub_card.py cli/test_data.py leaderboard/test_page.py leaderboard/test_submissions.py)
 scale := $(if $(RUNNER),--runner $(RUNNER)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(THREADS),--threads $(THREADS))
 
-.PHONY: help setup demo test check soak bench golden dataset zsre hypernetworks evaluate reproduce leaderboard upload factlm world figures docs clean
+.PHONY: help setup demo test test-lowest check soak bench golden dataset zsre hypernetworks evaluate reproduce leaderboard upload factlm world figures docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
@@ -37,7 +42,7 @@ help: ## list the targets
 
 setup: $(VENV)/ready ## make .venv and install everything (TORCH=cpu|cuda)
 
-$(VENV)/ready: pyproject.toml constraints.txt
+$(VENV)/ready: pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing torch $(TORCH_VERSION) ($(TORCH)), then the rest"
@@ -46,13 +51,17 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	  || $(bin)/pip install -q "torch==$(TORCH_VERSION)+cpu" --index-url https://download.pytorch.org/whl/cpu --retries 1 \
 	  || $(bin)/pip install -q "torch==$(TORCH_VERSION)"; \
 	else $(bin)/pip install -q "torch==$(TORCH_VERSION)"; fi
-	$(bin)/pip install -q -c constraints.txt -e '.[dev]'
+	$(bin)/pip install -q -c $(CONSTRAINTS) -e '.[dev]'
 	@touch $@
 
 demo: setup ## build CounterFact from the embedded world, edit a real model, measure, rank (HYPERNETWORKS=1: KE, MEND and KN too)
 	$(run) demo --out $(or $(OUT),demo) $(if $(HYPERNETWORKS),--hypernetworks) $(ARGS)
 
 test: check ## the whole test suite: format, lint, types, tests
+
+test-lowest: ## a selection of the tests with the lowest versions that pyproject.toml admits, in build/lowest
+	$(MAKE) setup VENV=$(lowest) CONSTRAINTS=constraints-lowest.txt
+	OMP_NUM_THREADS=1 $(lowest)/bin/python -m pytest -q -m "not soak and not network and not gpu" $(or $(TESTS),$(lowest_tests))
 
 check: setup ## what CI runs: format, lint, types, generated docs, tests
 	$(bin)/ruff format --check .
