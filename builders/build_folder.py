@@ -32,9 +32,9 @@ class BuildReport:
     reused: bool
     """Whether the folder held this very build already."""
     responses: ResponseCounts | None = None
-    """Where responses of servers came from; None where none was asked."""
+    """Where responses of servers came from; None where none was needed."""
     packed: int | None = None
-    """Number of responses that were packed into a file of their own; None where that was not wanted."""
+    """Number of responses that were packed into a file of their own; None where none were."""
 
     @property
     def records(self) -> int:
@@ -93,7 +93,7 @@ def write_build(
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
     }
-    # The content hash is the one that `core.datasets` finds when it reads the records.
+    # The content hash is the one that `contracts.datasets` finds when it reads the records.
     content_hash = hash_json(list(files["records.jsonl"]))
     whole = {"schema": 1, **meta, "content_hash": content_hash, "environment": environment}
     write_json(fresh / BUILD_FILE, whole)

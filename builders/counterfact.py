@@ -73,7 +73,7 @@ def build(
         pack: file into which the responses used are copied afterwards, so that `replay` works from it elsewhere.
         name: name of the data set; by default `counterfact` where facts come from an endpoint, else
             `counterfact-embedded`.
-        progress: is told how far the build is.
+        progress: function that is told how far the build is.
         settings: fields of `BuildSettings`, such as `seed`, `relations` and `language`.
 
     Raises:
@@ -87,6 +87,8 @@ def build(
     settings["name"] = name or ("counterfact" if options.live else "counterfact-embedded")
     checked = BuildSettings.check(settings, "counterfact build")
     context = checked.paraphrase_context
+    if texts and context != "texts":
+        raise BadInput("--texts: only read with --context texts (paraphrase_context)")
     needs_articles = context == "articles" or checked.reference_texts > 0
     sources = options.open(articles=needs_articles, texts=context == "texts")
     if pack and sources.client is None:
@@ -113,7 +115,7 @@ def build_from_sources(
         settings: options of the build.
         out: folder to be made; it gets `records.jsonl`, `reference_texts.jsonl`, `stats.json`, `build.json`, and
             `dropped.jsonl`, the tuples that gave no record, each with the reason.
-        progress: is told how far the build is.
+        progress: function that is told how far the build is.
 
     Raises:
         BadInput: a source is missing or malformed, `out` holds something else, or nothing could be built.

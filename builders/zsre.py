@@ -93,7 +93,7 @@ def read_zsre(source: Path, size: int | None = None) -> tuple[list[dict[str, Any
 
 
 def convert(entry: object, place: int) -> dict[str, Any] | BadRecord:
-    """Return an entry in the form that `core.datasets` reads, or the reason why it cannot be used.
+    """Return an entry in the form that `contracts.datasets` reads, or the reason why it cannot be used.
 
     >>> convert({"subject": "Ada", "src": "Who is Ada?", "rephrase": "Ada is who?", "answers": "a poet",
     ...          "loc": "nq question: who", "loc_ans": ["x", "y"]}, 3)["loc_ans"]

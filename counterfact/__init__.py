@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from counterfact.lm.edits.apply import merged, per_row
     from counterfact.lm.edits.edit import Edit, load_edits, save_edits
     from counterfact.lm.model.loading import LM, load_lm
-    from counterfact.lm.scoring import Query, score
+    from counterfact.lm.queries import Query
+    from counterfact.lm.scoring import score
 
 __all__ = [
     "LM",
@@ -77,7 +78,8 @@ _HOMES = {
     "lm.edits.apply": "merged per_row",
     "lm.edits.edit": "Edit load_edits save_edits",
     "lm.model.loading": "LM load_lm",
-    "lm.scoring": "Query score",
+    "lm.queries": "Query",
+    "lm.scoring": "score",
 }
 """Modules below this package, and what each gives; the same as type checkers read above."""
 _MODULES = {name: module for module, names in _HOMES.items() for name in names.split()}

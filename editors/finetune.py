@@ -13,20 +13,23 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from counterfact.contracts.editors import Edited, Editor, Failure, Group, Resources, check_layer, editor
+from counterfact.contracts.editors import Edited, Editor, Engine, Failure, Group, Resources, check_layer, editor
 from counterfact.core.records import Request
 from counterfact.core.settings import Settings
 from counterfact.editing.adam import Adam
 from counterfact.editing.batches import edit_each
-from counterfact.editing.requests import Encoded, encode, pad, run_lower
+from counterfact.editing.plain import TrainedWeight, train_alone
+from counterfact.editing.requests import Encoded, encode
 from counterfact.lm.edits.edit import Dense, Edit
-from counterfact.lm.forward.blocks import logits, run_blocks
+from counterfact.lm.forward.blocks import embed, logits, pad_right, run_blocks
+from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.sites import weight_shape
 from counterfact.lm.planning.batch_plan import Plan
 from counterfact.lm.planning.memory import TRAINED
 
 PAPER = "https://arxiv.org/abs/2202.05262"
+ENGINES: tuple[Engine, ...] = ("batched", "plain")
 COMPACT_AT = 0.8
 """Finished records are dropped from the batch when at most this fraction is still open."""
 
@@ -81,20 +84,13 @@ class Batch:
         return replace(self, **{name: tensor[records] for name, tensor in vars(self).items()})
 
 
-@dataclass(frozen=True)
-class Trained:
-    """One record's weight change, and how it was come by."""
-
-    change: Tensor
-    """(d_in, width)."""
-    losses: tuple[float, ...]
-    """Nats a token, one a forward pass."""
-
-
+@torch.no_grad()
 def lay_out(lm: LM, items: Sequence[Encoded], layer: int) -> Batch:
     """Run the layers up to the trained one, once, and note what is scored."""
-    ids, lengths = pad([item.rows[0] for item in items], lm.device)
-    lower = run_lower(lm, ids, layer)
+    ids, lengths = pad_right([item.rows[0].ids for item in items], lm.device)
+    tape, key = Tape(), Site(lm.layout.fc_out(layer), "in")
+    with hooked(lm.model, tape.read(key)):
+        hidden = run_blocks(lm, embed(lm, ids), 0, layer + 1)
     longest = max(len(item.target) for item in items)
     scored, labels, weights = [], [], []
     for item, end in zip(items, lengths.tolist(), strict=True):
@@ -105,8 +101,8 @@ def lay_out(lm: LM, items: Sequence[Encoded], layer: int) -> Batch:
         weights.append([*[1 / count] * count, *padding])
     dtype, device = lm.working_dtype, lm.device
     return Batch(
-        hidden=lower.hidden,
-        keys=lower.keys.to(dtype),
+        hidden=hidden,
+        keys=tape[key].to(dtype),
         scored=torch.tensor(scored, device=device),
         labels=torch.tensor(labels, device=device),
         weights=torch.tensor(weights, dtype=dtype, device=device),
@@ -135,12 +131,12 @@ def losses(lm: LM, batch: Batch, change: Tensor, layer: int) -> Tensor:
     return -(log_p.gather(2, batch.labels[..., None])[..., 0] * batch.weights).sum(1)
 
 
-def train(lm: LM, batch: Batch, settings: FinetuneSettings, bound: float | None) -> list[Trained]:
+def train(lm: LM, batch: Batch, settings: FinetuneSettings, bound: float | None) -> list[TrainedWeight]:
     """Train one weight a record: forward, stop below the threshold, else an Adam step; then the box, if any."""
     count = len(batch.keys)
     change = batch.keys.new_zeros(count, batch.keys.shape[2], lm.width)
     adam = Adam(change, settings.learning_rate)
-    results: dict[int, Trained] = {}
+    results: dict[int, TrainedWeight] = {}
     history: list[list[float]] = [[] for _ in range(count)]
     alive = list(range(count))
     for step in range(settings.steps):
@@ -153,7 +149,7 @@ def train(lm: LM, batch: Batch, settings: FinetuneSettings, bound: float | None)
             if record not in results:
                 history[record].append(now[place])
                 if not now[place] >= settings.stop_loss:  # NaN ends too
-                    results[record] = Trained(change[place].clone(), tuple(history[record]))
+                    results[record] = TrainedWeight(change[place].clone(), tuple(history[record]))
         if len(results) == count:
             break
         (gradient,) = torch.autograd.grad(whole, variable)
@@ -168,7 +164,7 @@ def train(lm: LM, batch: Batch, settings: FinetuneSettings, bound: float | None)
             adam.keep(rest)
     for place, record in enumerate(alive):
         if record not in results:
-            results[record] = Trained(change[place].clone(), tuple(history[record]))
+            results[record] = TrainedWeight(change[place].clone(), tuple(history[record]))
     return [results[record] for record in range(count)]
 
 
@@ -180,18 +176,24 @@ class Finetune:
     settings: FinetuneSettings
     bound: float | None
     plan: Plan
+    engine: Engine = "batched"
 
     def __call__(self, groups: Sequence[Group], _seed: int, /) -> list[Edited]:
         """Edit; see `contracts.editors.Editor`. Nothing here is random."""
         return edit_each(
             groups,
-            lambda request: encode(self.lm, request, ["{}"], "last", hold=False),
-            lambda items: train(self.lm, lay_out(self.lm, items, self.settings.layer), self.settings, self.bound),
+            lambda request: encode(self.lm, request, ["{}"], "last", kl_row=False),
+            self._train,
             self._edit,
             size=lambda item: item.length,
             plan=self.plan,
             most=self._most(),
         )
+
+    def _train(self, items: Sequence[Encoded]) -> list[TrainedWeight]:
+        if self.engine == "plain":
+            return [train_alone(self.lm, item, self.settings, self.bound) for item in items]
+        return train(self.lm, lay_out(self.lm, items, self.settings.layer), self.settings, self.bound)
 
     def _most(self) -> int:
         d_in, d_out = weight_shape(self.lm.model, self._module)
@@ -202,7 +204,7 @@ class Finetune:
     def _module(self) -> str:
         return self.lm.layout.fc_out(self.settings.layer)
 
-    def _edit(self, request: Request, trained: Trained) -> Edit | Failure:
+    def _edit(self, request: Request, trained: TrainedWeight) -> Edit | Failure:
         loss, size = trained.losses[-1], float(trained.change.norm())
         if not math.isfinite(loss) or not math.isfinite(size):
             return Failure(request.id, f"the loss became {loss} at forward pass {len(trained.losses)}")
@@ -214,15 +216,21 @@ class Finetune:
         return Edit((Dense(self._module, trained.change),), (request.id,), diagnostics)
 
 
-@editor("ft", FinetuneSettings, paper=PAPER, summary="fine-tunes one MLP weight by Adam")
+@editor("ft", FinetuneSettings, paper=PAPER, summary="fine-tunes one MLP weight by Adam", engines=ENGINES)
 def prepare(lm: LM, settings: FinetuneSettings, resources: Resources) -> Editor:
     """Fine-tuning without a constraint."""
     check_layer(settings.layer, lm)
-    return Finetune(lm, settings, None, resources.plan_for(lm))
+    return Finetune(lm, settings, None, resources.plan_for(lm), resources.engine)
 
 
-@editor("ft_l", BoxedFinetuneSettings, paper=PAPER, summary="FT within a box around the original weights")
+@editor(
+    "ft_l",
+    BoxedFinetuneSettings,
+    paper=PAPER,
+    summary="FT within a box around the original weights",
+    engines=ENGINES,
+)
 def prepare_boxed(lm: LM, settings: BoxedFinetuneSettings, resources: Resources) -> Editor:
     """Fine-tuning with an L-infinity constraint."""
     check_layer(settings.layer, lm)
-    return Finetune(lm, settings, settings.bound, resources.plan_for(lm))
+    return Finetune(lm, settings, settings.bound, resources.plan_for(lm), resources.engine)

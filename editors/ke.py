@@ -37,7 +37,7 @@ class KeSettings(NetworkSettings):
     max_scale: float = Field(1.0, gt=0)
     """The most that a gradient is scaled by."""
     seed: int = 0
-    """Of the network's first weights."""
+    """Seed of the network's first weights."""
 
 
 class Conditioner(nn.Module):

@@ -160,7 +160,7 @@ class KnowledgeNeurons:
         )
 
     def _encode(self, request: Request) -> Fact:
-        encoded = encode(self.lm, request, ["{}"], "last", hold=False)
+        encoded = encode(self.lm, request, ["{}"], "last", kl_row=False)
         (row,) = encoded.rows
         prompt = Row(row.ids[: row.lookup + 1], row.lookup)
         true = None if request.target_true is None else self.lm.target_tokens(request.target_true)[0]

@@ -36,7 +36,7 @@ class MendSettings(NetworkSettings):
     statistics_steps: int = Field(10, ge=0)
     """Batches that only feed the running statistics, before the first step."""
     seed: int = 0
-    """Of the network's first weights."""
+    """Seed of the network's first weights."""
 
 
 class GradientTransform(nn.Module):

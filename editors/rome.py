@@ -124,7 +124,7 @@ class Rome:
 
     def encode(self, request: Request) -> Encoded:
         """Put the request into every context template, the bare prompt first, and add the sentence `{} is a`."""
-        return encode(self.lm, request, self.templates, self.settings.position, hold=True)
+        return encode(self.lm, request, self.templates, self.settings.position, kl_row=True)
 
     def solve(self, batch: Sequence[Encoded]) -> list[tuple[Values, Tensor]]:
         """Find keys, values and the direction u of each record's update, in float64."""

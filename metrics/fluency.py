@@ -28,7 +28,7 @@ def split_words(text: str, sentences: Splitter = "untrained") -> list[str]:
             a user has it.
 
     Raises:
-        BadInput: the trained model is asked for and not installed.
+        BadInput: the trained model is wanted and not installed.
 
     >>> split_words("It rains. They stay.")
     ['It', 'rains', '.', 'They', 'stay', '.']

@@ -20,7 +20,8 @@ from counterfact.lm.forward.packed_products import packed_products, packs_produc
 from counterfact.lm.generation import Generation, generate
 from counterfact.lm.model.loading import LM
 from counterfact.lm.planning.batch_plan import Plan
-from counterfact.lm.scoring import Query, TargetScore, score
+from counterfact.lm.queries import Query, TargetScore
+from counterfact.lm.scoring import score
 from speed.machine import forget_peak, peak_memory, synchronize
 from speed.one_at_a_time import OneAtATime, scored_prompts
 from speed.operations import OperationCounter
@@ -118,7 +119,7 @@ class Outcome:
     """What one of the ways came to, of its first records, for comparison."""
 
     nats: list[list[list[float]]] = field(default_factory=list)
-    """Of the new and the true target, by record and prompt."""
+    """Mean nats of the new and the true target, by record and prompt."""
     updates: list[Tensor] = field(default_factory=list)
     """Changes of the weight."""
     passes: list[int] = field(default_factory=list)

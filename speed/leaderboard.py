@@ -2,15 +2,14 @@
 
     python -m speed.leaderboard --runs 5000 --records 50
 
-Builds are measured in processes of their own, from the command line on: the first reads every submission, the second
-finds all of them in the cache, the third one new run among them. In Chromium, from the click to the next painted frame.
+A build is measured in a process of its own, from the command line on; in Chromium, from the click to the next painted
+frame.
 """
 
 import argparse
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -57,7 +56,7 @@ def main() -> None:
             f"--models {given.models}",
             "machine": _machine(),
             "submissions": _weight(results),
-            "builds": _builds(results, work, given.models),
+            "build": _build(results, work),
             "site": _site(work / "site"),
             "browser": _browse(work / "site"),
         }
@@ -65,21 +64,7 @@ def main() -> None:
     write_json(RESULTS / f"leaderboard-{given.name}.json", found)
 
 
-def _builds(results: Path, work: Path, models: int) -> list[dict[str, Any]]:
-    """Build three times: nothing known, all known, one new."""
-    builds = [_build("first", results, work), _build("again", results, work)]
-    new = results / "model-0" / "new"
-    made = work / "one"
-    make_many(made, 1, 49, models)  # another number of records: a run that no board has seen
-    shutil.copytree(next(made.rglob("run.json")).parent, new)
-    try:
-        builds.append(_build("one new", results, work))
-    finally:
-        shutil.rmtree(new)
-    return builds
-
-
-def _build(name: str, results: Path, work: Path) -> dict[str, Any]:
+def _build(results: Path, work: Path) -> dict[str, Any]:
     given = ["leaderboard", "build", str(results), "--out", str(work / "site")]
     command = [sys.executable, "-m", "counterfact.cli.main", *given]
     environment = {**os.environ, "COUNTERFACT_CACHE": str(work / "cache")}
@@ -89,7 +74,7 @@ def _build(name: str, results: Path, work: Path) -> dict[str, Any]:
     if status:
         raise RuntimeError(f"{' '.join(command)} ended with {status}")
     seconds = time.perf_counter() - start
-    return {"build": name, "seconds": round(seconds, 2), "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
+    return {"seconds": round(seconds, 2), "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
             "peak_bytes": used.ru_maxrss * 1024}  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from counterfact.leaderboard.submission import RECORDS
 EDITORS = ("ft", "ft_l", "ke_cf", "kn", "mend", "mend_cf", "p_rome", "r_rome", "rome")
 DAY = "2026-11-25T08:00:0{}+00:00"
 WORDS = 100
-"""Of a text."""
+"""Tokens of a text."""
 
 
 def make_many(out: Path, runs: int, records: int, models: int) -> None:
@@ -65,8 +65,8 @@ def _run(number: int, model: int, editor: str, asked: Sequence[dict[str, Any]]) 
                     "record_ids": f"0-{len(asked) - 1}"},
         "model": {"name": f"made-up/model-{model}", "revision": weights[:8], "weights_hash": weights,
                   "dtype": "float32"},
-        "protocol": {"name": "counterfact", "version": 1, "edits_at_once": 1,
-                     "generation": {"length": 100, "top_k": 5}},
+        "protocol": {"name": "counterfact", "version": 1, "generation": {"length": 100, "top_k": 5},
+                     "schedule": {"edits_at_once": 1, "sequential": False, "measure_after": "edit"}},
         "seeds": {"run": 0},
         "editor": {"name": editor, "settings": settings, "resources": {}, "given": {"layer": settings["layer"]},
                    "settings_source": "made up for a benchmark", "provenance": {}},

@@ -33,7 +33,7 @@ class Extent:
     records: int
     """Done one at a time, a record a turn."""
     turns: int
-    """Of our side, all records each time."""
+    """Turns of our side, all records each time."""
     length: int = 100
     """Tokens of a generated text."""
     counted: int = 1
@@ -137,8 +137,7 @@ def _run(setting: Setting, extent: Extent, ways: Sequence[Way]) -> tuple[dict[Wa
 
 
 def _baseline(setting: Setting) -> OneAtATime:
-    inverse = torch.linalg.inv(setting.moment.matrix).to(setting.lm.device, setting.lm.working_dtype)
-    return OneAtATime(setting.lm, setting.templates, inverse, setting.settings)
+    return OneAtATime(setting.lm, setting.templates, setting.moment, setting.settings)
 
 
 def _count(setting: Setting, extent: Extent) -> dict[str, Times]:
@@ -154,7 +153,7 @@ def _count(setting: Setting, extent: Extent) -> dict[str, Times]:
 def work_of(setting: Setting, passes: Sequence[int], length: int) -> dict[str, Work]:
     """Return the least work of each stage and of all, given the forward passes of each record's search."""
     lm, settings = setting.lm, setting.settings
-    rows = [encode(lm, record.request, setting.templates, settings.position, hold=True) for record in setting.records]
+    rows = [encode(lm, record.request, setting.templates, settings.position, kl_row=True) for record in setting.records]
     parts = {
         "edit": edit_work(lm, rows, passes, settings.layer),
         "score": score_work(lm, setting.records),

@@ -43,7 +43,7 @@ PROMPTS = (
     ("Swedish Academy", "{} is in the country of"),
     ("Barcelona", "In {}, people are citizens of"),
 )
-"""Of 9, 9, 10 and 7 tokens for factlm's tokenizer; the subject begins at the second, first, first, second."""
+"""Prompts of 9, 9, 10 and 7 tokens for factlm's tokenizer; the subject begins at the second, first, first, second."""
 KNOWN = 1209
 """Facts of the paper's file."""
 

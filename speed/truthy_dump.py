@@ -1,8 +1,8 @@
-"""How fast a slice is cut out of a truthy dump, in CPU seconds by stage, and what that makes of the real dump.
+"""How fast a slice of a truthy dump is made, in CPU seconds by stage, and what that makes of the real dump.
 
 `python -m speed.truthy_dump --megabytes 1000`: writes a synthetic dump, measures reading (plain, gzip, bzip2),
-cutting, whole runs from each form, and the memory that a long run adds to a short one, and extrapolates. One object of
-the dump has very many subjects, of which a sample is kept. CPU seconds, so that other work does not show.
+filtering, whole runs from each form, and the memory that a long run adds to a short one, and extrapolates. One object
+of the dump has very many subjects, of which a sample is kept. CPU seconds, so that other work does not show.
 """
 
 import argparse
@@ -40,13 +40,13 @@ def read(dump: Path) -> int:
         return sum(map(len, entity_blocks(stream, BLOCK)))
 
 
-def cut_out(dump: Path, relations: Sequence[Relation]) -> int:
+def make_slice(dump: Path, relations: Sequence[Relation]) -> int:
     """Make a slice of a dump; return the bytes read."""
     return write_dump_slice(dump, relations, dump.with_name("slice.nt.gz"), workers=1)["bytes"]
 
 
-def cut_all(blocks: list[bytes], wanted: LineFilter) -> int:
-    """Cut blocks; return their bytes."""
+def filter_all(blocks: list[bytes], wanted: LineFilter) -> int:
+    """Filter blocks; return their bytes."""
     return sum(filter_block(block, wanted).counts["bytes"] for block in blocks)
 
 
@@ -65,15 +65,15 @@ def main() -> None:
             dump = place / f"small{suffix}"
             write_dump(dump, world, small)
             rates[f"read {suffix}"] = rate(partial(read, dump))
-            rates[f"whole {suffix}, one process"] = rate(partial(cut_out, dump, relations))
+            rates[f"whole {suffix}, one process"] = rate(partial(make_slice, dump, relations))
         wanted = LineFilter(frozenset(one.id for one in relations), frozenset())
         with (place / "small.nt").open("rb") as stream:
             blocks = list(entity_blocks(stream, BLOCK))
-        rates["cut, one process"] = rate(partial(cut_all, blocks, wanted))
+        rates["filter, one process"] = rate(partial(filter_all, blocks, wanted))
         blocks.clear()
         write_dump(place / "dump.nt", world, arguments.megabytes)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        rates[f"whole, {arguments.megabytes} MB, one process"] = rate(partial(cut_out, place / "dump.nt", relations))
+        rates[f"whole, {arguments.megabytes} MB, one process"] = rate(partial(make_slice, place / "dump.nt", relations))
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     found = {
         "megabytes": arguments.megabytes,
@@ -88,8 +88,8 @@ def main() -> None:
 
 
 def bound(rates: dict[str, float], suffix: str, cores: int) -> float:
-    """Return the megabytes a second of the slower of the reader, one process, and the cutters, all other cores."""
-    return min(rates[f"read .nt{suffix}"], (cores - 1) * rates["cut, one process"])
+    """Return the megabytes a second of the slower of the reader, one process, and the filters, all other cores."""
+    return min(rates[f"read .nt{suffix}"], (cores - 1) * rates["filter, one process"])
 
 
 if __name__ == "__main__":

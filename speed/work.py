@@ -25,7 +25,7 @@ from speed.one_at_a_time import scored_prompts
 
 @dataclass(frozen=True)
 class Work:
-    """Of one stage, for one record of a chunk."""
+    """Least work of one stage, for one record of a chunk."""
 
     gflop: float
     """1e9 operations in products with weights."""

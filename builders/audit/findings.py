@@ -26,7 +26,7 @@ class Kind(NamedTuple):
 KINDS = (
     Kind("duplicate record", "the same fact with the same new object stands twice"),
     Kind("near-duplicate record", "subjects that differ by case, accents, punctuation or word order alone"),
-    Kind("repeated prompt", "a record asks the same prompt twice, generation prompts apart"),
+    Kind("repeated prompt", "a record has the same prompt twice, generation prompts apart"),
     Kind("subject twice in a relation", "two records edit one subject in one relation"),
     Kind("subject in several relations", "fine one by one; edited together, the texts about it mix"),
     Kind("prompt holds the true object", "a prompt about the subject gives the answer away"),
@@ -105,7 +105,7 @@ class _Index:
         self.relations: defaultdict[str, set[str | None]] = defaultdict(set)
         self.names: defaultdict[tuple[str | None, str], set[str]] = defaultdict(set)
         self.true: defaultdict[str, set[str]] = defaultdict(set)
-        """Bare prompt about an edited subject to the true objects of the records that ask it."""
+        """Bare prompt about an edited subject to the true objects of the records that have it."""
         for record in records:
             rewrite = record.requested_rewrite
             key = (rewrite.relation_id, rewrite.subject)
@@ -142,8 +142,8 @@ def _as_a_whole(record: CounterFactRecord, index: _Index) -> Iterator[tuple[str,
     if len(relations := index.relations[rewrite.subject]) > 1:
         yield "subject in several relations", f"{rewrite.subject}: {', '.join(sorted(map(str, relations)))}"
     own = [fill(rewrite.prompt, rewrite.subject), *record.paraphrase_prompts]
-    for asked in (Counter(own + record.neighborhood_prompts), Counter(record.attribute_prompts)):
-        yield from (("repeated prompt", prompt) for prompt, count in asked.items() if count > 1)
+    for prompts in (Counter(own + record.neighborhood_prompts), Counter(record.attribute_prompts)):
+        yield from (("repeated prompt", prompt) for prompt, count in prompts.items() if count > 1)
 
 
 def _own_prompts(record: CounterFactRecord) -> Iterator[tuple[str, str]]:

@@ -22,7 +22,7 @@ def load_counterfact(source: str, limit: int | None = None) -> CounterFactData:
     """Read a CounterFact data set.
 
     Args:
-        source: as `core.datasets.load_dataset` takes it.
+        source: as `contracts.datasets.load_dataset` takes it.
         limit: number of records, from the first; None for all.
 
     Raises:

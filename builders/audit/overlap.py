@@ -10,7 +10,7 @@ from counterfact.core.prompts import fill
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 
 from .loading import load_counterfact
-from .statistics import Things
+from .statistics import PROMPTS, Things
 
 Triple = tuple[str | None, str, str]
 """Relation, and the labels of subject and true object."""
@@ -48,10 +48,7 @@ _ITEMS: Mapping[str, Things] = {
     "edits (facts with their new object)": lambda record: [(triple(record), record.requested_rewrite.target_new.text)],
     "templates of rewriting prompts": lambda record: [(triple(record)[0], record.requested_rewrite.prompt)],
     "rewriting prompts": lambda record: [fill(record.requested_rewrite.prompt, record.requested_rewrite.subject)],
-    "paraphrase prompts": lambda record: record.paraphrase_prompts,
-    "neighborhood prompts": lambda record: record.neighborhood_prompts,
-    "attribute prompts": lambda record: record.attribute_prompts,
-    "generation prompts": lambda record: record.generation_prompts,
+    **PROMPTS,
 }
 
 
@@ -71,7 +68,7 @@ def compare_datasets(first: str, second: str) -> Comparison:
     """Compare two CounterFact data sets.
 
     Args:
-        first: a data set, as `core.datasets.load_dataset` takes it.
+        first: a data set, as `contracts.datasets.load_dataset` takes it.
         second: another one.
 
     Raises:

@@ -37,7 +37,7 @@ def write_audit(source: str, page: Path, sample: int = 3, seed: int = 0, limit: 
     """Audit a data set and write the page.
 
     Args:
-        source: a data set, as `core.datasets.load_dataset` takes it.
+        source: a data set, as `contracts.datasets.load_dataset` takes it.
         page: file to be written.
         sample: records of every relation that the page shows.
         seed: seed of their choice.
@@ -132,7 +132,7 @@ def _record(record: CounterFactRecord, found: Audit) -> str:
 
 
 def _with_context(prompt: str, subject: str) -> str:
-    # A context ends where a sentence does; a prompt that starts with other words than the subject goes on from there.
+    # A context ends where a sentence does; a prompt that starts with other words than the subject continues from there.
     start = max(prompt.rfind(end, 0, max(0, prompt.rfind(subject)) + 1) for end in (". ", "! ", "? ", "\n")) + 1
     context = f"<span class=context>{escape(prompt[:start])}</span>" if start else ""
     return context + _marked(prompt[start:], subject)

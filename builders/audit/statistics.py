@@ -40,6 +40,14 @@ PAPER_TABLE_2 = (
 )
 """The paper's own figures, rounded as printed; it has no row for attribute prompts and neighborhood subjects."""
 
+PROMPTS: Mapping[str, Things] = {
+    "paraphrase prompts": lambda record: record.paraphrase_prompts,
+    "neighborhood prompts": lambda record: record.neighborhood_prompts,
+    "attribute prompts": lambda record: record.attribute_prompts,
+    "generation prompts": lambda record: record.generation_prompts,
+}
+"""Kinds of prompts beside the rewriting prompt."""
+
 _ITEMS: Mapping[str, Things] = {
     "records": lambda record: [record.case_id],
     "subjects": lambda record: [record.requested_rewrite.subject],
@@ -47,10 +55,7 @@ _ITEMS: Mapping[str, Things] = {
     "counterfactual statements": lambda record: [
         fill(record.requested_rewrite.prompt, record.requested_rewrite.subject)
     ],
-    "paraphrase prompts": lambda record: record.paraphrase_prompts,
-    "neighborhood prompts": lambda record: record.neighborhood_prompts,
-    "attribute prompts": lambda record: record.attribute_prompts,
-    "generation prompts": lambda record: record.generation_prompts,
+    **PROMPTS,
     "neighborhood subjects": lambda record: (record.provenance or {}).get("neighborhood_ids", ()),
 }
 

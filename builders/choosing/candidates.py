@@ -107,8 +107,8 @@ def in_seeded_order(candidates: Iterable[Candidate], seed: int) -> list[Candidat
 def without_conflicts(candidates: Iterable[Candidate]) -> tuple[list[Candidate], list[DroppedTuple]]:
     """Leave out every candidate that gives a prompt another answer than a candidate before it.
 
-    One relation has a subject once, but two relations may share a template ("{} was created in" asks for the place
-    where a band was formed and for its country), and then their records contradict each other.
+    One relation has a subject once, but two relations may share a template ("{} was created in" may mean the place
+    where a band was formed or its country), and then their records contradict each other.
 
     Args:
         candidates: all candidates, in order of preference.

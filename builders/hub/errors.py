@@ -17,7 +17,7 @@ class HubFailure:
     """Whether the user's input was wrong, rather than the Hub in trouble."""
     may_pass: bool
     wait: float | None = None
-    """Seconds after which the Hub asked to be tried again."""
+    """Seconds to wait before the next attempt, where the Hub named a time."""
 
 
 def explain_failure(error: Exception, repo: str) -> HubFailure:

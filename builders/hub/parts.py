@@ -54,7 +54,7 @@ class Part:
 
     @property
     def content_hash(self) -> str:
-        """The hash that `core.datasets` finds when it reads these rows."""
+        """The hash that `contracts.datasets` finds when it reads these rows."""
         return hash_json(list(self.rows))
 
 

@@ -1,8 +1,8 @@
 """Upload of a staged data set repository: only what differs, in one commit, under a version tag; repeatable.
 
-What is there already is compared by content, so that an unchanged upload changes nothing and one that was cut off
-goes on: large files that arrived are not sent again. The protocol is that of `huggingface_hub`; its errors become ours,
-without what could hold a token or a signed address.
+Files that are there already are compared by content, so an unchanged upload changes nothing, and an interrupted one
+continues: large files that arrived are not sent again. The protocol is that of `huggingface_hub`; its errors become
+ours, without anything that could contain a token or a signed address.
 """
 
 import json
@@ -78,7 +78,7 @@ def push(
         attempts: how often an upload is tried where the trouble may pass: a limit of requests, a fault of the server,
             a lost connection, a commit by someone else in between.
         wait: seconds before the second attempt, doubled each time.
-        tell: is told what is done.
+        tell: function that is told what is done.
 
     Raises:
         BadInput: there is no token, the Hub refuses it, or the version's tag holds other data.

@@ -32,10 +32,10 @@ def query_in_batches(
     answer, but stay smaller than the smallest that was too large.
 
     Args:
-        source: is asked.
-        values: what it is asked about.
+        source: the source of facts.
+        values: what the queries are about.
         size: values a query, at most.
-        query: the text that asks about a batch.
+        query: function that returns the text of the query about a batch.
     """
     start, bears, most = 0, size, size
     while start < len(values):

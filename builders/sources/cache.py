@@ -1,6 +1,6 @@
 """A cache that keeps every decisive response of a server, raw, in one SQLite file: a build is a function of it.
 
-A response is one row: what was asked of whom, when, the status, the sha256 of the body and the body itself, deflated.
+A response is one row: address and request, the time, the status, the sha256 of the body and the body itself, deflated.
 A row is written in one transaction, flushed to the disk: a process killed at any moment leaves all rows written before.
 """
 
@@ -30,9 +30,9 @@ class StoredResponse(NamedTuple):
     """A response in the cache."""
 
     endpoint: str
-    """The address that was asked."""
+    """Address of the request."""
     request: str
-    """What it was asked: a query, or the parameters of an API; empty for a plain page."""
+    """Body of the request: a query, or the parameters of an API; empty for a plain page."""
     sent_at: str
     """When the request was sent, in ISO 8601, UTC."""
     status: int
@@ -110,8 +110,8 @@ class ResponseCache:
             raise BadInput(f"{self.path}: the response {row[0]} is damaged: {error}") from error
         if sha256(body).hexdigest() != row[-2]:
             raise BadInput(f"{self.path}: the response {row[0]} is damaged: its sha256 is not the one stored with it")
-        _, endpoint, asked, sent_at, status, content_type, digest, _ = row
-        return StoredResponse(endpoint, asked, sent_at, status, content_type, digest, body)
+        _, endpoint, request, sent_at, status, content_type, digest, _ = row
+        return StoredResponse(endpoint, request, sent_at, status, content_type, digest, body)
 
     def store(self, stored: StoredResponse) -> None:
         """Store a response, unless there is one for its request already."""

@@ -1,4 +1,4 @@
-"""An HTTP client with a cache: one request at a time to a server, and patience when told to wait.
+"""An HTTP client with a cache: one request at a time to a server, retried as the server allows.
 
 A request is looked for in the cache first. One that is not there is sent, and sent again after a failure that may
 pass: not before the time the server named, and with pauses that double, with jitter, up to a budget. Only a response
@@ -105,7 +105,7 @@ class Client:
         """Return what a server answers, now or at an earlier time.
 
         Args:
-            request: what to ask.
+            request: the request.
             send: sends the request.
             read: reads the response.
 
@@ -166,7 +166,7 @@ class Client:
             if waited + wait > policy.budget or attempt + 1 == policy.tries:
                 self._give_up(request, attempt + 1, wait, failure)
             if wait >= _LONG_WAIT:
-                _log.warning("%s: %s; asked again in %.0f seconds", request.endpoint, failure, wait)
+                _log.warning("%s: %s; next attempt in %.0f seconds", request.endpoint, failure, wait)
             policy.clock.sleep(wait)
             waited += wait
         raise BadInput(f"expected to send a request once or more, got tries={policy.tries}")
@@ -242,19 +242,19 @@ class Client:
     def _wait(self, attempt: int, failure: Exception) -> float:
         policy = self._policy
         pause = min(policy.longest_wait, policy.first_wait * 2.0**attempt) * self._jitter.uniform(1.0, 1.5)
-        asked = failure.wait if isinstance(failure, TransientError) else None
-        return max(pause, asked or 0.0)
+        named = failure.wait if isinstance(failure, TransientError) else None
+        return max(pause, named or 0.0)
 
     def _give_up(self, request: ServerRequest, attempts: int, wait: float, failure: Exception) -> NoReturn:
         raise SourceError(
             f"{request.endpoint}: no answer after {attempts} attempts; the last: {failure}. Nothing was taken "
             f"from it. What came before is in {self.cache.path}: run the same command again in {max(60.0, wait):.0f} "
-            "seconds or later, and it goes on from there"
+            "seconds or later, and it continues from there"
         ) from failure
 
 
 def user_agent(contact: str | None) -> str:
-    """Return the User-Agent that Wikimedia's policy asks for, `name/version (contact)`.
+    """Return the User-Agent that Wikimedia's policy requires, `name/version (contact)`.
 
     Raises:
         BadInput: the contact is missing, or is neither an e-mail address nor a page.
@@ -265,7 +265,7 @@ def user_agent(contact: str | None) -> str:
     said = (contact or "").strip()
     if not said or not ("@" in said.strip("@") or "://" in said) or any(c in said for c in "()\r\n"):
         raise BadInput(
-            "a live service wants to know who asks: give --contact (or set COUNTERFACT_CONTACT) with an e-mail address "
+            "live services require a contact: give --contact (or set COUNTERFACT_CONTACT) with an e-mail address "
             f"or the address of a page, got {contact!r}"
         )
     return f"{AGENT} ({said})"

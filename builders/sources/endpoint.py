@@ -22,7 +22,7 @@ class EndpointSource:
     client: Client
 
     def select(self, query: str, *, divisible: bool = False) -> QueryResult:
-        """Answer a SELECT query, from the cache where it was asked before.
+        """Answer a SELECT query, from the cache if it was sent before.
 
         Raises:
             QueryTooLarge: a divisible query takes the server longer than it allows itself.
@@ -40,7 +40,7 @@ class EndpointSource:
 
 
 def send_query(request: ServerRequest, agent: str, timeout: int) -> Response:
-    """POST a SPARQL query with SPARQLWrapper, and ask for JSON.
+    """POST a SPARQL query with SPARQLWrapper, and request JSON.
 
     Raises:
         TransientError: no complete response came.

@@ -1,7 +1,7 @@
 """HTTP requests and responses as plain values, and what a response means by its status.
 
 The rules are those of WikiData's query service and of MediaWiki's API: 429 and `Retry-After` say when to come back, a
-403 is final until a person has acted, and a query that took too long is to be asked in smaller parts.
+403 is final until a person has acted, and a query that took too long should be sent in smaller parts.
 https://www.mediawiki.org/wiki/Wikidata_Query_Service/User_Manual, https://www.mediawiki.org/wiki/API:Etiquette
 """
 
@@ -14,7 +14,6 @@ from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 from .sparql import QueryTooLarge, SourceError
 
@@ -35,7 +34,7 @@ class ServerRequest(NamedTuple):
     body: str = ""
     """A SPARQL query, or the parameters of an API; empty for a plain page."""
     divisible: bool = False
-    """Whether the caller can ask for less at a time."""
+    """Whether the caller can send smaller requests instead."""
     optional: bool = False
     """Whether there may be nothing at the address."""
 
@@ -81,7 +80,7 @@ class Refused(SourceError):
 
 
 def check_status(endpoint: str, response: Response, now: float) -> None:
-    """Accept a response that holds what was asked for, by its status and content type.
+    """Accept a response that contains what was requested, by its status and content type.
 
     Args:
         endpoint: who answered, for messages.
@@ -90,10 +89,10 @@ def check_status(endpoint: str, response: Response, now: float) -> None:
 
     Raises:
         TransientError: it may come right later.
-        QueryTooLarge: less should be asked at a time.
-        Refused: the server refuses whoever asks.
+        QueryTooLarge: smaller requests should be sent.
+        Refused: the server refuses this client.
         NotFound: there is nothing at the address.
-        SourceError: the server refuses the question.
+        SourceError: the server refuses this request.
     """
     status, page = response.status, "html" in response.content_type
     if status == 200 and not page:
@@ -101,14 +100,14 @@ def check_status(endpoint: str, response: Response, now: float) -> None:
     if banned := _BANNED.search(response.said):
         until = f" until {banned[1].strip()}" if banned[1] else ""
         raise Refused(
-            f"{endpoint}: this address is banned{until}; the server said ({status}): {response.said!r}. Ask nothing "
-            "more before then: the cache keeps what has come, and the same command goes on from there"
+            f"{endpoint}: this address is banned{until}; the server said ({status}): {response.said!r}. Send nothing "
+            "more before then: the cache keeps what has come, and the same command continues from there"
         )
     if status in (401, 403):
         raise Refused(
             f"{endpoint}: refused ({status}): {response.said!r}. Wikimedia refuses callers whose User-Agent does not "
             "name a working contact: check --contact, and read "
-            "https://foundation.wikimedia.org/wiki/Policy:User-Agent_policy; it is not asked again until you run this"
+            "https://foundation.wikimedia.org/wiki/Policy:User-Agent_policy; nothing more is sent until you run this"
         )
     wait = retry_after(response.headers, now)
     if status == 429:
@@ -123,7 +122,7 @@ def check_status(endpoint: str, response: Response, now: float) -> None:
         raise TransientError(f"a failure ({status}): {response.said!r}", wait)
     if status in (404, 410):
         raise NotFound(f"{endpoint}: there is nothing at this address ({status}): {response.said!r}")
-    raise SourceError(f"{endpoint}: the server refused the question ({status}): {response.said!r}")
+    raise SourceError(f"{endpoint}: the server refused the request ({status}): {response.said!r}")
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
@@ -164,9 +163,14 @@ def receive(send: Callable[[], Any]) -> Response:
     except (HTTPException, OSError, EOFError, zlib.error) as error:
         if isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError):
             return Response(NO_ANSWER, {}, b"")
-        said = " ".join(str(error).split())[:200]
-        raise TransientError(f"no complete response came ({type(error).__name__}: {said})") from error
+        raise incomplete(error) from error
     return Response(reply.status, headers, body)
+
+
+def incomplete(error: Exception) -> TransientError:
+    """Return the failure that a response did not come, or not as a whole."""
+    said = " ".join(str(error).split())[:200]
+    return TransientError(f"no complete response came ({type(error).__name__}: {said})")
 
 
 def post_form(request: ServerRequest, agent: str, timeout: int) -> Response:
@@ -175,9 +179,18 @@ def post_form(request: ServerRequest, agent: str, timeout: int) -> Response:
     Raises:
         TransientError: no complete response came.
     """
+    import requests  # noqa: PLC0415
+
     headers = {"User-Agent": agent, "Accept-Encoding": "gzip"}
-    call = Request(request.endpoint, request.body.encode() or None, headers)
-    return receive(lambda: urlopen(call, timeout=timeout))
+    form = {"Content-Type": "application/x-www-form-urlencoded"} if request.body else {}
+    method, body = ("POST", request.body.encode()) if request.body else ("GET", None)
+    try:
+        reply = requests.request(method, request.endpoint, data=body, headers=headers | form, timeout=timeout)
+    except requests.exceptions.ReadTimeout:
+        return Response(NO_ANSWER, {}, b"")
+    except requests.exceptions.RequestException as error:
+        raise incomplete(error) from error
+    return Response(reply.status_code, lower_names(reply.headers), reply.content)
 
 
 def lower_names(headers: Any) -> dict[str, str]:

@@ -79,7 +79,7 @@ def count_sitelinks(known: Mapping[str, Knowledge], source: SparqlSource) -> dic
         found.update({entity_id(row["entity"]): int(row["count"]) for row in answer.rows})
     if ordered and not found:
         raise BadInput(
-            f"fewest_sitelinks asks how well known subjects are, but the source of facts has no wikibase:sitelinks for "
+            f"fewest_sitelinks needs sitelinks of the subjects, but the source of facts has no wikibase:sitelinks for "
             f"any of {len(ordered)} of them: take a source that has (query.wikidata.org; a slice made with "
             "`counterfact snapshot`), or leave fewest_sitelinks at 0"
         )

@@ -35,7 +35,7 @@ class Sources:
     texts: TextSource | None = None
     """Texts with sentences to put before paraphrase prompts, instead of the articles."""
     client: Client | None = None
-    """Client of the sources that are asked over HTTP; None where there are none."""
+    """Client of the sources that answer over HTTP; None where there are none."""
 
 
 @dataclass(frozen=True)

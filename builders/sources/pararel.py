@@ -153,7 +153,7 @@ def pararel_files(folder: Path) -> dict[str, Path]:
 
 
 def cut_pattern(pattern: str, language: str = "en") -> CutPattern:
-    """Cut a pattern at its object, so that the object goes on where the prompt ends.
+    """Cut a pattern at its object, so that the object follows where the prompt ends.
 
     `[Y]` counts as last when nothing but punctuation follows it. Where words follow (the closing), the pattern is
     cut only if what is left is a natural prompt, by this rule for English; it is dropped when
@@ -162,7 +162,7 @@ def cut_pattern(pattern: str, language: str = "en") -> CutPattern:
     * the closing hangs on the object ("[Y]-born", "[Y]'s honor"), so that the object is half a word;
     * the closing has more than four words, or one that is finite ("are twin cities"): it carries the meaning;
     * the words left say nothing ("[X] had [Y] as a first language": "[X] had");
-    * the closing goes on with a noun that the object describes, right after a form of "be", so that the object alone
+    * the closing starts with a noun that the object describes, right after a form of "be", so that the object alone
       would be said of the subject ("The law of [X] is [Y] law").
 
     An article changes both: "[X] is a" says that a noun phrase on what the subject is goes on, and the object may be

@@ -30,7 +30,7 @@ def fetch_pararel(client: Client, folder: Path, url: str = UPSTREAM, content_has
     """Fetch ParaRel's files, or take them from the cache, and lay them out in a folder of their own.
 
     Args:
-        client: asks for them.
+        client: fetches them.
         folder: gets a folder named by the content.
         url: what stands before `/trex_lms_vocab/P103.jsonl`; of ParaRel's 41 relations, those there are taken.
         content_hash: what the whole must hash to; None for no check.

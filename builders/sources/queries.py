@@ -1,6 +1,6 @@
 """The SPARQL texts, one function each: plain SPARQL 1.1, the same for a public endpoint and for a local store.
 
-Every text names what it asks for in VALUES blocks and orders its rows, and the one that can grow without bound
+Every text names its entities in VALUES blocks and orders its rows, and the one that can grow without bound
 (`holders`) is read page by page, by key. There is no label service and no vendor's syntax. Labels are those of one
 language (English), else `mul`: since 2024 WikiData keeps a label that is the same in all languages under `mul` only.
 """
@@ -116,7 +116,7 @@ def holders(
         objects: ids of entities.
         after: where the page before this one ended; None for the first.
         limit: (object, subject) pairs a page.
-        others: objects of which it is asked whether the subjects have them too.
+        others: objects that are reported where the subjects have them too.
         language: of the labels.
 
     Returns:

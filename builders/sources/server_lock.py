@@ -1,8 +1,8 @@
 """A lock for each server: one process at a time sends it a request, and none before the server allows it.
 
 Processes that share a cache share a folder beside it, with a folder for every server. Whoever sends a request holds
-that folder's lock; its modification time is when the server may be asked next, so that a `Retry-After` outlives the
-process that was told.
+that folder's lock; its modification time is when the server may be sent the next request, so that a
+`Retry-After` outlives the process that received it.
 """
 
 import os
@@ -30,14 +30,14 @@ class ServerLock:
         return self._folder.stat().st_mtime
 
     def postpone(self, moment: float) -> None:
-        """Let nobody ask the server before `moment`, in seconds since 1970, nor before a later one named already."""
+        """Allow no request before `moment`, in seconds since 1970, nor before a later one set already."""
         latest = max(moment, self.free_at)
         os.utime(self._folder, (latest, latest))
 
 
 @contextmanager
 def server_lock(cache: Path, endpoint: str) -> Iterator[ServerLock]:
-    """Wait until no other process asks the server of an address, and keep others waiting; a kill releases the lock.
+    """Hold the lock of the server at an address; other processes wait, and a kill releases it.
 
     Args:
         cache: the file of the cache, beside which the locks lie.

@@ -36,7 +36,7 @@ class SnapshotReport(NamedTuple):
     counts: Mapping[str, int]
     """Kind of statement, or what else was counted, to its number."""
     responses: ResponseCounts | None
-    """Where responses of servers came from; None where none was asked."""
+    """Where responses of servers came from; None where none was needed."""
 
 
 def snapshot(
@@ -62,7 +62,7 @@ def snapshot(
         sitelinks: whether the sitelinks of subjects are queried; from a dump they are always taken.
         most: subjects of an object that are kept from a dump, about; 0 for all.
         workers: processes that filter a dump; by default one a core.
-        progress: is told how much is done.
+        progress: function that is told how much is done.
 
     Raises:
         BadInput: not just one of `sparql` and `dump` is given, or a source is missing or malformed.
@@ -104,7 +104,7 @@ def take_snapshot(
         language: language of the labels.
         site: what the IRIs of articles start with; None for no articles.
         sitelinks: whether sitelinks are queried.
-        progress: is told how many relations are done.
+        progress: function that is told how many relations are done.
 
     Returns:
         the statements, as lines of N-Triples. A build from them has the same records and the same reference texts as

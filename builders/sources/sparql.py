@@ -18,7 +18,7 @@ class SourceError(Failed):
 
 
 class QueryTooLarge(SourceError):
-    """A query that is more than the source can answer at once: ask for less."""
+    """A query that is more than the source can answer at once; a smaller one may succeed."""
 
 
 class QueryResult(NamedTuple):
@@ -38,7 +38,7 @@ class SparqlSource(Protocol):
 
         Args:
             query: plain SPARQL 1.1.
-            divisible: whether the caller can ask for less at a time.
+            divisible: whether the caller can send smaller queries instead.
 
         Raises:
             QueryTooLarge: a divisible query is more than the source bears.

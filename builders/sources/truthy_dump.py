@@ -65,7 +65,7 @@ def write_dump_slice(
         most: subjects of an object that are kept, about; 0 for all.
         workers: processes that filter; by default one a core, except for one core.
         block: bytes a block.
-        progress: is told how many bytes of the dump, decompressed, are done.
+        progress: function that is told how many bytes of the dump, decompressed, are done.
 
     Returns:
         counts: bytes read, facts, labels and what was left out.

@@ -1,7 +1,7 @@
 """Articles of Wikipedia through the MediaWiki API: titles by WikiData's sitelinks, and the opening of each article.
 
 Sitelinks come through `wbgetentities`, fifty entities a request, extracts twenty articles a request; redirects and
-normalised titles are followed back to the title that was asked for, answers in parts are put together, and a site that
+normalised titles are followed back to the title that was requested, answers in parts are put together, and a site that
 is behind with its copies (`maxlag`) is waited for. https://www.mediawiki.org/wiki/API:Etiquette
 """
 
@@ -62,17 +62,22 @@ class Wikipedia:
         """Return entity to the title of its article.
 
         Raises:
-            SourceError: the API refuses, or leaves out an entity it was asked for.
+            SourceError: the API refuses, or leaves out an entity that was requested.
         """
         for batch in batches([id for id in entities if id not in self._titles], ENTITIES_A_REQUEST):
-            asked = {"action": "wbgetentities", "ids": "|".join(batch), "props": "sitelinks", "sitefilter": self.wiki}
-            found = self._ask(self.entities, asked).get("entities", {})
+            parameters = {
+                "action": "wbgetentities",
+                "ids": "|".join(batch),
+                "props": "sitelinks",
+                "sitefilter": self.wiki,
+            }
+            found = self._request(self.entities, parameters).get("entities", {})
             if missing := [id for id in batch if id not in found]:
                 raise SourceError(
                     f"{self.entities}: nothing was said of {', '.join(missing)}; nothing is concluded from that"
                 )
             for id in batch:
-                # A merged entity comes under the id that was asked for; a deleted one without sitelinks.
+                # A merged entity comes under the id that was requested; a deleted one without sitelinks.
                 self._titles[id] = found[id].get("sitelinks", {}).get(self.wiki, {}).get("title")
         return {id: title for id in entities if (title := self._titles[id]) is not None}
 
@@ -80,7 +85,7 @@ class Wikipedia:
         """Return the openings of the articles of these titles, where there are any.
 
         Raises:
-            SourceError: the API refuses, or leaves out an article it was asked for.
+            SourceError: the API refuses, or leaves out an article that was requested.
         """
         for batch in batches([title for title in iris if title not in self._articles], ARTICLES_A_REQUEST):
             self._articles.update(self._extracts(batch))
@@ -119,14 +124,14 @@ class Wikipedia:
         seen = []
         while more not in seen:
             seen.append(more)
-            value = self._ask(self.api, {**parameters, **more})
+            value = self._request(self.api, {**parameters, **more})
             yield value.get("query", {})
             if "continue" not in value:
                 return
             more = {key: str(token) for key, token in value["continue"].items()}
-        raise SourceError(f"{self.api}: goes on with {more} for ever; nothing is concluded from that")
+        raise SourceError(f"{self.api}: continues with {more} without end; nothing is concluded from that")
 
-    def _ask(self, url: str, parameters: Mapping[str, str]) -> dict[str, Any]:
+    def _request(self, url: str, parameters: Mapping[str, str]) -> dict[str, Any]:
         text = urlencode(sorted({**_ALWAYS, **parameters}.items()))
         return self.client.fetch(ServerRequest(url, text), post_form, lambda response: read_api(response, url))
 
@@ -152,7 +157,7 @@ def read_api(response: Response, where: str) -> dict[str, Any]:
     """Read an answer of the MediaWiki API, whose failures come with HTTP 200 too.
 
     Raises:
-        TransientError: it is cut off, or the site asks for patience.
+        TransientError: it is cut off, or the site is too busy.
         SourceError: it is an error, or no answer of this API.
     """
     try:
@@ -166,5 +171,5 @@ def read_api(response: Response, where: str) -> dict[str, Any]:
         return value
     code = failure.get("code") if isinstance(failure, dict) else None
     if code in _BUSY:
-        raise TransientError(f"the API asks for patience ({code})")
+        raise TransientError(f"the API is too busy ({code})")
     raise SourceError(f"{where}: the API refused: {failure!r}")

@@ -35,7 +35,7 @@ def reference_entries(
         count: articles an object, at most.
         facts: knows which articles are about which subject.
         articles: holds them.
-        progress: is told how many objects are done.
+        progress: function that is told how many objects are done.
     """
     entries: list[dict[str, Any]] = []
     done = 0

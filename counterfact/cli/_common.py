@@ -38,7 +38,9 @@ Engine = Annotated[
     Literal["batched", "plain"],
     typer.Option(help="How edits are computed: many at once, or `plain`, one at a time by whole forward passes."),
 ]
-Plugin = Annotated[list[Path] | None, typer.Option(help="A Python file that registers an editor or a metric.")]
+Plugin = Annotated[
+    list[Path] | None, typer.Option(help="A Python file with an editor, a metric, a benchmark ...; may be repeated.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Texts = Annotated[
     str,
@@ -110,7 +112,7 @@ def load_plugins(paths: list[Path] | None) -> None:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[str, int, int | None], None]]:
-    """Show a bar on a terminal; yields what is told the stage, how much of it is done and out of how much."""
+    """Show a bar on a terminal; yields the function to call with the stage, how much of it is done, and the total."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True) as bars:
         task = bars.add_task(title, total=None)

@@ -115,7 +115,9 @@ def build(
 
 def zsre(
     out: Annotated[Path, typer.Option(help="Folder of the data set.")] = Path("datasets/zsre"),
-    source: Annotated[Path | None, typer.Option(help="zsre_mend_eval.json or alike; default: embedded.")] = None,
+    source: Annotated[
+        Path | None, typer.Option(help="zsre_mend_eval.json or a similar file; default: embedded.")
+    ] = None,
     limit: Limit = None,
     name: Annotated[str | None, typer.Option(help="Name of the data set.")] = None,
     version: Annotated[str, typer.Option(help="Version of the data set.")] = "1",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from counterfact.cli._common import Json, console
+from counterfact.cli._common import Json, Plugin, console, load_plugins
 from counterfact.cli.summarize import Form, find_runs, print_tables
 from counterfact.core.errors import BadInput
 
@@ -25,11 +25,13 @@ def register(app: typer.Typer) -> None:
 
 def compare(
     what: Annotated[
-        list[str], typer.Argument(help="One or two data sets (one: with datasets/counterfact); or folders of runs.")
+        list[str],
+        typer.Argument(help="Two data sets, or one to compare with datasets/counterfact; or folders of runs."),
     ],
     baseline: Annotated[Path | None, typer.Option(help="Compare runs: the run to compare the others with.")] = None,
     form: Form = "terminal",
     as_json: Json = False,
+    plugin: Plugin = None,
 ) -> None:
     """Show what two data sets share, in both directions; with `--baseline`, paired differences between runs.
 
@@ -37,6 +39,7 @@ def compare(
 
     Example: `counterfact compare results --baseline results/counterfact@1/factlm@1a2b3c4d/ft-0a1b2c3d`
     """
+    load_plugins(plugin)
     if baseline is not None:
         _runs([Path(folder) for folder in what], baseline, form)
     elif len(what) > 2:

@@ -165,11 +165,15 @@ def announce(editor: str, resolved: "Resolved[Any]") -> None:
     notes.print(f"{editor}: {resolved.source}", style="dim", soft_wrap=True)
 
 
-def score_texts(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+def score_texts(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    plugin: Plugin = None,
+) -> None:
     """Fill in fluency and consistency of a run that was evaluated with --defer-text-metrics.
 
     Example: `counterfact score-texts results/counterfact@1/gpt2-xl@15ea56d/rome-3f9c21ab`
     """
+    load_plugins(plugin)
     from counterfact.api.evaluating import Runs  # noqa: PLC0415
     from counterfact.evaluation.rescore import score_texts as fill  # noqa: PLC0415
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from counterfact.cli._common import Json, console, progress_bar
+from counterfact.cli._common import Json, Plugin, console, load_plugins, progress_bar
 from counterfact.cli.summarize import find_runs
 from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json, write_atomic
@@ -22,11 +22,13 @@ def register(app: typer.Typer) -> None:
 def build(
     results: Annotated[Path, typer.Argument(help="Folder of results; every run and submission below it is read.")],
     out: Annotated[Path, typer.Option(help="Folder of the site.")] = Path("leaderboard-site"),
+    plugin: Plugin = None,
 ) -> None:
     """Rank all runs below a folder and write a static site; open its index.html.
 
     Example: `counterfact leaderboard build results --out site`
     """
+    load_plugins(plugin)
     page = write_board(results, out)
     console.print(f"{page} and {page.with_name('ranking.png')}", soft_wrap=True)
 
@@ -35,11 +37,13 @@ def build(
 def submit(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     out: Annotated[Path, typer.Option(help="Folder to write; put it into a results repository.")],
+    plugin: Plugin = None,
 ) -> None:
     """Write a finished run as a submission: run.json and one compressed file with a line for each record.
 
     Example: `counterfact leaderboard submit results/counterfact@1/factlm@1a2b3c4d/rome-0a1b2c3d --out submission`
     """
+    load_plugins(plugin)
     from counterfact.evaluation.store import load_run  # noqa: PLC0415
     from counterfact.leaderboard.submission import write_submission  # noqa: PLC0415
 
@@ -53,11 +57,13 @@ def submit(
 def references(
     results: Annotated[list[Path], typer.Argument(help="Folders of trusted runs of your own.")],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("references.json"),
+    plugin: Plugin = None,
 ) -> None:
     """Write what submissions are held against: known data sets, and what unedited models score on them.
 
     Example: `counterfact leaderboard references results --out board/references.json`
     """
+    load_plugins(plugin)
     from counterfact.leaderboard.references import references_of, write_references  # noqa: PLC0415
 
     known = references_of(find_runs(results))
@@ -73,11 +79,13 @@ def check(
         Path | None, typer.Option("--references", help="By default references.json in the folder or above it.")
     ] = None,
     as_json: Json = False,
+    plugin: Plugin = None,
 ) -> None:
     """Check a submission: exit 0 if it is taken, 1 if it is refused, 2 if the arguments are wrong.
 
     Example: `counterfact leaderboard check submission --references references.json`
     """
+    load_plugins(plugin)
     from counterfact.leaderboard.check import check as check_one  # noqa: PLC0415
     from counterfact.leaderboard.references import FILE, find_references, load_references  # noqa: PLC0415
     from counterfact.leaderboard.submission import find_candidates  # noqa: PLC0415
@@ -125,13 +133,11 @@ def workflow(
 
 def write_board(results: Path, out: Path) -> Path:
     """Read every run below a folder and write the site; say what was left out. Return the page's path."""
-    from counterfact.core.places import cache_folder  # noqa: PLC0415
     from counterfact.leaderboard.entries import load_entries  # noqa: PLC0415
     from counterfact.leaderboard.page import write_site  # noqa: PLC0415
-    from counterfact.leaderboard.shelf import FILE, Shelf  # noqa: PLC0415
 
     with progress_bar("leaderboard") as tell:
-        entries, left_out = load_entries(results, Shelf(cache_folder() / "leaderboard" / FILE), tell)
+        entries, left_out = load_entries(results, tell)
     for name, reason in left_out.items():
         console.print(f"left out {name!a}: {reason!a}", style="yellow", markup=False, soft_wrap=True)
     page = write_site(entries, out, left_out)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from counterfact.cli._common import Device, Dtype, Limit, Model, Texts, console, open_model
+from counterfact.cli._common import Device, Dtype, Limit, Model, Plugin, Texts, console, load_plugins, open_model
 
 if TYPE_CHECKING:
     from counterfact.evaluation.store import Run
@@ -25,11 +25,13 @@ def summarize(
     results: Annotated[list[Path], typer.Argument(help="Folders; every finished run below them is read.")],
     form: Form = "terminal",
     paper: Annotated[str | None, typer.Option(help="Add the paper's rows for this model, e.g. gpt2-xl.")] = None,
+    plugin: Plugin = None,
 ) -> None:
     """Print runs in the layouts of the paper's Tables 4 and 1.
 
     Example: `counterfact summarize results --paper gpt2-xl --format markdown`
     """
+    load_plugins(plugin)
     from counterfact.evaluation.summary import summary_tables  # noqa: PLC0415
 
     print_tables(summary_tables(find_runs(results), paper), form)
@@ -39,11 +41,13 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     form: Annotated[str, typer.Option("--format", help="rome: the reference implementation's case files.")] = "rome",
+    plugin: Plugin = None,
 ) -> None:
     """Write a run in another program's format.
 
     Example: `counterfact export results/counterfact@1/factlm@1a2b3c4d/rome-0a1b2c3d --format rome --out ROME/run_000`
     """
+    load_plugins(plugin)
     from counterfact.evaluation.export import export as write  # noqa: PLC0415
     from counterfact.evaluation.store import load_run  # noqa: PLC0415
 

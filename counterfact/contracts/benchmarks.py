@@ -10,8 +10,7 @@ from counterfact.contracts.metrics import METRICS, Metric, TextMetric, text_metr
 from counterfact.core.records import BadRecord, Border, Record, check_request
 from counterfact.core.references import ReferenceTexts
 from counterfact.core.registry import Registry
-from counterfact.lm.scoring import Query, TargetScore
-from counterfact.lm.shifts import Shift
+from counterfact.lm.queries import Query, Shift, TargetScore
 
 R = TypeVar("R", bound=Record)
 Notation = Literal["parentheses", "plus-minus"]
@@ -62,7 +61,7 @@ class Benchmark(Generic[R]):
     parse: Callable[[Mapping[str, Any], int], R]
     """JSON object and its position in the file -> record; raises `ValueError`."""
     recognises: Callable[[Mapping[str, Any]], bool] | None
-    """Whether a JSON object is a record of this benchmark; `None` for one that must be asked for by name."""
+    """Whether a JSON object is a record of this benchmark; `None` for one that must be requested by name."""
     requested_rewrite: Callable[[R], dict[str, Any]]
     """The edit as results hold it, with `prompt`, `subject` and `target_new`."""
     queries: Callable[[R], list[Query]]
@@ -92,6 +91,10 @@ class Benchmark(Generic[R]):
     """What hypernetworks learn from a record; `None`: they cannot be trained on it."""
     released: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Name and version of published files, by their sha256."""
+
+    def on(self, dataset: str) -> str:
+        """Return how tables call its use on a data set: by the data set alone, where that says it."""
+        return dataset if self.recognises is not None else f"{self.title} on {dataset}"
 
     @property
     def shown(self) -> tuple[str, ...]:

@@ -107,7 +107,7 @@ class Resources:
     """The texts that second moments of keys are taken over, or files of these in place of texts."""
     second_moment_max_texts: int | None = None
     second_moments: Mapping[int, SecondMoment] = field(default_factory=dict)
-    """Second moments that are given, by layer; these are used as they stand."""
+    """Second moments that are given, by layer; these are used unchanged."""
     context_templates: tuple[str, ...] | None = None
     """Preset context templates, the bare `{}` first; None: they are generated from `seed`."""
     networks: Mapping[str, Path] = field(default_factory=dict)

@@ -153,7 +153,7 @@ def one_writer(folder: Path, *, wait: bool) -> Iterator[None]:
 
 
 class JsonLog:
-    """A JSON-lines file that grows line by line and can be gone on with after a kill at any moment.
+    """A JSON-lines file that grows line by line and can be resumed after a kill at any moment.
 
     Opening it cuts off a last line that was not finished. `append` flushes to the disk, so that a line that
     `append` has returned from is never lost.

@@ -34,7 +34,7 @@ def keep_few_products(environment: MutableMapping[str, str]) -> None:
 
 
 def keep_freed_memory(environment: Mapping[str, str]) -> bool:
-    """Let freed memory be used again instead of being given back and asked for anew, page by page, by the next tensor.
+    """Let freed memory be used again instead of being given back and requested anew, page by page, by the next tensor.
 
     Of the GNU C library; pieces of 32 MiB or more are still given back at once, and so is what is free beyond 1 GiB.
 

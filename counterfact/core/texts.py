@@ -55,7 +55,7 @@ def load_texts(source: str | Path) -> TextSource:
             `name:config` or `name:config@revision`, streamed, its `train` split. `#7` at the end of any of these: in
             the random order of seed 7; a local source is held in memory for that, of a Hub's data set the order of
             files is random and that of rows within 10,000 neighbors. A file or folder of second moments
-            (`.safetensors`, `.npz`) is taken where second moments are asked for.
+            (`.safetensors`, `.npz`) is taken where second moments are requested.
 
     Raises:
         BadInput: there are no such texts.

@@ -58,9 +58,9 @@ class NetworkSettings(Settings):
     learning_rate: float = Field(gt=0)
     """Adam's step size for the network."""
     edit_weight: float = Field(0.1, ge=0)
-    """Of the edit loss."""
+    """Weight of the edit loss."""
     locality_weight: float = Field(1.0, ge=0)
-    """Of the divergence on the locality texts."""
+    """Weight of the divergence on the locality texts."""
     batch: int = Field(1, ge=1)
     """Edits in a step."""
     accumulate: int = Field(10, ge=1)
@@ -274,7 +274,7 @@ class NetworkEditor:
         """Edit; see `contracts.editors.Editor`. Nothing here is random."""
         return edit_each(
             groups,
-            lambda request: encode(self.lm, request, ["{}"], "last", hold=False),
+            lambda request: encode(self.lm, request, ["{}"], "last", kl_row=False),
             self._run,
             self._edit,
             size=lambda item: item.length + 1,

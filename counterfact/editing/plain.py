@@ -1,23 +1,27 @@
-r"""The plain engine: ROME's keys and its search for v*, written to be read.
+r"""The plain engine: ROME's keys and its search for v*, and the training of FT, written to be read.
 
 One record at a time, its sentences padded into one batch; whole forward passes of the model as it is, hooks that read
-and move a hidden state, and autograd. What `editing.value_search` computes for many records at once, without running
-anything twice, must equal what is computed here; editors take one or the other by `Resources.engine`.
+and move a hidden state, and autograd. What editors compute for many records at once, without running anything twice,
+must equal what is computed here; they take one or the other by `Resources.engine`.
 
 Meng, Bau, Andonian, Belinkov. Locating and Editing Factual Associations in GPT. NeurIPS 2022, section 3.1.
 https://arxiv.org/abs/2202.05262
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from counterfact.editing.requests import Encoded
+from counterfact.editing.requests import Encoded, Row
 from counterfact.editing.values import SearchSettings, Values
+from counterfact.lm.forward.blocks import pad_right
 from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.loading import LM
+from counterfact.lm.model.sites import weight_shape
 
 
 def find_values(lm: LM, batch: Sequence[Encoded], settings: SearchSettings) -> Values:
@@ -30,7 +34,7 @@ def find_value(lm: LM, record: Encoded, settings: SearchSettings) -> Values:
 
     Args:
         lm: the model.
-        record: encoded with `hold=True`: a sentence for each context template, the bare prompt first, then `{} is a`.
+        record: encoded with `kl_row=True`: a sentence for each context template, the bare prompt first, then `{} is a`.
         settings: constants of the search.
     """
     with torch.no_grad():
@@ -60,7 +64,7 @@ def keys_and_outputs(lm: LM, record: Encoded, layer: int) -> tuple[Tensor, Tenso
     key, output = Site(module, "in"), Site(module)
     tape = Tape()
     with hooked(lm.model, tape.read(key), tape.read(output)):
-        log_probabilities(lm, [row.ids for row in contexts])
+        forward(lm, [row.ids for row in contexts])
     at = range(len(contexts)), [row.lookup for row in contexts]
     return tape[key][at].to(lm.working_dtype), tape[output][at].to(lm.working_dtype)
 
@@ -89,10 +93,10 @@ def search(lm: LM, record: Encoded, v_0: Tensor, settings: SearchSettings) -> tu
     while True:
         moved = Site(lm.layout.mlp(settings.layer)), partial(move, lookups, delta)
         with torch.enable_grad(), hooked(lm.model, moved):
-            log_p = log_probabilities(lm, rows)
+            log_p = forward(lm, rows).log_softmax(-1)
             here = log_p[-1, lookups[-1]]  # at the subject of `{} is a`
             original = here.detach() if original is None else original
-            nll = target_nll(log_p, record)
+            nll = target_nll(log_p, record.rows[:-1], record.target)
             kl = settings.kl_factor * (here.exp() * (here - original)).sum()
             decay = settings.weight_decay * delta.norm() / v_0.norm() ** 2
             loss = nll + kl + decay
@@ -113,19 +117,77 @@ def move(lookups: Sequence[int], delta: Tensor, output: Tensor) -> Tensor:
     return moved
 
 
-def target_nll(log_p: Tensor, record: Encoded) -> Tensor:
+def target_nll(log_p: Tensor, contexts: Sequence[Row], target: Sequence[int]) -> Tensor:
     """Return -log p of the target's tokens, each given the ones before it: their mean over tokens and contexts."""
     nlls = []
-    for row, contexts_log_p in zip(record.rows[:-1], log_p, strict=False):
-        ends = range(len(row.ids) - len(record.target), len(row.ids))
-        nlls.append(-contexts_log_p[ends, record.target].mean())
+    for place, row in enumerate(contexts):
+        ends = range(len(row.ids) - len(target), len(row.ids))
+        nlls.append(-log_p[place, ends, target].mean())
     return torch.stack(nlls).mean()
 
 
-def log_probabilities(lm: LM, rows: Sequence[Sequence[int]]) -> Tensor:
-    """Return the log-probabilities after every token of rows padded on the right, (rows, tokens, vocabulary)."""
-    longest = max(map(len, rows))
-    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=lm.device)
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=lm.device)
-    logits: Tensor = lm.model(ids, attention_mask=mask, use_cache=False).logits
-    return logits.to(lm.working_dtype).log_softmax(-1)
+class TrainingSettings(Protocol):
+    """What the training reads of an editor's settings."""
+
+    @property
+    def layer(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def stop_loss(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class TrainedWeight:
+    """One record's weight change, and how its training went."""
+
+    change: Tensor
+    """Change of the weight, (d_in, width)."""
+    losses: tuple[float, ...]
+    """Loss at each forward pass, in nats a token."""
+
+
+def train_alone(lm: LM, record: Encoded, settings: TrainingSettings, bound: float | None) -> TrainedWeight:
+    """Train one MLP weight on one record by Adam: -log p of the target's tokens, each given the true ones before it.
+
+    The change D of the weight is a tensor of its own that a hook multiplies by: y += x D.
+
+    Args:
+        lm: the model.
+        record: the bare prompt, with the target but its last token.
+        settings: constants of the training.
+        bound: no entry of D becomes larger than this; `None`: any may.
+    """
+    module = lm.layout.fc_out(settings.layer)
+    tape, key = Tape(), Site(module, "in")
+    change = torch.zeros(weight_shape(lm.model, module), dtype=lm.working_dtype, device=lm.device, requires_grad=True)
+    adam = torch.optim.Adam([change], lr=settings.learning_rate)
+
+    def add(output: Tensor) -> Tensor:
+        return output + (tape[key].to(change.dtype) @ change).to(output.dtype)
+
+    losses: list[float] = []
+    for _ in range(settings.steps):
+        with torch.enable_grad(), hooked(lm.model, tape.read(key), (Site(module), add)):
+            log_p = forward(lm, [row.ids for row in record.rows]).log_softmax(-1)
+            loss = target_nll(log_p, record.rows, record.target)
+        losses.append(loss.item())
+        if not losses[-1] >= settings.stop_loss:  # NaN ends too
+            break
+        adam.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        adam.step()
+        if bound is not None:
+            with torch.no_grad():
+                change.clamp_(-bound, bound)
+    return TrainedWeight(change.detach(), tuple(losses))
+
+
+def forward(lm: LM, rows: Sequence[Sequence[int]]) -> Tensor:
+    """Return the logits after every token of rows padded on the right, (rows, tokens, vocabulary), in float32 up."""
+    ids, lengths = pad_right(rows, lm.device)
+    mask = torch.arange(ids.shape[1], device=lm.device) < lengths[:, None]
+    logits: Tensor = lm.model(ids, attention_mask=mask.long(), use_cache=False).logits
+    return logits.to(lm.working_dtype)

@@ -46,7 +46,7 @@ class Suffixes:
 
     @cached_property
     def rows(self) -> RaggedRows:
-        """The rows as attention is told of them."""
+        """The rows as attention receives them."""
         return RaggedRows(self.layout, self.hidden.device, self.prefix, self.tail)
 
     @cached_property
@@ -88,7 +88,7 @@ class AtLookup:
     keys: Tensor
     """Input of the edited module, (rows, d_in)."""
     outputs: Tensor
-    """Its output, (rows, width)."""
+    """Output of the edited module, (rows, width)."""
 
 
 @torch.no_grad()

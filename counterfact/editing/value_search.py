@@ -33,8 +33,8 @@ COMPACT_AT = 0.8
 
 
 @dataclass(frozen=True)
-class Reads:
-    """Positions that a loss reads: first those whose next token is scored, then one for each record that is held."""
+class LossReads:
+    """Positions that the loss reads: those whose next token is scored, then one for each record's KL term."""
 
     places: Tensor
     """Places among the tokens that are run last, (scored + records,)."""
@@ -44,8 +44,8 @@ class Reads:
     """Next tokens, (scored,)."""
     weights: Tensor
     """Weights of their nats, (scored,); a record's add up to 1."""
-    held: Tensor | None = None
-    """Log-probabilities that each held position began with, (records, vocabulary); `None` on the first pass."""
+    reference: Tensor | None = None
+    """ln P_0 at the KL term's positions, (records, vocabulary); `None` on the first pass, which finds it."""
 
 
 class Loss(NamedTuple):
@@ -59,15 +59,15 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """What the search runs on."""
+    """The records of a search, and where their losses are read."""
 
     suffixes: Suffixes
     value_norm: Tensor
     """||v_0||, (records,)."""
     targets: tuple[tuple[int, ...], ...]
     """Token ids of each record's new object."""
-    reads: Reads
-    """Where its loss is read."""
+    reads: LossReads
+    """Positions that the loss reads."""
 
     @classmethod
     def of(cls, suffixes: Suffixes, value_norm: Tensor, targets: Sequence[tuple[int, ...]]) -> "Problem":
@@ -80,18 +80,18 @@ class Problem:
         targets = [self.targets[i] for i in rest.tolist()]
         suffixes = self.suffixes.keep(lm, records, max(map(len, targets)))
         problem = Problem.of(suffixes, self.value_norm[rest], targets)
-        held = None if self.reads.held is None else self.reads.held[rest]
-        return replace(problem, reads=replace(problem.reads, held=held))
+        reference = None if self.reads.reference is None else self.reads.reference[rest]
+        return replace(problem, reads=replace(problem.reads, reference=reference))
 
 
-def _reads(suffixes: Suffixes, targets: Sequence[tuple[int, ...]], like: Tensor) -> Reads:
+def _reads(suffixes: Suffixes, targets: Sequence[tuple[int, ...]], like: Tensor) -> LossReads:
     layout, each = suffixes.layout, suffixes.each
     place = {token: i for i, token in enumerate(suffixes.rows.asked_for.tolist())}
     places: list[int] = []
     records: list[int] = []
     labels: list[int] = []
     weights: list[float] = []
-    held: list[int] = []
+    kl_places: list[int] = []
     for record, target in enumerate(targets):
         rows = range(record * each, (record + 1) * each)
         for row in rows[:-1]:
@@ -100,10 +100,10 @@ def _reads(suffixes: Suffixes, targets: Sequence[tuple[int, ...]], like: Tensor)
             labels += target
             records += [record] * len(target)
             weights += [1 / len(target) / (each - 1)] * len(target)
-        held.append(place[layout.starts[rows[-1]]])
+        kl_places.append(place[layout.starts[rows[-1]]])
     device = like.device
-    return Reads(
-        places=torch.tensor(places + held, device=device),
+    return LossReads(
+        places=torch.tensor(places + kl_places, device=device),
         records=torch.tensor([*records, *range(len(targets))], device=device),
         labels=torch.tensor(labels, device=device),
         weights=torch.tensor(weights, dtype=like.dtype, device=device),
@@ -124,7 +124,7 @@ def find_values(lm: LM, batch: Sequence[Encoded], settings: SearchSettings) -> V
 
     Args:
         lm: the model.
-        batch: records encoded with `hold=True`, all with the same number of rows.
+        batch: records encoded with `kl_row=True`, all with the same number of rows.
         settings: constants of the search.
     """
     count, dtype = len(batch), lm.working_dtype
@@ -132,7 +132,7 @@ def find_values(lm: LM, batch: Sequence[Encoded], settings: SearchSettings) -> V
     with packed_products(lm):
         rows = [row for item in batch for row in item.rows]
         at, suffixes = split_rows(lm, rows, each, settings.layer, max(len(item.target) for item in batch))
-        # All rows of a record but the last, which is only held still: (records, templates, d_in or width).
+        # All rows of a record but the last, which is for the KL term alone: (records, templates, d_in or width).
         keys, outputs = (states.to(dtype).view(count, each, -1)[:, :-1] for states in (at.keys, at.outputs))
         problem = Problem.of(suffixes, outputs[:, 0].norm(dim=1), [item.target for item in batch])
         delta, trace, passes = search(lm, problem, settings)
@@ -175,8 +175,8 @@ def objective(
     """Evaluate the objective of every record.
 
     Returns:
-        The loss and its terms NLL, KL and weight decay, (records, 4); the loss's gradient by delta if it is asked for,
-        a record's its own, as rows do not meet; and the problem, with the held distributions after the first pass.
+        The loss and its terms NLL, KL and weight decay, (records, 4); the loss's gradient by delta if it is requested,
+        a record's its own, as rows do not meet; and the problem, with the reference distributions after the first pass.
     """
     variable = delta.detach().requires_grad_(gradient)
     with torch.set_grad_enabled(gradient):
@@ -195,8 +195,8 @@ def objective(
 
 
 def read_out(
-    lm: LM, normed: Tensor, reads: Reads, kl_factor: float, *, gradient: bool
-) -> tuple[Loss, Tensor | None, Reads]:
+    lm: LM, normed: Tensor, reads: LossReads, kl_factor: float, *, gradient: bool
+) -> tuple[Loss, Tensor | None, LossReads]:
     """Compute losses, and the gradient of their sum over records, nll + kl_factor kl.
 
     Args:
@@ -204,22 +204,22 @@ def read_out(
         normed: states after the last norm at `reads.places`, (scored + records, width); no graph is made.
         reads: what is read there.
         kl_factor: λ.
-        gradient: whether it is asked for.
+        gradient: whether it is requested.
 
     Returns:
-        Losses; the gradient by `normed`, of its shape, or `None`; and the reads with `held` filled in.
+        Losses; the gradient by `normed`, of its shape, or `None`; and the reads with `reference` filled in.
     """
     scored = len(reads.labels)
     count = len(reads.places) - scored
     nll = reads.weights.new_zeros(count)
     kl = torch.zeros_like(nll)
-    first = reads.held is None
-    held = nll.new_empty(count, lm.vocabulary) if reads.held is None else reads.held
+    first = reads.reference is None
+    reference = nll.new_empty(count, lm.vocabulary) if reads.reference is None else reads.reference
     slopes = torch.empty_like(normed) if gradient else None
     size = max(1, SEARCH_LOGITS.get(lm.device.type, SEARCH_LOGITS["cpu"]) // lm.vocabulary)
     for start in range(0, len(normed), size):
         stop = min(start + size, len(normed))
-        cut = min(max(scored - start, 0), stop - start)  # positions before it are scored, the others held
+        cut = min(max(scored - start, 0), stop - start)  # positions before it are scored, the others are of KL terms
         leaf = normed[start:stop].detach().requires_grad_(gradient)
         with torch.set_grad_enabled(gradient):
             scores = head(lm, leaf)
@@ -235,13 +235,13 @@ def read_out(
             if cut < stop - start:
                 mine = slice(max(start, scored) - scored, stop - scored)
                 if first:
-                    held[mine] = z[cut:]
-                kl[mine], slope = _divergence(z[cut:], held[mine])
+                    reference[mine] = z[cut:]
+                kl[mine], slope = _divergence(z[cut:], reference[mine])
                 if gradient:
                     z[cut:] = kl_factor * slope
             if slopes is not None:
                 (slopes[start:stop],) = torch.autograd.grad(scores, leaf, z.to(scores.dtype))
-    return Loss(nll, kl), slopes, replace(reads, held=held)
+    return Loss(nll, kl), slopes, replace(reads, reference=reference)
 
 
 def _divergence(log_p: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:

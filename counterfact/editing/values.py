@@ -49,7 +49,7 @@ class Values:
     bare_output: Tensor
     """v_0, the module's output at the subject of the bare prompt, (records, width)."""
     mean_output: Tensor
-    """Its mean over the context templates, (records, width)."""
+    """v_bar, its mean over the context templates, (records, width)."""
     delta: Tensor
     """v* - v_0, (records, width)."""
     trace: Tensor

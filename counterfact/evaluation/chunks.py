@@ -25,7 +25,8 @@ from counterfact.lm.generation import Generation, generate
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.precision import float32_products
 from counterfact.lm.planning.batch_plan import Plan, Split, is_out_of_memory
-from counterfact.lm.scoring import Unscored, score
+from counterfact.lm.queries import Unscored
+from counterfact.lm.scoring import score
 from counterfact.lm.shifts import next_token_shifts
 
 Stage = Literal["edit", "score", "generate", "text"]
@@ -165,8 +166,8 @@ def _edits_of(states: Sequence[State]) -> tuple[list[int], list[Edit]]:
 def _score(job: Job, states: list[State]) -> None:
     queries = [job.benchmark.queries(state.record) for state in states]
     of_state, edits = _edits_of(states)
-    owners = [owner for owner, asked in zip(of_state, queries, strict=True) for _ in asked]
-    scores = iter(score(job.lm, [query for asked in queries for query in asked], owners, edits, plan=job.plan))
+    edit_index = [edit for edit, asked in zip(of_state, queries, strict=True) for _ in asked]
+    scores = iter(score(job.lm, [query for asked in queries for query in asked], edit_index, edits, plan=job.plan))
     shifts = iter(_shifts(job, states, of_state, edits))
     for state, asked, moved in zip(states, queries, shifts, strict=True):
         mine: list[Any] = [next(scores) for _ in asked]
@@ -200,12 +201,12 @@ def _generate(job: Job, states: list[State]) -> None:
         for state, mine in zip(states, prompts, strict=True)
         for index in range(len(mine))
     ]
-    owners = [owner for owner, mine in zip(of_state, prompts, strict=True) for _ in mine]
+    edit_index = [edit for edit, mine in zip(of_state, prompts, strict=True) for _ in mine]
     flat = [prompt for mine in prompts for prompt in mine]
     if not flat:
         return
     generated = iter(
-        generate(job.lm, flat, seeds, owners, edits, length=length, top_k=job.task.options.top_k, plan=job.plan)
+        generate(job.lm, flat, seeds, edit_index, edits, length=length, top_k=job.task.options.top_k, plan=job.plan)
     )
     for state, mine in zip(states, prompts, strict=True):
         results = [next(generated) for _ in mine]

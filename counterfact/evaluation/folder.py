@@ -1,4 +1,4 @@
-"""A folder of results that grows unit by unit and can be gone on with after a kill."""
+"""A folder of results that grows unit by unit and can be resumed after a kill."""
 
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ UNITS = "units"
 
 
 def begin(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Write down what a run is begun with, or check that it is gone on with the same.
+    """Write down what a run is begun with, or check that it is resumed with the same.
 
     Raises:
         BadInput: the folder was begun with something else.
@@ -51,7 +51,7 @@ def walk(
         records: all records of the data set, in order.
         chunk: records of a unit.
         run: computes units and yields them as they finish, in any order.
-        progress: is told how many records are done, and of how many.
+        progress: function called with the number of records done and their total.
 
     Raises:
         BadInput: the lines in the file are not of these records.

@@ -126,7 +126,7 @@ def hash_references(dataset: Dataset) -> str | None:
 
 
 def check_unmoved(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], *, code: bool) -> None:
-    """Raise unless what a folder was begun with is what it would be gone on with.
+    """Raise unless a folder would be resumed with what it was begun with.
 
     Args:
         folder: named in messages.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from counterfact.lm.edits.apply import Edit, per_row
+from counterfact.lm.forward.blocks import pad_right
 from counterfact.lm.model.loading import LM
 
 ROWS = 16
@@ -14,7 +15,9 @@ MAX_TOKENS = 100
 """Texts are cut to this many tokens."""
 
 
-def text_perplexities(lm: LM, texts: Sequence[str], owners: Sequence[int], edits: Sequence[Edit]) -> list[float | None]:
+def text_perplexities(
+    lm: LM, texts: Sequence[str], edit_index: Sequence[int], edits: Sequence[Edit]
+) -> list[float | None]:
     """Return the perplexity of each text, cut to 100 tokens, under its edit (-1: unedited).
 
     Returns:
@@ -23,18 +26,14 @@ def text_perplexities(lm: LM, texts: Sequence[str], owners: Sequence[int], edits
     result: list[float | None] = []
     for start in range(0, len(texts), ROWS):
         rows = [lm.prompt_tokens(text)[: min(MAX_TOKENS, lm.max_length)] for text in texts[start : start + ROWS]]
-        with per_row(lm, edits, owners[start : start + ROWS]), torch.no_grad():
+        with per_row(lm, edits, edit_index[start : start + ROWS]), torch.no_grad():
             result += [perplexity(nlls) for nlls in _token_nlls(lm, rows)]
     return result
 
 
 def _token_nlls(lm: LM, rows: Sequence[Sequence[int]]) -> list[list[float]]:
     """Return -log p of every token of each row but its first, in nats."""
-    width = max(map(len, rows))
-    ids = torch.zeros(len(rows), max(width, 1), dtype=torch.long)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.tensor(row, dtype=torch.long)
-    ids = ids.to(lm.device)
+    ids, _ = pad_right(rows, lm.device, max(1, *map(len, rows)))
     # Padding stands on the right, where a causal model never sees it from the left: no mask is needed.
     logits = lm.model(input_ids=ids, use_cache=False).logits[:, :-1].float()
     nlls: list[list[float]] = (-logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]).tolist()

@@ -36,12 +36,12 @@ def say(lm: LM, prompt: str, edit: Edit | None = None, *, seed: int = 0, length:
     Raises:
         ValueError: the text could not be generated; the message says why.
     """
-    edits, owners = ([], [-1]) if edit is None else ([edit], [0])
-    ids = torch.tensor(lm.encoding.prompts(in_context([prompt], owners, edits)), device=lm.device)
+    edits, edit_index = ([], [-1]) if edit is None else ([edit], [0])
+    ids = torch.tensor(lm.encoding.prompts(in_context([prompt], edit_index, edits)), device=lm.device)
     with float32_products(lm.precision):
-        with torch.inference_mode(), per_row(lm, edits, owners):
+        with torch.inference_mode(), per_row(lm, edits, edit_index):
             logits = lm.model(input_ids=ids).logits[0, -1].float()
-        [generated] = generate(lm, [prompt], [derive_seed(seed, "say", prompt)], owners, edits, length=length)
+        [generated] = generate(lm, [prompt], [derive_seed(seed, "say", prompt)], edit_index, edits, length=length)
     probabilities, tokens = logits.softmax(-1).topk(top)
     pairs = zip(tokens.tolist(), probabilities.tolist(), strict=True)
     if not isinstance(generated, Generation):

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from counterfact.contracts.benchmarks import Benchmark
+from counterfact.contracts.metrics import METRICS
 from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json
 from counterfact.evaluation.paper import PaperRow, Published, paper_rows
@@ -55,9 +57,9 @@ def compare(runs: Sequence[Run], baseline: Run) -> Table:
         for name, summary in differences.items():
             e = summary.estimate
             clear = e.low is not None and e.high is not None and (e.low > 0 or e.high < 0)
-            cells[name] = Cell(e.value, e.low, e.high, "*" if clear else "")
+            cells[name] = Cell(e.value, e.low, e.high, "*" if clear else "", _decimals(name))
         rows.append(Row(run.label, cells, str(n)))
-    title = f"Paired differences to {baseline.label} on {baseline.dataset}, {baseline.model}"
+    title = f"Paired differences to {baseline.label} on {baseline.benchmark.on(baseline.dataset)}, {baseline.model}"
     note = "x100; * the 95 % interval excludes zero"
     return Table(title, baseline.benchmark.columns, tuple(rows), baseline.benchmark.notation, signed=True, note=note)
 
@@ -111,16 +113,33 @@ def _table(runs: Sequence[Run], paper: str | None) -> Table:
             raise BadInput(f"the paper has no rows for {paper!r} on {benchmark.title}; it has gpt2-xl and a few others")
         rows += [Row(f"paper: {row.label}", _published(row), str(row.n), 2) for row in published]
     return Table(
-        title=f"{runs[0].dataset}, {first['model']['name']}@{first['model']['revision'][:8]}",
+        title=f"{benchmark.on(runs[0].dataset)}, {first['model']['name']}@{first['model']['revision'][:8]}",
         groups=benchmark.columns,
         rows=tuple(rows),
         notation=benchmark.notation,
-        note="x100, with half the width of the 95 % interval",
+        note="; ".join(["x100, with half the width of the 95 % interval", *_other_units(benchmark)]),
     )
 
 
 def _cells(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Cell]:
-    return {name: Cell(entry["value"], entry["low"], entry["high"]) for name, entry in metrics.items()}
+    return {
+        name: Cell(entry["value"], entry["low"], entry["high"], decimals=_decimals(name))
+        for name, entry in metrics.items()
+    }
+
+
+def _decimals(name: str) -> int:
+    """Return how many decimals a metric is printed with: one where it is printed x100, else two."""
+    return 2 if name in METRICS and METRICS.get(name).scale == 1 else 1
+
+
+def _other_units(benchmark: Benchmark[Any]) -> list[str]:
+    """Return which columns are not printed x100, and their units."""
+    units: dict[str, list[str]] = {}
+    for name in benchmark.shown:
+        if name in METRICS and METRICS.get(name).scale == 1:
+            units.setdefault(METRICS.get(name).unit, []).append(name)
+    return [f"{', '.join(names)} in {unit}" for unit, names in units.items()]
 
 
 def _published(row: PaperRow) -> dict[str, Cell]:

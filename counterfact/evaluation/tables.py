@@ -19,6 +19,7 @@ class Cell:
     low: float | None = None
     high: float | None = None
     mark: str = ""
+    decimals: int = 1
 
     @property
     def half(self) -> float | None:
@@ -62,12 +63,14 @@ class Table:
         >>> table = Table("", (), ())
         >>> table.text(Cell(99.96, 99.8, 100.0)), table.text(Cell(-0.04)), table.text(None)
         ('100.0 (0.1)', '0.0', '–')
+        >>> table.text(Cell(0.125, 0.12, 0.13, decimals=3))
+        '0.125 (0.005)'
         """
         if cell is None or cell.value is None:
             return MISSING
-        number = _one_decimal(cell.value, self.signed)
+        number = _rounded(cell.value, cell.decimals, self.signed)
         if cell.half is not None:
-            half = _one_decimal(cell.half, False)
+            half = _rounded(cell.half, cell.decimals, False)
             number += between + (f"({half})" if self.notation == "parentheses" else f"±{half}")
         return number + cell.mark
 
@@ -143,9 +146,9 @@ def to_json(table: Table) -> dict[str, Any]:
     return {"title": table.title, "columns": list(table.columns), "rows": rows, "note": table.note}
 
 
-def _one_decimal(value: float, signed: bool) -> str:
+def _rounded(value: float, decimals: int, signed: bool) -> str:
     # Adding 0.0 turns a negative zero into a positive one.
-    return format(round(value, 1) + 0.0, "+.1f" if signed else ".1f")
+    return format(round(value, decimals) + 0.0, f"{'+' if signed else ''}.{decimals}f")
 
 
 def _heading(group: str, column: str) -> str:

@@ -1,13 +1,11 @@
-"""From runs and submissions to entries of a board: read once, by all cores, then kept by content."""
+"""From runs and submissions to entries of a board."""
 
 import json
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +14,29 @@ import numpy as np
 from counterfact.contracts.benchmarks import Benchmark
 from counterfact.contracts.metrics import COMPOSITES, METRICS
 from counterfact.core.errors import BadInput
-from counterfact.core.files import hash_file, hash_json
 from counterfact.core.seeds import derive_seed
-from counterfact.evaluation.store import CASES, RUN, load_run
+from counterfact.evaluation.store import RUN, load_run
 from counterfact.leaderboard.ranking import benchmark_of_run, columns_of
 from counterfact.leaderboard.reading import Refused
 from counterfact.leaderboard.schema import ids_of
-from counterfact.leaderboard.shelf import Kept, Shelf
 from counterfact.leaderboard.submission import PRIVATE, RECORDS, read_submission, run_id
 from counterfact.statistics.intervals import Estimate, Rows, bootstrap, column_means, mean_interval
 from counterfact.statistics.summary import blocks_of
 
 log = logging.getLogger(__name__)
-FORM = 1
-"""Of what is kept: another number reads everything again."""
 TEXTS = 100
 """Records of a run whose first text is shown."""
 LETTERS = 400
 """Of a text that is shown."""
-FEW = 40
-"""So many runs are read sooner than other processes begin."""
 EQUAL = 1e-6
 """How far a stored score may lie from the one computed here."""
 UNEXPECTED = "could not be read, by a fault of this program"
-Read = tuple[Kept | None, str]
 Tell = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One run on the board; what is large of it stays on the shelf."""
+    """One run on the board."""
 
     id: str
     run: Mapping[str, Any]
@@ -55,73 +46,67 @@ class Entry:
     """Records that have values."""
     records: str
     """Name of the table of its records."""
-    key: str
-    shelf: Shelf = field(repr=False, compare=False)
-
-    @property
-    def values(self) -> Mapping[str, Rows]:
-        """Per metric, shape (records of the split,); a failure is 0 where 0 is the worst value, else NaN."""
-        return self.shelf.values(self.key)
+    values: Mapping[str, Rows] = field(repr=False, compare=False)
+    """Per metric, shape (records of the split,); a failure is 0 where 0 is the worst value, else NaN."""
+    packed_detail: bytes = field(repr=False, compare=False)
+    packed_table: bytes = field(repr=False, compare=False)
 
     @property
     def detail(self) -> str:
         """JSON of what the page of the run shows."""
-        return self.shelf.detail(self.key)
+        return zlib.decompress(self.packed_detail).decode()
+
+    @property
+    def table(self) -> str:
+        """JSON of its records, which runs on the same records share."""
+        return zlib.decompress(self.packed_table).decode()
 
 
-def load_entries(
-    root: Path, shelf: Shelf | None = None, tell: Tell = lambda _stage, _done, _of: None
-) -> tuple[list[Entry], dict[str, str]]:
+def load_entries(root: Path, tell: Tell = lambda _stage, _done, _of: None) -> tuple[list[Entry], dict[str, str]]:
     """Read every run and submission below a folder; return them, and why others were left out, by folder.
 
     Args:
         root: the folder.
-        shelf: where what was read before is found, and what is read now is kept; by default in memory.
-        tell: is told what is being done, how much of it, and out of how much.
+        tell: function called with what is being done, how much of it is done, and the total.
 
     Raises:
         BadInput: there are none.
     """
-    shelf = Shelf() if shelf is None else shelf
     folders = sorted(path.parent for path in root.rglob(RUN))
-    keys = dict(zip(map(_key, folders), folders, strict=True))  # equal runs in two places are one
-    there = shelf.touch(list(keys))
-    missing = [(key, folder) for key, folder in keys.items() if key not in there]
+    entries: dict[str, Entry] = {}
+    tables: dict[str, bytes] = {}
     left_out: dict[str, str] = {}
-    for done, ((_, folder), (kept, reason)) in enumerate(zip(missing, _read_all(missing), strict=True), 1):
-        if kept is None:
+    for done, folder in enumerate(folders, 1):
+        entry, reason = _read(folder)
+        if entry is None:
             left_out[str(folder.relative_to(root))] = reason
         else:
-            shelf.add([kept])
-        tell("reading runs", done, len(missing))
-    entries: dict[str, Entry] = {}
-    for key, folder in keys.items():
-        if str(folder.relative_to(root)) not in left_out:
-            entry = _entry(key, shelf)
-            entries.setdefault(entry.id, entry)
+            shared = tables.setdefault(entry.records, entry.packed_table)
+            entries.setdefault(entry.id, replace(entry, packed_table=shared))  # equal runs in two places are one
+        tell("reading runs", done, len(folders))
     if not entries:
         why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise BadInput(f"no finished run in {root}{': ' + why if why else ''}; expected what `evaluate` wrote")
     return list(entries.values()), left_out
 
 
-def keep(key: str, run: Mapping[str, Any], cases: Iterable[Mapping[str, Any]]) -> Kept:
-    """Return what a board keeps of a run; records that are missing or failed count as failures.
+def entry_of(run: Mapping[str, Any], cases: Iterable[Mapping[str, Any]]) -> Entry:
+    """Return what a board shows of a run; records that are missing or failed count as failures.
 
     Raises:
         Refused: a record is not of the split.
     """
-    benchmark = benchmark_of_run(run)
     ids = ids_of(run["dataset"]["record_ids"])
     lines = [line for line in cases if "post" in line]
-    values = _values(lines, ids, benchmark)
+    values = _values(lines, ids, benchmark_of_run(run))
     table = script_json([_record(line) for line in lines])
     name = sha256(table.encode()).hexdigest()[:16]
     place = {case_id: index for index, case_id in enumerate(ids)}
     scored = [place[line["case_id"]] for line in lines]
     shown = details(run, lines, values, scored)
     detail = script_json({"id": run_id(run), "records": name, **shown})
-    return Kept(key, run, cells_of(run, values, scored), len(lines), name, values, detail, table)
+    cells = cells_of(run, values, scored)
+    return Entry(run_id(run), run, cells, len(lines), name, values, _packed(detail), _packed(table))
 
 
 def cells_of(run: Mapping[str, Any], values: Mapping[str, Rows], scored: Sequence[int]) -> dict[str, list[Any]]:
@@ -210,24 +195,14 @@ def script_json(value: Any) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _read_all(missing: list[tuple[str, Path]]) -> Iterator[Read]:
-    """Read runs in their order, many of them in other processes."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if len(missing) < FEW or cores == 1:
-        yield from map(_read, missing)
-        return
-    with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
-        yield from pool.map(_read, missing, chunksize=8)
-
-
-def _read(one: tuple[str, Path]) -> Read:
-    key, folder = one
+def _read(folder: Path) -> tuple[Entry | None, str]:
+    """Return the entry of a run, or why there is none."""
     try:
         if (folder / RECORDS).exists():
             submission = read_submission(folder)
-            return keep(key, submission.run, submission.cases), ""
+            return entry_of(submission.run, submission.cases), ""
         finished = load_run(folder)
-        return keep(key, finished.data, finished.cases), ""
+        return entry_of(finished.data, finished.cases), ""
     except BadInput as error:
         return None, str(error)
     except Exception as error:  # a fault of ours must not take the other runs with it
@@ -235,21 +210,8 @@ def _read(one: tuple[str, Path]) -> Read:
         return None, f"{UNEXPECTED}: {type(error).__name__}: {error}"
 
 
-def _key(folder: Path) -> str:
-    """Return the name of a run on the shelf: what its files hold, and what the metrics mean that are taken of them."""
-    files = [path for name in (RUN, RECORDS, CASES) if (path := folder / name).is_file()]
-    return hash_json([FORM, _definitions(), [[path.name, hash_file(path)] for path in files]])
-
-
-def _definitions() -> list[Any]:
-    return [[name, METRICS.get(name).definition] for name in METRICS] + [
-        [name, COMPOSITES.get(name).definition] for name in COMPOSITES
-    ]
-
-
-def _entry(key: str, shelf: Shelf) -> Entry:
-    run, cells, scored, records = shelf.head(key)
-    return Entry(run_id(run), run, cells, scored, records, key, shelf)
+def _packed(text: str) -> bytes:
+    return zlib.compress(text.encode(), 1)
 
 
 def _values(lines: list[Mapping[str, Any]], ids: list[int], benchmark: Benchmark[Any]) -> dict[str, Rows]:

@@ -44,10 +44,9 @@ def write_site(entries: Sequence[Entry], out: Path, left_out: Mapping[str, str] 
         (out / folder).mkdir(exist_ok=True)
     for entry in entries:
         (out / "runs" / f"{entry.id}.js").write_text(f"board.loaded({entry.detail});\n", encoding="utf-8")
-    if entries:
-        for name, table in entries[0].shelf.tables(entry.records for entry in entries):
-            text = f"board.recorded({script_json(name)}, {table});\n"
-            (out / "records" / f"{name}.js").write_text(text, encoding="utf-8")
+    for name, entry in {entry.records: entry for entry in entries}.items():
+        text = f"board.recorded({script_json(name)}, {entry.table});\n"
+        (out / "records" / f"{name}.js").write_text(text, encoding="utf-8")
     write_exports(groups, entries, out)
     return out / "index.html"
 

@@ -1,14 +1,17 @@
 """Draw a ranking: efficacy, paraphrase and neighborhood of each editor, with 95 % intervals."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from counterfact.leaderboard.ranking import Ranking
 
-COLOURS = ("#0072b2", "#e69f00", "#009e73")
-"""Blue, orange, green of Okabe and Ito: told apart by colour-blind readers."""
-HATCHES = ("", "//", "..")
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+"""Of Okabe and Ito: colour-blind readers can tell them apart."""
+HATCHES = ("", "//", "..", "xx", "\\\\", "++")
+GROUP = 0.78
+"""Share of a run's place that its bars fill."""
 LINE = 10
 """Letters of a name that fit under its bars."""
 LABELS = {"ES": "efficacy (ES)", "PS": "paraphrase (PS)", "NS": "neighborhood (NS)"}
@@ -32,13 +35,14 @@ def draw(rankings: Sequence[Ranking], *paths: Path) -> None:
 
 
 def _panel(axes: Any, ranking: Ranking) -> None:
-    width = 0.26
-    for place, (metric, colour, hatch) in enumerate(zip(ranking.benchmark.score_parts, COLOURS, HATCHES, strict=True)):
+    parts = ranking.benchmark.score_parts
+    width = GROUP / len(parts)
+    for place, (metric, colour, hatch) in enumerate(zip(parts, cycle(COLOURS), cycle(HATCHES), strict=False)):
         for row, run in enumerate(ranking.runs):
             entry = run["metrics"].get(metric)
             if not entry or entry["value"] is None:
                 continue
-            x, value = row + (place - 1) * width, entry["value"]
+            x, value = row + (place - (len(parts) - 1) / 2) * width, entry["value"]
             label = LABELS.get(metric, metric) if row == 0 else None
             axes.bar(x, value, width, color=colour, hatch=hatch, edgecolor="white", linewidth=0.5, label=label)
             error = [[max(0.0, value - entry["low"])], [max(0.0, entry["high"] - value)]]

@@ -81,7 +81,7 @@ def _ranking(group: list[Mapping[str, Any]]) -> Ranking:
 
     first = group[0]
     return Ranking(
-        dataset=f"{first['dataset']['name']}@{first['dataset']['version']}",
+        dataset=benchmark_of_run(first).on(f"{first['dataset']['name']}@{first['dataset']['version']}"),
         benchmark=benchmark_of_run(first),
         model=f"{first['model']['name']}@{first['model']['revision']}",
         n=first["n"]["asked"],

@@ -105,7 +105,7 @@ def write_submission(run: Run, out: Path) -> tuple[Path, int]:
         parse(json_line(data).encode(), RUN)
         check_run(data)
     except Refused as refused:
-        raise BadInput(f"{run.folder} cannot be submitted as it stands: {refused}") from refused
+        raise BadInput(f"{run.folder} cannot be submitted: {refused}") from refused
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / RECORDS, gzip.compress("".join(lines).encode(), mtime=0))
     write_json(out / RUN, data)

@@ -15,7 +15,7 @@ from counterfact.lm.forward.decode_cache import DecodeCache
 from counterfact.lm.forward.fused_activations import fused_activations
 from counterfact.lm.model.loading import LM
 from counterfact.lm.planning.batch_plan import Plan, default_plan, in_halves
-from counterfact.lm.scoring import Unscored
+from counterfact.lm.queries import Unscored
 
 RUN = 64
 """Neighbours in the vocabulary of which only the largest logit is looked at first."""
@@ -36,14 +36,14 @@ class _TextRow:
     number: int
     ids: list[int]
     seed: int
-    owner: int
+    edit_index: int
 
 
 def generate(
     lm: LM,
     prompts: Sequence[str | Sequence[int]],
     seeds: Sequence[int],
-    owners: Sequence[int] | None = None,
+    edit_index: Sequence[int] | None = None,
     edits: Sequence[Edit] = (),
     *,
     length: int = 100,
@@ -61,8 +61,8 @@ def generate(
         lm: the model.
         prompts: texts, each put after the context of its edit, or ids, used unchanged.
         seeds: one for each prompt.
-        owners: for each prompt, the index of its edit, or -1 for the unedited model; by default all -1.
-        edits: what `owners` points into.
+        edit_index: for each prompt, the index of its edit, or -1 for the unedited model; by default all -1.
+        edits: what `edit_index` points into.
         length: tokens in all, context and prompt included.
         top_k: 1 takes the likeliest token always.
         plan: sizes of batches, by default those for the model on its device.
@@ -75,10 +75,10 @@ def generate(
         ValueError: `length` is more than the model takes, `top_k` less than 1, or the sequences differ in length.
     """
     plan = plan or default_plan(lm)
-    owners = [-1] * len(prompts) if owners is None else owners
-    _check(lm, prompts, seeds, owners, length, top_k)
-    ids, context = _encode(lm, prompts, owners, edits)
-    rows = [_TextRow(i, *parts) for i, parts in enumerate(zip(ids, seeds, owners, strict=True))]
+    edit_index = [-1] * len(prompts) if edit_index is None else edit_index
+    _check(lm, prompts, seeds, edit_index, length, top_k)
+    ids, context = _encode(lm, prompts, edit_index, edits)
+    rows = [_TextRow(i, *parts) for i, parts in enumerate(zip(ids, seeds, edit_index, strict=True))]
     results: dict[int, list[int] | Unscored] = {}
     for row in rows:
         if not row.ids:
@@ -94,7 +94,7 @@ def generate(
         stack = EditStack(lm, edits) if edits else None
 
         def run(batch: Sequence[_TextRow]) -> None:
-            context = stack.rows([row.owner for row in batch]) if stack else nullcontext()
+            context = stack.rows([row.edit_index for row in batch]) if stack else nullcontext()
             with context:
                 results.update(_sample(lm, batch, cache, length, top_k))
 
@@ -105,11 +105,11 @@ def generate(
 
 
 def _check(
-    lm: LM, prompts: Sequence[object], seeds: Sequence[int], owners: Sequence[int], length: int, top_k: int
+    lm: LM, prompts: Sequence[object], seeds: Sequence[int], edit_index: Sequence[int], length: int, top_k: int
 ) -> None:
-    if not len(prompts) == len(seeds) == len(owners):
+    if not len(prompts) == len(seeds) == len(edit_index):
         raise ValueError(
-            f"expected as many seeds and owners as {len(prompts)} prompts, got {len(seeds)}, {len(owners)}"
+            f"expected as many seeds and edit indices as {len(prompts)} prompts, got {len(seeds)}, {len(edit_index)}"
         )
     if length > lm.max_length:
         raise ValueError(f"expected a length of at most {lm.max_length} tokens, which {lm.name} takes, got {length}")
@@ -118,13 +118,13 @@ def _check(
 
 
 def _encode(
-    lm: LM, prompts: Sequence[str | Sequence[int]], owners: Sequence[int], edits: Sequence[Edit]
+    lm: LM, prompts: Sequence[str | Sequence[int]], edit_index: Sequence[int], edits: Sequence[Edit]
 ) -> tuple[list[list[int]], list[str]]:
     """Return the ids of each row, and the context in them that its text leaves out."""
-    texts = [(prompt, owner) for prompt, owner in zip(prompts, owners, strict=True) if isinstance(prompt, str)]
+    texts = [(prompt, index) for prompt, index in zip(prompts, edit_index, strict=True) if isinstance(prompt, str)]
     encoded = iter(lm.encoding.prompts(in_context([text for text, _ in texts], [i for _, i in texts], edits)))
     ids = [next(encoded) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
-    return ids, in_context([""] * len(prompts), owners, edits)
+    return ids, in_context([""] * len(prompts), edit_index, edits)
 
 
 def _sample(

@@ -15,42 +15,7 @@ from counterfact.lm.forward.fused_activations import fused_activations
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.model.loading import LM
 from counterfact.lm.planning.batch_plan import Plan, default_plan, in_halves
-
-
-@dataclass(frozen=True)
-class Query:
-    """A prompt, and continuations to score after it, each after one space."""
-
-    prompt: str
-    targets: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class TargetScore:
-    r"""$-\sum_j \ln P(t_j \mid \text{prompt}, t_1 \ldots t_{j-1})$ over the target's tokens, each given the true ones.
-
-    >>> TargetScore(3.0, 2, (True, False)).mean_nll
-    1.5
-    """
-
-    nll: float
-    """Total, in nats; NaN where the model gave NaN."""
-    tokens: int
-    """Number of the target's tokens."""
-    correct: tuple[bool, ...]
-    """For each token, whether it is the likeliest one."""
-
-    @property
-    def mean_nll(self) -> float:
-        """Nats per token."""
-        return self.nll / self.tokens
-
-
-@dataclass(frozen=True)
-class Unscored:
-    """Stands where a result would, and says why there is none."""
-
-    reason: str
+from counterfact.lm.queries import Query, TargetScore, Unscored
 
 
 class _Read(NamedTuple):
@@ -66,7 +31,7 @@ class _ScoredRow:
     """What is fed to the model, and what is read off."""
 
     ids: list[int]
-    owner: int
+    edit_index: int
     reads: list[_Read]
     query: int
 
@@ -79,7 +44,7 @@ class _ScoredRow:
 def score(
     lm: LM,
     queries: Sequence[Query],
-    owners: Sequence[int] | None = None,
+    edit_index: Sequence[int] | None = None,
     edits: Sequence[Edit] = (),
     *,
     plan: Plan | None = None,
@@ -93,8 +58,8 @@ def score(
     Args:
         lm: the model.
         queries: what to score.
-        owners: for each query, the index of its edit, or -1 for the unedited model; by default all -1.
-        edits: what `owners` points into.
+        edit_index: for each query, the index of its edit, or -1 for the unedited model; by default all -1.
+        edits: what `edit_index` points into.
         plan: sizes of batches, by default those for the model on its device.
 
     Returns:
@@ -102,10 +67,10 @@ def score(
         model takes, a target cannot be encoded, or memory does not suffice for one row.
     """
     plan = plan or default_plan(lm)
-    owners = [-1] * len(queries) if owners is None else owners
-    if len(owners) != len(queries):
-        raise ValueError(f"expected one owner for each of {len(queries)} queries, got {len(owners)}")
-    rows, slots, failed = _lay_out(lm, queries, owners, edits)
+    edit_index = [-1] * len(queries) if edit_index is None else edit_index
+    if len(edit_index) != len(queries):
+        raise ValueError(f"expected one edit index for each of {len(queries)} queries, got {len(edit_index)}")
+    rows, slots, failed = _lay_out(lm, queries, edit_index, edits)
     kept: list[tuple[list[int], Tensor, Tensor]] = []
     with torch.inference_mode(), fused_activations(lm):
         stack = EditStack(lm, edits) if edits else None
@@ -113,7 +78,7 @@ def score(
         def run(batch: Sequence[_ScoredRow]) -> None:
             layout = RaggedLayout.of([len(row.ids) for row in batch])
             ragged = RaggedRows(layout, lm.device, tail=max(row.tail for row in batch))
-            context = stack.rows([row.owner for row in batch], ragged) if stack else nullcontext()
+            context = stack.rows([row.edit_index for row in batch], ragged) if stack else nullcontext()
             with context:
                 kept.extend(list(_score_batch(lm, batch, ragged, plan.logit_rows)))
 
@@ -128,10 +93,10 @@ def score(
 
 
 def _lay_out(
-    lm: LM, queries: Sequence[Query], owners: Sequence[int], edits: Sequence[Edit]
+    lm: LM, queries: Sequence[Query], edit_index: Sequence[int], edits: Sequence[Edit]
 ) -> tuple[list[_ScoredRow], list[list[list[int]]], dict[int, str]]:
     """Turn queries into rows; return them, the slots of each query's targets, and why queries have none."""
-    prompts = lm.encoding.prompts(in_context([query.prompt for query in queries], owners, edits))
+    prompts = lm.encoding.prompts(in_context([query.prompt for query in queries], edit_index, edits))
     targets, unencodable = _encode(lm, {target: None for query in queries for target in query.targets})
     rows: list[_ScoredRow] = []
     slots: list[list[list[int]]] = []
@@ -145,7 +110,7 @@ def _lay_out(
         by_prefix: dict[tuple[int, ...], _ScoredRow] = {}
         for target in query.targets:
             ids = targets[target]
-            row = by_prefix.setdefault(tuple(ids[:-1]), _ScoredRow([*prompt, *ids[:-1]], owners[i], [], i))
+            row = by_prefix.setdefault(tuple(ids[:-1]), _ScoredRow([*prompt, *ids[:-1]], edit_index[i], [], i))
             places = range(len(prompt) - 1, len(row.ids))
             row.reads.extend(_Read(p, t, count + j) for j, (p, t) in enumerate(zip(places, ids, strict=True)))
             slots[i].append(list(range(count, count + len(ids))))

@@ -15,18 +15,7 @@ from counterfact.lm.forward.fused_activations import fused_activations
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.model.loading import LM
 from counterfact.lm.planning.batch_plan import Plan, default_plan, in_halves
-from counterfact.lm.scoring import Unscored
-
-
-class Shift(NamedTuple):
-    """How far one next-token distribution moved."""
-
-    forward: float | None
-    """D_KL(P || P_edited), in nats; `None` where either model gave no number."""
-    reverse: float | None
-    """D_KL(P_edited || P), in nats."""
-    vocabulary: int
-    """Number of tokens that the distributions are over."""
+from counterfact.lm.queries import Shift, Unscored
 
 
 class _ShiftRow(NamedTuple):

@@ -25,9 +25,9 @@ class Base:
     answer: int
     """The clean run's likeliest next token."""
     high: float
-    """Its probability there."""
+    """Probability of the answer in the clean run."""
     low: Tensor
-    """Its probability in each corrupted run, (samples,)."""
+    """Probability of the answer in each corrupted run, (samples,)."""
     embedded: Tensor
     """States before the first block, (1 + samples, tokens, width)."""
     states: Tensor
@@ -35,7 +35,7 @@ class Base:
     outputs: dict[Module, Tensor]
     """Outputs of MLPs and attentions, of the same shape."""
     keys: tuple[Tensor, ...]
-    """By layer: (1 + samples, heads, tokens, head width)."""
+    """Keys by layer, (1 + samples, heads, tokens, head width)."""
     values: tuple[Tensor, ...]
 
 

@@ -101,13 +101,13 @@ class PatchSite:
 
 @dataclass(frozen=True, eq=False)
 class PatchGroup:
-    """Spots one after the other with the same cells, as many positions in a row, and as many before them."""
+    """Patch sites one after the other with the same cells, as many positions in a row, and as many before them."""
 
     sites: tuple[PatchSite, ...]
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """Of each site."""
+        """Cells of each site."""
         return self.sites[0].cells
 
     @property

@@ -45,7 +45,7 @@ class Slopes(NamedTuple):
     value: Tensor
     """The clean run's tensor that is scaled, (scaled tokens, width)."""
     gradients: Tensor
-    """Of the answer's probability at each node, (nodes, scaled tokens, width)."""
+    """Gradients of the answer's probability at each node, (nodes, scaled tokens, width)."""
     probabilities: Tensor
     """(nodes,)."""
 

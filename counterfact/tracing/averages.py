@@ -48,7 +48,7 @@ class Averages:
     high: float
     """Mean probability of the answer, clean."""
     low: float
-    """And corrupted."""
+    """Mean probability of the answer, corrupted."""
     total: float
     """Average total effect, `high - low`."""
     facts: int

@@ -191,7 +191,7 @@ def _trace_all(lm: LM, bases: dict[int, Base], scan: Scan, plan: Plan) -> dict[i
     columns = {kind: [every.index(cell) for cell in own] for kind, own in cells.items()}
     scores: dict[int, Tensor] = {}
     sites: list[PatchSite] = []
-    owners = {id(base): place for place, base in bases.items()}
+    place_of = {id(base): place for place, base in bases.items()}
     for place, base in bases.items():
         tokens = scan.tokens(base.prompt)
         scores[place] = base.low[:, None, None].repeat(1, len(tokens), len(every))
@@ -202,11 +202,11 @@ def _trace_all(lm: LM, bases: dict[int, Base], scan: Scan, plan: Plan) -> dict[i
     def run(batch: Sequence[PatchSite]) -> None:
         for site, found in zip(batch, sweep(lm, batch, plan), strict=True):
             row = scan.tokens(site.base.prompt).index(site.token)
-            scores[owners[id(site.base)]][site.samples, row, [every.index(cell) for cell in site.cells]] = found
+            scores[place_of[id(site.base)]][site.samples, row, [every.index(cell) for cell in site.cells]] = found
 
     lost = [site for batch in batches(sites, plan) for site in in_halves("trace", batch, run, plan)]
     for site in lost:
-        scores.pop(owners[id(site.base)], None)
+        scores.pop(place_of[id(site.base)], None)
     return {
         place: {
             kind: _summarise(kind, scan.tokens(bases[place].prompt), found[:, :, own]) for kind, own in columns.items()

@@ -36,7 +36,7 @@ def draw_run(run: TraceRun, folder: Path, each: int = 10, progress: Callable[[in
         run: what to draw.
         folder: where, made if missing; figures are written as PDF and PNG.
         each: of how many facts a figure of their own is drawn.
-        progress: is told how many figures are done, and of how many.
+        progress: function called with the number of figures done and their total.
 
     Returns:
         The page's path.

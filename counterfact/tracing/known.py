@@ -24,7 +24,7 @@ class Question:
     """A fact that a model may know or not."""
 
     template: str
-    """With one `{}` for the subject."""
+    """Prompt with one `{}` for the subject."""
     subject: str
     attribute: str
     relation_id: str | None = None
@@ -41,7 +41,7 @@ def known_facts(
     Args:
         lm: the model.
         questions: what may be known.
-        progress: is told how many questions are done, and of how many.
+        progress: function called with the number of questions done and their total.
 
     Returns:
         The facts that are known, and questions that cannot be asked, in order.

@@ -42,7 +42,7 @@ class Stored:
 
     @property
     def known_id(self) -> int:
-        """Its number in the file of facts."""
+        """Number of the fact in the file of facts."""
         return int(self.line["known_id"])
 
 
@@ -129,7 +129,7 @@ def keep(
         facts: all facts of the run.
         compute: takes a chunk of facts to their results, in order.
         chunk: facts that are computed together, between two writes.
-        progress: is told how many facts are done, and of how many.
+        progress: function called with the number of facts done and their total.
 
     Raises:
         BadInput: the folder holds something else, or another process writes it.
@@ -163,7 +163,7 @@ def keep(
 
 
 def _begin(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Write down what a run is, or check that it is gone on with the same; sweep up after a writer that was killed."""
+    """Write down what a run is, or check that it is resumed with the same; sweep up after a writer that was killed."""
     for half in (folder / ARRAYS).glob(".*.npz.*"):
         half.unlink()
     if not (folder / RUN).exists():

@@ -1,7 +1,7 @@
 """What a hypernetwork is trained on: edits, the same edits in other words, and texts that must stay as they are.
 
 Everything drawn depends on the seed and the number of the example, never on what was drawn before: a training that
-is gone on with sees what an uninterrupted one sees.
+is resumed sees what an uninterrupted one sees.
 """
 
 from collections.abc import Sequence

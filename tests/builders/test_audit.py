@@ -135,6 +135,6 @@ def test_the_genuine_records_are_looked_through(real_data: Path) -> None:
     records = [r for r in data.records if isinstance(r, CounterFactRecord)]
     counts = audit(records).counts
     assert counts["duplicate record"] == (0, 0)
-    # reference.md 5.1: in about 1 % of records some neighborhood prompt contains the edited subject.
+    # In the released data: in about 1 % of records some neighborhood prompt contains the edited subject.
     assert counts["neighbor is the subject"][1] == 2
     assert counts["neighbor names its object"][1] > 5

@@ -15,6 +15,7 @@ from counterfact.builders.sources.knowledge import query_knowledge
 from counterfact.builders.sources.options import Sources
 from counterfact.builders.sources.pararel import cut_pattern, load_pararel
 from counterfact.core.errors import BadInput
+from counterfact.core.places import data_folder
 from counterfact.core.texts import load_texts
 from tests.support.made_up_world import PATTERNS, World, small_world
 
@@ -204,3 +205,20 @@ def test_labels_of_several_entities_are_resolved_by_the_fact_and_counted(tmp_pat
     assert known.resolved["Orla Vint", "Aldic"] == ("Q8002", "Q8000")
     assert known.resolved[first[1], first[2]][0] != known.resolved[first[1], "Borrish"][0] == "Q8001"
     assert (known.counts["object labels shared"], known.counts["subject labels shared"]) == (1, 1)
+
+
+def test_one_call_builds_and_refuses_what_it_would_ignore(tmp_path: Path) -> None:
+    from counterfact.builders.counterfact import build
+
+    few = {"relations": ["P103"], "paraphrase_context": "none", "reference_texts": 0}
+    report = build(str(tmp_path / "a"), seed=3, templates=str(data_folder() / "pararel"), **few)
+    assert report.meta["name"] == "counterfact-embedded" and report.meta["seed"] == 3
+    assert report.meta["sources"]["templates"] and report.records > 50
+    assert report.meta["sources"]["articles"] is None, "articles that nothing needs are not opened"
+    assert report.responses is None and report.packed is None
+    assert build(tmp_path / "a", seed=3, templates=data_folder() / "pararel", **few).reused
+    with pytest.raises(BadInput, match="--context texts"):
+        build(tmp_path / "b", texts="texts.txt")
+    with pytest.raises(BadInput, match="sede: Extra inputs"):
+        build(tmp_path / "b", sede=1)
+    assert not (tmp_path / "b").exists()

@@ -132,7 +132,7 @@ FINAL: dict[str, tuple[Reply, type[Exception], str]] = {
     "a ban as a good page": (html(200, BAN), Refused, "banned until 2026-12-01"),
     "a ban with 429": (html(429, BAN), Refused, "banned until 2026-12-01"),
     "401": (html(401, "Who are you?"), Refused, "401"),
-    "400": (Reply(400, "text/plain", b"parse error"), SourceError, "refused the question"),
+    "400": (Reply(400, "text/plain", b"parse error"), SourceError, "refused the request"),
     "404": (html(404, "Not found"), NotFound, "nothing at this address"),
     "an error": (Reply(200, "application/json", b'{"error": {"code": "badvalue"}}'), SourceError, "badvalue"),
 }

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from counterfact.contracts.editors import Resources
+from counterfact.contracts.editors import Resources, edit_singly
 from counterfact.core.records import Request
 from counterfact.editing.requests import encode
 from counterfact.editors.finetune import BoxedFinetuneSettings, Finetune, FinetuneSettings, lay_out, train
@@ -125,7 +125,7 @@ def test_rome(golden: Path, lm: LM, moment: SecondMoment, records: dict[int, Any
         record = full_record(entry, records)
         request = request_of(record["requested_rewrite"], entry["case_id"])
         rome = rome_of(lm, reference, entry.get("overrides") or {}, moment, tmp_path, "rome")
-        item = encode(lm, request, rome.templates, rome.settings.position, hold=True)
+        item = encode(lm, request, rome.templates, rome.settings.position, kl_row=True)
         assert list(item.target) == entry["target_ids"]
         assert [row.lookup for row in item.rows] == entry["lookup_indices"]
         values = rome.values([item]).at(0)
@@ -138,7 +138,7 @@ def test_rome(golden: Path, lm: LM, moment: SecondMoment, records: dict[int, Any
         np.testing.assert_allclose(values.trace[: len(steps)].numpy(), steps, rtol=1e-4, atol=1e-5)
         assert distance(values.delta, wanted["delta"]) < 1e-4
         assert distance(values.bare_output + values.delta, wanted["v_star"]) < 1e-4
-        (edit,) = rome([request], 0)
+        (edit,) = edit_singly(rome, [request], 0)
         assert isinstance(edit, Edit)
         assert distance(edit.deltas[0].left[0], wanted["u"]) < 5e-4
         assert distance(edit.deltas[0].left[0], arrays[entry["prefix"] + "u_float64"]) < 1e-5
@@ -160,10 +160,10 @@ def test_rome_variants(golden: Path, lm: LM, moment: SecondMoment, records: dict
         rewrite = record["requested_rewrite"]
         request = request_of(rewrite, entry["case_id"])
         rome = rome_of(lm, reference, {}, moment, tmp_path, entry["variant"])
-        values = rome.values([encode(lm, request, rome.templates, "subject_last", hold=True)]).at(0)
+        values = rome.values([encode(lm, request, rome.templates, "subject_last", kl_row=True)]).at(0)
         prefix = entry["prefix"]
         assert distance(values.delta, arrays[prefix + "delta"]) < 1e-4
-        (edit,) = rome([request], 0)
+        (edit,) = edit_singly(rome, [request], 0)
         assert isinstance(edit, Edit)
         assert distance(edit.deltas[0].left[0], arrays[prefix + "u"]) < 5e-4
         assert distance(edit.deltas[0].right[0], arrays[prefix + "r"]) < 5e-4
@@ -187,11 +187,11 @@ def test_finetuning(golden: Path, lm: LM, records: dict[int, Any]) -> None:
         values = {"layer": given["layers"][0], "steps": given["num_steps"], "learning_rate": given["lr"]}
         bound = given["norm_constraint"] or None
         settings = BoxedFinetuneSettings(**values, bound=bound) if bound else FinetuneSettings(**values)
-        item = encode(lm, request, ["{}"], "last", hold=False)
+        item = encode(lm, request, ["{}"], "last", kl_row=False)
         (trained,) = train(lm, lay_out(lm, [item], settings.layer), settings, bound)
         np.testing.assert_allclose(trained.losses, run["losses"], rtol=1e-3, atol=1e-5)
         assert len(trained.losses) == run["n_forward"]
-        (edit,) = Finetune(lm, settings, bound, default_plan(lm))([request], 0)
+        (edit,) = edit_singly(Finetune(lm, settings, bound, default_plan(lm)), [request], 0)
         assert isinstance(edit, Edit)
         assert edit.frobenius() == pytest.approx(run["weight_change_norm"], rel=1e-3)
         assert float(change(edit).abs().max()) == pytest.approx(run["weight_change_max_abs"], rel=1e-3)

@@ -4,76 +4,53 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 import counterfact.editors.finetune
 from counterfact.contracts.editors import Failure
 from counterfact.core.errors import BadInput
 from counterfact.core.records import Request
+from counterfact.editing.plain import train_alone
 from counterfact.editing.requests import encode
 from counterfact.editors.finetune import BoxedFinetuneSettings, FinetuneSettings, lay_out, train
 from counterfact.lm.edits.edit import Dense, Edit
-from counterfact.lm.model.loading import LM
-from counterfact.lm.model.sites import weight_view
 from counterfact.lm.planning.batch_plan import Plan
 from tests.support.editing import REQUESTS, broken_embedding, change, edits_of, prepared, resources
 from tests.support.models import FAMILIES, tiny_lm
-
-
-def plain_training(
-    lm: LM, request: Request, settings: FinetuneSettings, bound: float | None
-) -> tuple[Tensor, list[float]]:
-    """FT word for word: the model's own weight, whole forward passes, torch's Adam, the box after every pass."""
-    ids, target = lm.prompt_tokens(request.filled), lm.target_tokens(request.target_new)
-    module = lm.model.get_submodule(lm.layout.fc_out(settings.layer))
-    before = module.weight.detach().clone()
-    original = weight_view(lm.model, lm.layout.fc_out(settings.layer)).detach().clone()
-    module.weight.requires_grad_(True)
-    adam, losses = torch.optim.Adam([module.weight], lr=settings.learning_rate), []
-    try:
-        for _ in range(settings.steps):
-            log_p = lm.model(torch.tensor([ids + target[:-1]])).logits[0, len(ids) - 1 :].log_softmax(-1)
-            loss = -log_p.gather(1, torch.tensor(target)[:, None]).mean()
-            losses.append(loss.item())
-            if losses[-1] < settings.stop_loss:
-                break
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
-            if bound is not None:
-                with torch.no_grad():
-                    module.weight.copy_(module.weight.clamp(before - bound, before + bound))
-        return weight_view(lm.model, lm.layout.fc_out(settings.layer)).detach() - original, losses
-    finally:
-        module.weight.requires_grad_(False)
-        module.weight.grad = None
-        with torch.no_grad():
-            module.weight.copy_(before)
 
 
 @pytest.mark.parametrize("bound", [None, 0.02])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batched_training_is_the_plain_training(family: str, bound: float | None) -> None:
     lm = tiny_lm(family)
-    batch = lay_out(lm, [encode(lm, request, ["{}"], "last", hold=False) for request in REQUESTS], 1)
+    records = [encode(lm, request, ["{}"], "last", kl_row=False) for request in REQUESTS]
+    batch = lay_out(lm, records, 1)
     free = FinetuneSettings(layer=1, learning_rate=0.02, steps=10, stop_loss=-1.0)
     lowest = sorted(min(trained.losses) for trained in train(lm, batch, free, bound))
     settings = free.model_copy(update={"stop_loss": lowest[len(lowest) // 2] + 1e-3})  # half of them get there
     found = train(lm, batch, settings, bound)
-    for request, trained in zip(REQUESTS, found, strict=True):
-        expected, losses = plain_training(lm, request, settings, bound)
+    for record, trained in zip(records, found, strict=True):
+        expected = train_alone(lm, record, settings, bound)
         loose = 1e3 if family == "gptj" else 1.0  # its attention is in float32 whatever the model's dtype
-        assert trained.losses == pytest.approx(losses, rel=1e-8 * loose)
-        torch.testing.assert_close(trained.change, expected, rtol=1e-5, atol=1e-8 * loose)
+        assert trained.losses == pytest.approx(expected.losses, rel=1e-8 * loose)
+        torch.testing.assert_close(trained.change, expected.change, rtol=1e-5, atol=1e-8 * loose)
     lengths = [len(trained.losses) for trained in found]
     assert min(lengths) < max(lengths) == settings.steps, "the test must see records that end early and that do not"
+
+
+@pytest.mark.parametrize("name", ["ft", "ft_l"])
+def test_the_plain_engine_makes_the_same_edits(name: str, tmp_path: Path) -> None:
+    lm = tiny_lm("gpt2")
+    batched = edits_of(prepared(name, lm, resources(lm, tmp_path), "steps=4")(REQUESTS, 0))
+    one_by_one = edits_of(prepared(name, lm, resources(lm, tmp_path, engine="plain"), "steps=4")(REQUESTS, 0))
+    for edit, other in zip(batched, one_by_one, strict=True):
+        torch.testing.assert_close(change(edit), change(other), rtol=1e-5, atol=1e-8)
 
 
 def test_targets_of_several_tokens_are_teacher_forced() -> None:
     lm = tiny_lm("gpt2")
     request = Request(0, "{} is in", "Bellweather Mills", "the northern harbour of Zürich")
     assert len(lm.target_tokens(request.target_new)) > 3
-    batch = lay_out(lm, [encode(lm, request, ["{}"], "last", hold=False)], 1)
+    batch = lay_out(lm, [encode(lm, request, ["{}"], "last", kl_row=False)], 1)
     (trained,) = train(lm, batch, FinetuneSettings(layer=1, learning_rate=0.02, steps=300), None)
     # All tokens scored at one position could not come below log(number of tokens).
     assert trained.losses[-1] < 0.01

@@ -32,7 +32,7 @@ QUICK = {"steps": 8, "learning_rate": 0.3, "weight_decay": 0.3, "kl_factor": 0.2
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batched_search_is_the_plain_search(family: str) -> None:
     lm = tiny_lm(family)
-    batch = [encode(lm, request, TEMPLATES, "subject_last", hold=True) for request in REQUESTS]
+    batch = [encode(lm, request, TEMPLATES, "subject_last", kl_row=True) for request in REQUESTS]
     free = find_values(lm, batch, RomeSettings(layer=1, stop_loss=-1.0, **QUICK))
     middle = float(free.trace[..., 0].amin(1).median())  # half of the records come below it, at some step
     settings = RomeSettings(layer=1, stop_loss=middle + 1e-3, **QUICK)
@@ -54,7 +54,7 @@ def test_what_records_have_in_common_is_run_once_and_changes_nothing(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lm = tiny_lm(family)
-    batch = [encode(lm, request, TEMPLATES, "subject_last", hold=True) for request in REQUESTS]
+    batch = [encode(lm, request, TEMPLATES, "subject_last", kl_row=True) for request in REQUESTS]
     rows = [row for item in batch for row in item.rows]
     assert max(counterfact.editing.suffixes.common_starts(rows, len(batch[0].rows))) >= 3, (
         "the templates must have words in common"
@@ -74,7 +74,7 @@ def test_what_records_have_in_common_is_run_once_and_changes_nothing(
 def test_every_position_and_the_last_layer(layer: int, position: Any) -> None:
     lm = tiny_lm("gpt2")
     settings = RomeSettings(layer=layer, position=position, **QUICK)
-    batch = [encode(lm, request, TEMPLATES, position, hold=True) for request in REQUESTS[:4]]
+    batch = [encode(lm, request, TEMPLATES, position, kl_row=True) for request in REQUESTS[:4]]
     values = find_values(lm, batch, settings)
     expected = plain.find_values(lm, batch, settings)
     torch.testing.assert_close(values.delta, expected.delta, rtol=1e-7, atol=1e-9)
@@ -125,7 +125,7 @@ def module_at_subject(lm: LM, prompt: str, subject: str, layer: int) -> tuple[Te
 def test_after_rome_the_bare_prompt_gives_v_star(family: str, tmp_path: Path) -> None:
     lm = tiny_lm(family, "float32")
     edit_all = prepared("rome", lm, resources(lm, tmp_path), "layer=1", "steps=5")
-    values = edit_all.values([encode(lm, request, TEMPLATES, "subject_last", hold=True) for request in REQUESTS])
+    values = edit_all.values([encode(lm, request, TEMPLATES, "subject_last", kl_row=True) for request in REQUESTS])
     for i, (request, edit) in enumerate(zip(REQUESTS, edits_of(edit_all(REQUESTS, 0)), strict=True)):
         assert torch.linalg.matrix_rank(change(edit)) == 1
         with merged(lm, [edit]):
@@ -139,7 +139,7 @@ def test_after_rome_the_bare_prompt_gives_v_star(family: str, tmp_path: Path) ->
 def test_r_rome_moves_the_mean_key_to_v_star(tmp_path: Path) -> None:
     lm = tiny_lm("gpt2")
     edit_all = prepared("r_rome", lm, resources(lm, tmp_path), "layer=1", "steps=5")
-    values = edit_all.values([encode(lm, request, TEMPLATES, "subject_last", hold=True) for request in REQUESTS])
+    values = edit_all.values([encode(lm, request, TEMPLATES, "subject_last", kl_row=True) for request in REQUESTS])
     for i, edit in enumerate(edits_of(edit_all(REQUESTS, 0))):
         moved = values.mean_key[i] @ change(edit)
         torch.testing.assert_close(moved, values.bare_output[i] + values.delta[i] - values.mean_output[i])
@@ -149,7 +149,7 @@ def test_p_rome_uses_the_bare_key_alone(tmp_path: Path) -> None:
     lm = tiny_lm("gpt2")
     given = resources(lm, tmp_path)
     edit_all = prepared("p_rome", lm, given, "layer=1", "steps=5")
-    values = edit_all.values([encode(lm, request, TEMPLATES, "subject_last", hold=True) for request in REQUESTS])
+    values = edit_all.values([encode(lm, request, TEMPLATES, "subject_last", kl_row=True) for request in REQUESTS])
     for i, edit in enumerate(edits_of(edit_all(REQUESTS, 0))):
         torch.testing.assert_close(values.bare_key[i] @ change(edit), values.delta[i])
         direction = torch.linalg.solve(given.second_moments[1].matrix, values.bare_key[i])
@@ -204,7 +204,7 @@ def test_a_nan_stays_in_its_record(tmp_path: Path) -> None:
 def test_a_key_that_the_direction_does_not_see_is_a_failure() -> None:
     values = find_values(
         tiny_lm("gpt2"),
-        [encode(tiny_lm("gpt2"), REQUESTS[0], TEMPLATES, "subject_last", hold=True)],
+        [encode(tiny_lm("gpt2"), REQUESTS[0], TEMPLATES, "subject_last", kl_row=True)],
         RomeSettings(layer=1, steps=2),
     )
     one = values.at(0)
@@ -234,7 +234,7 @@ def test_out_of_memory_halves_the_batch_and_then_fails_one(tmp_path: Path, monke
 
 def test_batches_hold_no_more_than_their_tokens() -> None:
     lm = tiny_lm("gpt2")
-    items = {r.id: encode(lm, r, TEMPLATES, "subject_last", hold=True) for r in REQUESTS}
+    items = {r.id: encode(lm, r, TEMPLATES, "subject_last", kl_row=True) for r in REQUESTS}
 
     def size(item: Encoded) -> int:
         return item.suffixes

@@ -14,6 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from counterfact.core.records import Request
+from counterfact.editing.plain import TrainedWeight, train_alone
+from counterfact.editing.requests import encode
+from counterfact.editors.finetune import BoxedFinetuneSettings, FinetuneSettings
+from counterfact.editors.rome import RomeSettings
+from counterfact.lm.model.loading import LM, wrap_lm
 from tests.golden import cases, tiny
 from tests.support import oracle, oracle_measures
 
@@ -60,9 +66,18 @@ def second_moment() -> list[dict[str, Any]]:
 
 @cache
 def rome_edit(settings: str, request: int) -> oracle.RomeEdit:
-    constants = oracle.RomeConstants(**cases.ROME[settings])
-    fact = oracle.Fact(**cases.REQUESTS[request])
-    return oracle.rome(tiny.model(), tiny.tokenizer(), fact, cases.TEMPLATES, moment(constants.layer)[0], constants)
+    chosen = RomeSettings(**cases.ROME[settings])
+    return oracle.rome(tiny_lm(), request_of(request), cases.TEMPLATES, moment(chosen.layer)[0], chosen)
+
+
+def request_of(number: int) -> Request:
+    asked = cases.REQUESTS[number]
+    return Request(number, asked["prompt"], asked["subject"], asked["target"])
+
+
+@cache
+def tiny_lm() -> LM:
+    return wrap_lm(tiny.model(), tiny.tokenizer(), name="golden")
 
 
 def rome() -> dict[str, list[dict[str, Any]]]:
@@ -81,9 +96,11 @@ def rome() -> dict[str, list[dict[str, Any]]]:
 
 
 @cache
-def trained(settings: str, request: int) -> tuple[Tensor, list[float]]:
-    constants = oracle.FinetuneConstants(**cases.FINETUNE[settings])
-    return oracle.finetune(tiny.model(), tiny.tokenizer(), oracle.Fact(**cases.REQUESTS[request]), constants)
+def trained(settings: str, request: int) -> TrainedWeight:
+    kind = BoxedFinetuneSettings if "bound" in cases.FINETUNE[settings] else FinetuneSettings
+    chosen = kind(**cases.FINETUNE[settings])
+    record = encode(tiny_lm(), request_of(request), ["{}"], "last", kl_row=False)
+    return train_alone(tiny_lm(), record, chosen, getattr(chosen, "bound", None))
 
 
 def finetune() -> dict[str, list[dict[str, Any]]]:
@@ -91,7 +108,8 @@ def finetune() -> dict[str, list[dict[str, Any]]]:
     for settings in cases.FINETUNE:
         result[settings] = []
         for request in range(len(cases.REQUESTS)):
-            change, losses = trained(settings, request)
+            found = trained(settings, request)
+            change, losses = found.change, found.losses
             shown = {"passes": len(losses), "losses": losses, "norm": change.norm(), "largest": change.abs().max()}
             result[settings].append(shown | {"first_row": change[0], "column_sums": change.sum(0)})
     return result
@@ -102,7 +120,7 @@ def models() -> Iterator[Any]:
     yield tiny.model()
     for edit in cases.EDITS:
         if edit["method"].startswith("ft"):
-            layer, change = cases.FINETUNE[edit["settings"]]["layer"], trained(edit["settings"], edit["request"])[0]
+            layer, change = cases.FINETUNE[edit["settings"]]["layer"], trained(edit["settings"], edit["request"]).change
         else:
             made = rome_edit(edit["settings"], edit["request"])
             layer, change = cases.ROME[edit["settings"]]["layer"], torch.outer(made.u, made.r(edit["method"]))

@@ -26,7 +26,18 @@ EXTENSIONS = {"builders", "editors", "metrics"}
 """What people add to: found by discovery, and imported by nothing in the engine but these:"""
 CALL_BUILDERS = {"api", "cli"}
 BARE = {*ROOMS, "editors", "metrics"} - {"leaderboard", "the face", "cli"}
-EVERYWHERE = {"torch", "transformers", "numpy", "sklearn", "pydantic", "safetensors", "tokenizers", "yaml", "scipy"}
+EVERYWHERE = {
+    "torch",
+    "transformers",
+    "numpy",
+    "sklearn",
+    "pydantic",
+    "safetensors",
+    "tokenizers",
+    "yaml",
+    "scipy",
+    "pydantic_core",
+}
 
 
 def modules(rooms: Iterable[str] = (*ROOMS, *EXTENSIONS)) -> list[Path]:

@@ -25,7 +25,8 @@ from counterfact.lm.edits.apply import Edit
 from counterfact.lm.generation import Generation, generate
 from counterfact.lm.model.loading import LM, wrap_lm
 from counterfact.lm.moments.second_moment import SecondMoment, second_moments
-from counterfact.lm.scoring import Query, TargetScore, score
+from counterfact.lm.queries import Query, TargetScore
+from counterfact.lm.scoring import score
 from counterfact.metrics.consistency import cosine, fit_vectoriser, join_vector
 from counterfact.metrics.fluency import text_entropy
 from tests.golden import tiny
@@ -118,7 +119,7 @@ def rome(fast: Fast) -> Any:
 def _rome(fast: Fast, name: str) -> Iterator[Any]:
     settings = fast.rome_settings(name)
     batch = [
-        encode(fast.lm, request, fast.inputs["templates"], settings.position, hold=True) for request in fast.requests
+        encode(fast.lm, request, fast.inputs["templates"], settings.position, kl_row=True) for request in fast.requests
     ]
     values = find_values(fast.lm, batch, settings)
     edits, r_edits = fast.edits("rome", name), fast.edits("r_rome", name)
@@ -154,7 +155,7 @@ def finetune(fast: Fast) -> Any:
 
 def _finetune(fast: Fast, name: str) -> Iterator[Any]:
     settings = fast.finetune_settings(name)
-    rows = [encode(fast.lm, request, ["{}"], "last", hold=False) for request in fast.requests]
+    rows = [encode(fast.lm, request, ["{}"], "last", kl_row=False) for request in fast.requests]
     made = train(fast.lm, lay_out(fast.lm, rows, settings.layer), settings, getattr(settings, "bound", None))
     for record, edit in zip(made, fast.edits(name, name), strict=True):
         change = edit.deltas[0].weight_change

@@ -72,7 +72,7 @@ def test_a_benchmark(tmp_path: Path) -> None:
     plugin = ["--plugin", tmp_path / "benchmark.py", "--out", tmp_path / "site"]
     done = subprocess.run(list(map(str, [*command, *plugin])), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "stayed" in (tmp_path / "site" / "index.html").read_text()
+    assert "stayed" in (tmp_path / "site" / "data.js").read_text()
 
 
 def test_a_model_family(tmp_path: Path) -> None:

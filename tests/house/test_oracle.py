@@ -8,6 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from counterfact.core.records import Request
+from counterfact.editing.plain import train_alone
+from counterfact.editing.requests import encode
+from counterfact.editors.finetune import FinetuneSettings
+from counterfact.editors.rome import RomeSettings
+from counterfact.lm.model.loading import wrap_lm
 from tests.support import oracle, oracle_measures
 
 
@@ -40,7 +46,7 @@ def test_rome(golden: Path, model: tuple[Any, Any], case_id: int) -> None:
     stored, arrays = load(golden / "rome.json"), np.load(golden / "rome.npz")
     record = next(record for record in stored["records"] if record["case_id"] == case_id)
     given = {**stored["hyperparameters"], **record.get("overrides", {})}
-    constants = oracle.RomeConstants(
+    settings = RomeSettings(
         layer=given["layers"][0],
         position=given["fact_token"],
         steps=given["v_num_grad_steps"],
@@ -50,8 +56,8 @@ def test_rome(golden: Path, model: tuple[Any, Any], case_id: int) -> None:
         clamp_norm_factor=given["clamp_norm_factor"],
     )
     moment = torch.from_numpy(np.load(golden / "second_moment.npz")["C_float64_accumulation"]).double()
-    fact = oracle.Fact(record["prompt"], record["subject"], record["target_new"])
-    edit = oracle.rome(*model, fact, stored["context_templates"], moment, constants)
+    request = Request(case_id, record["prompt"], record["subject"], record["target_new"])
+    edit = oracle.rome(wrap_lm(*model, name="golden"), request, stored["context_templates"], moment, settings)
     prefix = record["prefix"]
     for name in ("k_bar", "u", "k_0", "v_0", "delta"):
         assert deviation(getattr(edit, name), arrays[f"{prefix}{name}_float64"]) < 1e-10, name
@@ -70,12 +76,14 @@ def test_finetune(golden: Path, model: tuple[Any, Any], real_data: Path, method:
     records = load(real_data / "counterfact" / "counterfact_100.json")
     asked = next(record for record in records if record["case_id"] == run["case_id"])["requested_rewrite"]
     given = run["hyperparameters"]
-    constants = oracle.FinetuneConstants(
-        given["layers"][0], given["lr"], given["num_steps"], given["norm_constraint"] or None
-    )
-    fact = oracle.Fact(asked["prompt"], asked["subject"], asked["target_new"]["str"])
-    change, losses = oracle.finetune(*model, fact, constants)
-    assert losses == pytest.approx(run["losses"], rel=1e-3)
+    values = {"layer": given["layers"][0], "learning_rate": given["lr"], "steps": given["num_steps"]}
+    bound = given["norm_constraint"] or None
+    settings = FinetuneSettings(**values)
+    request = Request(run["case_id"], asked["prompt"], asked["subject"], asked["target_new"]["str"])
+    lm = wrap_lm(*model, name="golden")
+    found = train_alone(lm, encode(lm, request, ["{}"], "last", kl_row=False), settings, bound)
+    change, losses = found.change, found.losses
+    assert list(losses) == pytest.approx(run["losses"], rel=1e-3)
     assert float(change.norm()) == pytest.approx(run["weight_change_norm"], rel=1e-3)
 
 

@@ -356,7 +356,7 @@ def test_a_fault_of_ours_costs_one_run(honest: Path, monkeypatch: pytest.MonkeyP
     def fail(*_: object) -> None:
         raise ZeroDivisionError("of ours")
 
-    monkeypatch.setattr("counterfact.leaderboard.entries.keep", fail)
+    monkeypatch.setattr("counterfact.leaderboard.entries.entry_of", fail)
     with pytest.raises(BadInput, match=f"{UNEXPECTED}: ZeroDivisionError: of ours"):
         load_entries(honest.parent)
 

@@ -130,9 +130,10 @@ def test_what_does_not_fit_raises_before_anything_is_changed() -> None:
             pass
     assert torch.equal(lm.model.state_dict()[f"{lm.layout.fc_out(0)}.weight"], before)
     assert hooks(lm.model) == 0
-    with pytest.raises(ValueError, match="owners from -1 to 0, got 1"), per_row(lm, [Edit((good,), (0,))], [0, 1]):
+    one = [Edit((good,), (0,))]
+    with pytest.raises(ValueError, match="edit indices from -1 to 0, got 1"), per_row(lm, one, [0, 1]):
         pass
-    with pytest.raises(ValueError, match="with 2 rows, got"), per_row(lm, [Edit((good,), (0,))], [0, 0]):
+    with pytest.raises(ValueError, match="with 2 rows, got"), per_row(lm, one, [0, 0]):
         lm.model(ids(lm, 3))
     assert hooks(lm.model) == 0
     with pytest.raises(ValueError, match=r"left \(rank, d_in\)"):

@@ -13,7 +13,7 @@ from counterfact.lm.generation import Generation, _top, clean_text, generate
 from counterfact.lm.model.hooks import Site, hooked
 from counterfact.lm.model.loading import LM, load_lm
 from counterfact.lm.planning.batch_plan import Plan, Split
-from counterfact.lm.scoring import Unscored
+from counterfact.lm.queries import Unscored
 from tests.lm.test_apply import some_edits
 from tests.lm.test_hooks import hooks
 from tests.support.models import END, FAMILIES, tiny_lm

@@ -16,14 +16,23 @@ from counterfact.editors.rome import Rome, RomeSettings
 from counterfact.evaluation.harness import evaluate
 from counterfact.lm.edits.edit import Edit
 from counterfact.lm.model.loading import load_lm
-from counterfact.lm.model.precision import check_precision, float32_products, tf32_is_on
+from counterfact.lm.model.precision import check_precision, float32_products
 from counterfact.lm.planning.batch_plan import default_plan
-from counterfact.lm.scoring import Query, TargetScore, score
+from counterfact.lm.queries import Query, TargetScore
+from counterfact.lm.scoring import score
 from tests.support.editing import REQUESTS, Networks, edits_of, prepared, resources
 from tests.support.evaluating import FakeSettings, counterfact, fake_spec, low_rank_edit, options
 from tests.support.models import tiny_folder, tiny_lm
 
 MATMUL: Any = torch.backends.cuda.matmul
+
+
+def tf32_is_on() -> bool:
+    """Whether float32 products on CUDA devices are TF32 now."""
+    if not hasattr(MATMUL, "fp32_precision"):
+        return bool(MATMUL.allow_tf32)
+    chosen = MATMUL.fp32_precision
+    return bool((torch.backends.fp32_precision if chosen == "none" else chosen) == "tf32")
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from counterfact.lm.edits.apply import Edit, LowRank, merged
 from counterfact.lm.model.hooks import Site, hooked
 from counterfact.lm.model.loading import LM, load_lm
 from counterfact.lm.planning.batch_plan import Plan, Split
-from counterfact.lm.scoring import Query, TargetScore, Unscored, score
+from counterfact.lm.queries import Query, TargetScore, Unscored
+from counterfact.lm.scoring import score
 from tests.lm.test_apply import some_edits
 from tests.lm.test_hooks import hooks
 from tests.support.models import FAMILIES, tiny_lm
@@ -152,7 +153,7 @@ def test_what_cannot_be_scored_says_why_and_costs_nothing_else() -> None:
         agree(one[0], plain(lm, query.prompt, query.targets[0]), 1e-9)
     assert score(tiny_lm(), [Query("", ("Oslo",))]) == [Unscored("the prompt has no tokens")]
     assert score(lm, []) == []
-    with pytest.raises(ValueError, match="one owner for each of 1 queries"):
+    with pytest.raises(ValueError, match="one edit index for each of 1 queries"):
         score(lm, QUERIES[:1], [])
 
 

@@ -76,7 +76,7 @@ def test_totals_equal_means_where_targets_are_one_token() -> None:
 
 
 def test_the_papers_arithmetic() -> None:
-    # spec/reference.md 4.2: the S of two rows of Table 4, and the half-width of the unedited ES.
+    # The S of two rows of the paper's Table 4, and the half-width of the unedited ES.
     assert float(harmonic_mean([22.2, 24.7, 78.1])) == pytest.approx(30.5, abs=0.05)
     assert float(harmonic_mean([100.0, 96.4, 75.4])) == pytest.approx(89.2, abs=0.05)
     blocks = [{"rewrite_prompts_probs": probs((0.0, 1.0) if i < 1665 else (1.0, 0.0))} for i in range(7500)]

@@ -59,7 +59,7 @@ def test_scoring_is_counted_token_by_token(setting: Setting) -> None:
 
 def test_the_search_is_counted_from_the_subject_on_and_contexts_are_not(setting: Setting) -> None:
     lm, record = setting.lm, setting.records[0]
-    item = encode(lm, record.request, setting.templates, "subject_last", hold=True)
+    item = encode(lm, record.request, setting.templates, "subject_last", kl_row=True)
     bare, held = item.rows[0], item.rows[-1]
     own = 3 * len(bare.ids) + len(held.ids)  # the bare prompt, twice after a context, and the row that is held
     before = 3 * bare.lookup + held.lookup
@@ -73,7 +73,7 @@ def test_nothing_is_done_with_less_than_the_needed_work(setting: Setting) -> Non
     times = Times(setting.lm.device, counting=True)
     outcome = many_at_once(setting, setting.records, LENGTH, times)
     rows = [
-        encode(setting.lm, record.request, setting.templates, "subject_last", hold=True) for record in setting.records
+        encode(setting.lm, record.request, setting.templates, "subject_last", kl_row=True) for record in setting.records
     ]
     needed = {
         "edit": edit_work(setting.lm, rows, outcome.passes, 0),

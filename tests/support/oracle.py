@@ -1,9 +1,9 @@
 """The published method, written to be read: one record, one row at a time, the whole model, nothing kept.
 
-It is the specification in code for GPT-2-like models of the `transformers` library, and shares no line with `lm`,
-`editors` or `metrics`: what those compute fast must equal what is computed here slowly. Sections (§) are those of
-`spec/reference.md`; equations are of Meng, Bau, Andonian, Belinkov. Locating and Editing Factual Associations in GPT.
-NeurIPS 2022. https://arxiv.org/abs/2202.05262. Give it a model in float64.
+It is the method in code for GPT-2-like models of the `transformers` library: what `lm`, `editors` and `metrics`
+compute fast must equal what is computed here slowly. It shares no line with them but the plain engine. Equations are of
+Meng, Bau, Andonian, Belinkov. Locating and Editing Factual Associations in GPT. NeurIPS 2022.
+https://arxiv.org/abs/2202.05262. Give it a model in float64.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,17 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from counterfact.core.records import Request
+from counterfact.editing import plain
+from counterfact.editing.requests import encode as prompts_of
+from counterfact.editors.rome import RomeSettings
+from counterfact.lm.model.loading import LM
+
 Model = Any
 Tokenizer = Any
-
-
-@dataclass(frozen=True)
-class Fact:
-    """What is to be edited: `prompt` with `subject` in its slot shall go on with `target`."""
-
-    prompt: str
-    subject: str
-    target: str
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -33,12 +30,12 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def target_ids(tokenizer: Tokenizer, target: str) -> list[int]:
-    """o_1 .. o_L: the target, tokenised alone after one space (§1.1)."""
+    """o_1 .. o_L: the target, tokenised alone after one space."""
     return encode(tokenizer, target if target.startswith(" ") else " " + target)
 
 
 def lookup_index(tokenizer: Tokenizer, template: str, subject: str, rule: str = "subject_last") -> int:
-    """Index of the token that a rule names, from three separate tokenisations: before, subject, after (§1.4)."""
+    """Index of the token that a rule names, from three separate tokenisations: before, subject, after."""
     before, after = template.split("{}")
     if before:
         if not before.endswith(" "):
@@ -60,7 +57,7 @@ def logits(model: Model, ids: Sequence[int]) -> Tensor:
 
 
 def edited_module(model: Model, layer: int) -> nn.Module:
-    """The module whose weight is edited: the MLP's second projection; Conv1D, weight (D, H) (§1.2)."""
+    """The module whose weight is edited: the MLP's second projection; Conv1D, weight (D, H)."""
     module: nn.Module = model.transformer.h[layer].mlp.c_proj
     return module
 
@@ -99,7 +96,7 @@ def keys_and_outputs(model: Model, layer: int, ids: Sequence[int]) -> tuple[Tens
 
 
 def second_moment(model: Model, tokenizer: Tokenizer, layer: int, texts: Sequence[str]) -> tuple[Tensor, int]:
-    """C = sum of k k^T / count over all tokens of all texts, each text alone and cut to the model's length (§1.10)."""
+    """C = sum of k k^T / count over all tokens of all texts, each text alone and cut to the model's length."""
     total, count = 0.0, 0
     for text in texts:
         ids = encode(tokenizer, text)[: model.config.n_positions]
@@ -113,20 +110,6 @@ def second_moment(model: Model, tokenizer: Tokenizer, layer: int, texts: Sequenc
 
 
 @dataclass(frozen=True)
-class RomeConstants:
-    """Settings of §1.2; the defaults are those of GPT-2 XL."""
-
-    layer: int
-    position: str = "subject_last"
-    steps: int = 20
-    learning_rate: float = 0.5
-    weight_decay: float = 0.5
-    kl_factor: float = 0.0625
-    clamp_norm_factor: float = 4.0
-    stop_loss: float = 0.05
-
-
-@dataclass(frozen=True)
 class RomeEdit:
     """All that comes up on the way to an edit, named as in §1."""
 
@@ -137,8 +120,6 @@ class RomeEdit:
     v_0: Tensor
     trace: list[list[float]]
     """Loss, NLL, KL, WD at each forward pass."""
-    norms: list[float]
-    """||delta|| at each forward pass."""
     delta: Tensor
 
     @property
@@ -146,137 +127,23 @@ class RomeEdit:
         return self.v_0 + self.delta
 
     def r(self, variant: str = "rome") -> Tensor:
-        """The right factor of the change u r^T: eq. 2 with the keys of each variant (§1.7, §1.8)."""
+        """The right factor of the change u r^T: eq. 2 with the keys of each variant."""
         if variant == "r_rome":
             return (self.v_star - self.m_bar) / (self.k_bar @ self.u)
         return (self.v_star - self.v_0) / (self.k_0 @ self.u)
 
 
-def rome(
-    model: Model,
-    tokenizer: Tokenizer,
-    fact: Fact,
-    templates: Sequence[str],
-    moment: Tensor | None,
-    constants: RomeConstants,
-) -> RomeEdit:
-    """Edit one fact (§1.5 to §1.7); `templates[0]` is the bare `{}`."""
-    keys, outputs = [], []
-    for template in templates:
-        sentence = template.replace("{}", fact.prompt)
-        index = lookup_index(tokenizer, sentence, fact.subject, constants.position)
-        key, output = keys_and_outputs(model, constants.layer, encode(tokenizer, sentence.replace("{}", fact.subject)))
-        keys.append(key[index])
-        outputs.append(output[index])
-    k_bar = sum(keys[1:], keys[0]) / len(keys)
-    u = k_bar if moment is None else torch.linalg.solve(moment, k_bar)
-    delta, trace, norms = find_delta(model, tokenizer, fact, templates, outputs[0], constants)
+def rome(lm: LM, request: Request, templates: Sequence[str], moment: Tensor, settings: RomeSettings) -> RomeEdit:
+    """Edit one fact by the plain engine and a dense solve; `templates[0]` is the bare `{}`."""
+    record = prompts_of(lm, request, templates, settings.position, kl_row=True)
+    values = plain.find_value(lm, record, settings)
+    u = torch.linalg.solve(moment, values.mean_key)
     return RomeEdit(
-        k_bar=k_bar,
-        m_bar=sum(outputs[1:], outputs[0]) / len(outputs),
+        k_bar=values.mean_key,
+        m_bar=values.mean_output,
         u=u / u.norm(),
-        k_0=keys[0],
-        v_0=outputs[0],
-        trace=trace,
-        norms=norms,
-        delta=delta,
+        k_0=values.bare_key,
+        v_0=values.bare_output,
+        trace=values.trace[: int(values.passes)].tolist(),
+        delta=values.delta,
     )
-
-
-def find_delta(
-    model: Model,
-    tokenizer: Tokenizer,
-    fact: Fact,
-    templates: Sequence[str],
-    v_0: Tensor,
-    constants: RomeConstants,
-) -> tuple[Tensor, list[list[float]], list[float]]:
-    """Minimise eq. 4 over delta (§1.6); return it with the terms and its norm at every forward pass."""
-    target = target_ids(tokenizer, fact.target)
-    taught = tokenizer.decode(target[:-1])
-    rows = [template.replace("{}", fact.prompt + taught) for template in templates]
-    delta = torch.zeros_like(v_0, requires_grad=True)
-    adam = torch.optim.Adam([delta], lr=constants.learning_rate)
-    original: Tensor | None = None
-    trace, norms = [], []
-    for step in range(constants.steps):
-        nll = torch.zeros(())
-        for row in rows:
-            log_p = _with_delta(model, tokenizer, row, fact.subject, delta, constants)[1]
-            scored = log_p[len(log_p) - len(target) :]
-            nll = nll - scored[range(len(target)), target].mean() / len(rows)
-        index, log_p = _with_delta(model, tokenizer, "{} is a", fact.subject, delta, constants)
-        here = log_p[index]  # at the subject, not after "is a"
-        original = here.detach() if original is None else original
-        kl = constants.kl_factor * (here.exp() * (here - original)).sum()
-        wd = constants.weight_decay * delta.norm() / v_0.norm() ** 2
-        loss = nll + kl + wd
-        trace.append([float(part.detach()) for part in (loss, nll, kl, wd)])
-        norms.append(float(delta.detach().norm()))
-        if loss < constants.stop_loss or step == constants.steps - 1:
-            break
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-        radius = constants.clamp_norm_factor * v_0.norm()
-        with torch.no_grad():
-            if delta.norm() > radius:
-                delta *= radius / delta.norm()
-    return delta.detach(), trace, norms
-
-
-def _with_delta(
-    model: Model, tokenizer: Tokenizer, template: str, subject: str, delta: Tensor, constants: RomeConstants
-) -> tuple[int, Tensor]:
-    """Run one row with delta added to the MLP's output at the subject; return that index and all log-probabilities."""
-    index = lookup_index(tokenizer, template, subject, constants.position)
-
-    def add(_: Tensor, output: Tensor) -> Tensor:
-        moved = output.clone()
-        moved[0, index] += delta
-        return moved
-
-    with on_output(model.transformer.h[constants.layer].mlp, add):
-        return index, logits(model, encode(tokenizer, template.replace("{}", subject))).log_softmax(-1)
-
-
-@dataclass(frozen=True)
-class FinetuneConstants:
-    """Settings of §2; `bound` is FT+L's epsilon."""
-
-    layer: int
-    learning_rate: float = 5e-4
-    steps: int = 25
-    bound: float | None = None
-    stop_loss: float = 0.01
-
-
-def finetune(
-    model: Model, tokenizer: Tokenizer, fact: Fact, constants: FinetuneConstants
-) -> tuple[Tensor, list[float]]:
-    """Train the weight, teacher-forced, as published (§2); return its change (D, H) and the loss of every pass."""
-    target = target_ids(tokenizer, fact.target)
-    text = fact.prompt.replace("{}", fact.subject) + tokenizer.decode(target[:-1])
-    weight: Any = edited_module(model, constants.layer).weight
-    before, frozen = weight.detach().clone(), not weight.requires_grad
-    adam = torch.optim.Adam([weight.requires_grad_()], lr=constants.learning_rate)
-    losses = []
-    for _ in range(constants.steps):
-        log_p = logits(model, encode(tokenizer, text)).log_softmax(-1)
-        loss = -log_p[len(log_p) - len(target) :][range(len(target)), target].mean()
-        losses.append(float(loss.detach()))
-        if loss >= constants.stop_loss:
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
-        with torch.no_grad():
-            if constants.bound is not None:
-                weight.copy_(weight.clamp(before - constants.bound, before + constants.bound))
-        if loss < constants.stop_loss:
-            break
-    change = weight.detach() - before
-    weight.requires_grad_(not frozen)
-    weight.grad = None
-    with torch.no_grad():
-        weight.copy_(before)
-    return change, losses

@@ -1,6 +1,6 @@
 """What an edited model is measured by, written to be read: one prompt, one token at a time, nothing kept.
 
-The second half of `tests.support.oracle`, with the same rules; sections (§) are those of `spec/reference.md`.
+The second half of `tests.support.oracle`, with the same rules.
 """
 
 import unicodedata
@@ -14,7 +14,7 @@ from tests.support.oracle import Model, Tokenizer, encode, logits
 
 @torch.no_grad()
 def token_nlls(model: Model, tokenizer: Tokenizer, prompt: str, target: str) -> list[float]:
-    """-log p of each token of the target after the prompt, in nats (§4.1)."""
+    """-log p of each token of the target after the prompt, in nats."""
     target = target if target.startswith(" ") else " " + target
     labels, start = encode(tokenizer, target), len(encode(tokenizer, prompt))
     log_p = logits(model, encode(tokenizer, prompt + target)).log_softmax(-1)
@@ -23,7 +23,7 @@ def token_nlls(model: Model, tokenizer: Tokenizer, prompt: str, target: str) -> 
 
 @torch.no_grad()
 def answer_correct(model: Model, tokenizer: Tokenizer, question: str, answer: str) -> list[bool]:
-    """Whether the model's first choice is each token of the answer, one token after the other (§4.8)."""
+    """Whether the model's first choice is each token of the answer, one token after the other."""
     ids = encode(tokenizer, " " + answer)
     correct = []
     for i, token in enumerate(ids):
@@ -35,7 +35,7 @@ def answer_correct(model: Model, tokenizer: Tokenizer, question: str, answer: st
 
 @torch.no_grad()
 def greedy(model: Model, tokenizer: Tokenizer, prompt: str, length: int) -> tuple[list[int], float]:
-    """Extend the prompt to `length` tokens by the likeliest one each (§4.4, top-k 1).
+    """Extend the prompt to `length` tokens by the likeliest one each.
 
     Returns:
         The ids, and how near any choice was: the smallest gap between the two best logits.
@@ -49,13 +49,13 @@ def greedy(model: Model, tokenizer: Tokenizer, prompt: str, length: int) -> tupl
 
 
 def clean_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """The text of generated ids as it is measured (§4.4)."""
+    """The text of generated ids as it is measured."""
     text = unicodedata.normalize("NFKD", tokenizer.decode(list(ids)))
     return text.replace("\n\n", " ").replace("<|endoftext|>", "")
 
 
 def n_gram_entropy(text: str) -> float:
-    """(H_2 + 2 H_3) / 3 in bits over nltk's words, sentences split by an untrained Punkt (§4.5)."""
+    """(H_2 + 2 H_3) / 3 in bits over nltk's words, sentences split by an untrained Punkt."""
     import nltk
 
     sentences = nltk.tokenize.PunktSentenceTokenizer().tokenize(text)
@@ -69,7 +69,7 @@ def n_gram_entropy(text: str) -> float:
 
 
 def reference_score(corpus: Sequence[str], generated: Sequence[str], reference: Sequence[str]) -> float:
-    """Cosine of the TF-IDF vectors of the joined texts, weights fitted on the corpus (§4.6)."""
+    """Cosine of the TF-IDF vectors of the joined texts, weights fitted on the corpus."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectoriser = TfidfVectorizer().fit(corpus)

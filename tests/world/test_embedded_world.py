@@ -16,7 +16,8 @@ from counterfact.evaluation.options import Options
 from counterfact.evaluation.store import Run
 from counterfact.evaluation.summary import paired
 from counterfact.lm.model.loading import LM, load_lm
-from counterfact.lm.scoring import Query, TargetScore, score
+from counterfact.lm.queries import Query, TargetScore
+from counterfact.lm.scoring import score
 from world.knowledge import read_knowledge
 from world.readability import judge, sample, world_words
 

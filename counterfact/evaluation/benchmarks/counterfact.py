@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 from counterfact.contracts.benchmarks import Answers, Benchmark, Lesson, benchmark
 from counterfact.core.records import Border, Request
 from counterfact.core.references import ReferenceTexts
-from counterfact.lm.scoring import Query, TargetScore
+from counterfact.lm.queries import Query, TargetScore
 
 OFFICIAL = "d017056125178a13728594e66a801357a8db9ed7973a7425554bb4271de9fc6f"
 """sha256 of the released `counterfact.json`, 45,108,470 bytes."""

@@ -13,8 +13,7 @@ from pydantic import Field
 from counterfact.contracts.benchmarks import Answers, Benchmark, benchmark
 from counterfact.contracts.metrics import Block, metric
 from counterfact.core.records import Border
-from counterfact.lm.scoring import Query
-from counterfact.lm.shifts import Shift
+from counterfact.lm.queries import Query, Shift
 from counterfact.statistics.values import magnitude, mean, pairs, success
 
 from .counterfact import (

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 
 from counterfact.contracts.benchmarks import Answers, Benchmark, Lesson, benchmark
 from counterfact.core.records import Border, Request
-from counterfact.lm.scoring import Query
+from counterfact.lm.queries import Query
 
 SORTS = ("rewrite", "paraphrase", "neighborhood")
 

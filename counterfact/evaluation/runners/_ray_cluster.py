@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class RayCluster:
-    """A connection to Ray, made when the first worker is asked for.
+    """A connection to Ray, made when the first worker is requested.
 
     Args:
         source: what each worker opens.

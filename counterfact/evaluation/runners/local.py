@@ -1,12 +1,14 @@
 """One worker, in this process."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from counterfact.contracts.editors import EditorSpec
+from counterfact.evaluation.runners.hand_out import Fault, hand_out
 from counterfact.evaluation.task import Prepared, Task
 from counterfact.evaluation.units import Attempts, Computed, Unit, disk_full, summary_of_faults
 from counterfact.evaluation.worker import Worker
@@ -43,21 +45,39 @@ class LocalRunner:
         if self._worker is None:
             raise RuntimeError("expected `prepare` before `run`")
         self._worker.take(task)
-        attempts = Attempts(task.dataset.records, self._faults)
-        for unit in units:
-            computed = None
-            while computed is None:
-                try:
-                    computed = self._worker.run(task.key, unit)
-                except Exception as error:
-                    if disk_full(error):
-                        raise
-                    reason = f"{type(error).__name__}: {error}"
-                    logger.warning("records %d to %d failed (%s)", unit.start, unit.stop - 1, reason)
-                    computed = attempts.charge(unit, reason)
-            yield computed
+        here = _Here(self._worker, task, units)
+        yield from hand_out(here, units, Attempts(task.dataset.records, self._faults))
 
     def report(self) -> Mapping[str, Any]:
         """See `Runner`."""
         faults, self._faults = self._faults, []
         return {"name": self.name, "workers": 1, "faults": summary_of_faults(faults)}
+
+
+class _Here:
+    """This process, as the one worker of a pass."""
+
+    def __init__(self, worker: Worker, task: Task, units: Sequence[Unit]) -> None:
+        self._worker = worker
+        self._key = task.key
+        self._queue = deque(units)
+
+    def top_up(self, _left: Collection[Unit], *, hire: bool) -> bool:  # noqa: ARG002
+        """See `Workers`; this process is always at work."""
+        return True
+
+    def events(self, _left: Collection[Unit]) -> Iterator[Computed | Fault]:
+        """Compute the next unit; see `Workers`."""
+        unit = self._queue.popleft()
+        try:
+            yield self._worker.run(self._key, unit)
+        except Exception as error:
+            if disk_full(error):
+                raise
+            reason = f"{type(error).__name__}: {error}"
+            logger.warning("records %d to %d failed (%s)", unit.start, unit.stop - 1, reason)
+            yield Fault(unit, reason)
+
+    def release(self, unit: Unit) -> None:
+        """See `Workers`."""
+        self._queue.appendleft(unit)

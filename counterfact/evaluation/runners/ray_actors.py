@@ -5,13 +5,14 @@ Moritz et al. Ray: A Distributed Framework for Emerging AI Applications. OSDI 20
 
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from counterfact.contracts.editors import EditorSpec
 from counterfact.core.errors import Failed
 from counterfact.evaluation.runners._ray_cluster import RayCluster
+from counterfact.evaluation.runners.hand_out import Fault, hand_out
 from counterfact.evaluation.task import ModelSource, Prepared, Task
 from counterfact.evaluation.units import ATTEMPTS, Attempts, Computed, Unit, summary_of_faults
 from counterfact.lm.model.loading import LM
@@ -99,7 +100,7 @@ class RayRunner:
 
     def run(self, task: Task, units: Sequence[Unit]) -> Iterator[Computed]:
         """See `Runner`."""
-        return _Pass(self, task, units).run() if units else iter(())
+        return hand_out(_Crew(self, task, units), units, Attempts(task.dataset.records, self.faults))
 
     def report(self) -> Mapping[str, Any]:
         """See `Runner`."""
@@ -107,44 +108,23 @@ class RayRunner:
         return {"name": self.name, "workers": self.workers, "faults": summary_of_faults(faults)}
 
 
-class _Pass:
-    """One pass: which units are waiting, and which worker has which."""
+class _Crew:
+    """The actors of one pass: which units nobody has, and which worker has which."""
 
     def __init__(self, runner: RayRunner, task: Task, units: Sequence[Unit]) -> None:
         self._runner = runner
         self._cluster = runner.cluster
         self._task = task
-        self._sent = runner.send(task)
+        self._sent = runner.send(task) if units else None
         self._queue = deque(units)
-        self._attempts = Attempts(task.dataset.records, runner.faults)
         self._busy: dict[Any, tuple[Seat, Unit | None]] = {}
         """By the result that is awaited: a unit, or `None` for a worker that prepares."""
-        self._absent = 0
-        """Workers in a row that did not come to work."""
 
-    def run(self) -> Iterator[Computed]:
-        """Yield units as they finish, those that are given up included."""
-        while self._queue or any(unit for _, unit in self._busy.values()):
-            self._hand_out()
-            ref = self._cluster.wait(list(self._busy))
-            seat, unit = self._busy.pop(ref)
-            try:
-                result = self._cluster.get(ref)
-            except Exception as error:
-                computed = self._failed(seat, unit, error)
-            else:
-                computed = result if unit is not None else None
-                if unit is None:
-                    self._arrived(seat, result)
-            if computed is not None:
-                self._absent = 0
-                yield computed
-
-    def _hand_out(self) -> None:
-        """Give each idle worker a unit, or the task, and ask for more workers if there is more to do."""
+    def top_up(self, _left: Collection[Unit], *, hire: bool) -> bool:
+        """Give each idle worker a unit, or the task; see `Workers`."""
         held = [seat for seat, _ in self._busy.values()]
-        wanted = min(self._runner.workers, len(held) + len(self._queue))
-        while len(self._runner.seats) < wanted and self._absent < ATTEMPTS:
+        wanted = min(self._runner.workers, len(held) + len(self._queue)) if hire else 0
+        while len(self._runner.seats) < wanted:
             self._runner.hire()
         for seat in self._runner.seats:
             if seat in held or not self._queue:
@@ -154,23 +134,27 @@ class _Pass:
                 self._busy[seat.actor.run.remote(self._task.key, unit)] = (seat, unit)
             else:
                 self._busy[seat.actor.take.remote(self._sent)] = (seat, None)
-        if not self._busy:
-            raise Failed(f"no Ray worker comes to work: {self._runner.faults[-1]['reason']}")
+        return bool(self._busy)
 
-    def _arrived(self, seat: Seat, prepared: Prepared) -> None:
+    def events(self, _left: Collection[Unit]) -> Iterator[Computed | Fault]:
+        """Wait for one result; see `Workers`."""
+        ref = self._cluster.wait(list(self._busy))
+        seat, unit = self._busy.pop(ref)
+        try:
+            result = self._cluster.get(ref)
+        except Exception as error:
+            reason = self._cluster.reason(error)
+            if unit is None or self._cluster.died(error):
+                self._runner.dismiss(seat)
+            yield Fault(unit, reason)
+            return
+        if unit is not None:
+            yield result
+            return
         if self._runner.first is not None:
-            self._runner.first.check(prepared, "a worker")
+            self._runner.first.check(result, "a worker")
         seat.taken.add(self._task.key)
 
-    def _failed(self, seat: Seat, unit: Unit | None, error: Exception) -> Computed | None:
-        reason = self._cluster.reason(error)
-        if unit is None or self._cluster.died(error):
-            self._runner.dismiss(seat)
-        if unit is None:
-            self._absent += 1
-            self._runner.faults.append({"records": "none", "reason": reason})
-            return None
-        given_up = self._attempts.charge(unit, reason)
-        if given_up is None:
-            self._queue.appendleft(unit)
-        return given_up
+    def release(self, unit: Unit) -> None:
+        """See `Workers`."""
+        self._queue.appendleft(unit)

@@ -1,7 +1,7 @@
 """Workers as the jobs of a Slurm array, submitted by submitit (https://github.com/facebookincubator/submitit)."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -12,6 +12,7 @@ from counterfact.core.errors import Failed
 from counterfact.evaluation.runners import slurm_worker
 from counterfact.evaluation.runners._slurm_cluster import SlurmCluster
 from counterfact.evaluation.runners.exchange import PREFIX, Exchange, Order
+from counterfact.evaluation.runners.hand_out import Fault, hand_out
 from counterfact.evaluation.task import ModelSource, Prepared, Task
 from counterfact.evaluation.units import ATTEMPTS, Attempts, Computed, Unit, summary_of_faults
 from counterfact.lm.model.loading import LM
@@ -69,9 +70,9 @@ class SlurmRunner:
         if not left:
             return
         exchange = self._open(task, sorted(left))
-        crew = Crew(self, exchange, task, left)
+        crew = Crew(self, exchange, task)
         try:
-            yield from crew.run()
+            yield from hand_out(crew, sorted(left), Attempts(task.dataset.records, self.faults))
         finally:
             cancel(crew.jobs)
             exchange.close()
@@ -100,67 +101,53 @@ class Crew:
         runner: whose jobs they are.
         exchange: through which they work.
         task: the pass.
-        left: its units that are not there yet.
     """
 
-    def __init__(self, runner: SlurmRunner, exchange: Exchange, task: Task, left: set[Unit]) -> None:
+    def __init__(self, runner: SlurmRunner, exchange: Exchange, task: Task) -> None:
         self.jobs: list[Any] = []
         self._runner = runner
         self._exchange = exchange
         self._files = exchange.files(task)
-        self._left = left
-        self._attempts = Attempts(task.dataset.records, runner.faults)
-        self._absent = 0
-        """Jobs in a row that died before they claimed a unit."""
 
-    def run(self) -> Iterator[Computed]:
-        """Yield units as they come in, those that are given up included."""
-        while self._left:
-            over = [job for job in self.jobs if job.done()]
-            for computed in self._files.present(sorted(self._left)):
-                self._absent = 0
-                self._left.discard(computed.unit)
-                yield computed
-                self._files.remove(computed.unit)
-            for unit, reason in self._exchange.faults(sorted(self._left)).items():
-                yield from self._charge(unit, reason)
-            for job in over:
-                yield from self._bury(job)
-            self._top_up()
-            if self._left:
-                time.sleep(self._runner.cluster.poll)
+    def top_up(self, left: Collection[Unit], *, hire: bool) -> bool:
+        """Submit jobs for units that nobody claims; see `Workers`."""
+        unclaimed = len(left) - len(self._exchange.claimed(sorted(left)))
+        more = min(self._runner.workers, len(left)) - len(self.jobs)
+        if hire and unclaimed and more > 0:
+            folder, logs = self._exchange.folder, self._exchange.jobs
+            self.jobs += self._runner.cluster.submit(folder, logs, slurm_worker.work, more)
+        return bool(self.jobs)
 
-    def _bury(self, job: Any) -> Iterator[Computed]:
+    def events(self, left: Collection[Unit]) -> Iterator[Computed | Fault]:
+        """Look at the exchange and at the jobs once; see `Workers`."""
+        over = [job for job in self.jobs if job.done()]  # before the files: what such a job finished is there
+        found = list(self._files.present(sorted(left)))
+        for computed in found:
+            yield computed
+            self._files.remove(computed.unit)
+        for unit, reason in self._exchange.faults(sorted(left)).items():
+            yield Fault(unit, reason)
+        for job in over:
+            yield from self._bury(job, left)
+        if not found and not over:
+            time.sleep(self._runner.cluster.poll)
+
+    def release(self, unit: Unit) -> None:
+        """See `Workers`."""
+        self._exchange.release(unit)
+
+    def _bury(self, job: Any, left: Collection[Unit]) -> Iterator[Fault]:
         """Let go of a job that is over, and of what it had claimed."""
         self.jobs.remove(job)
         reason = self._runner.cluster.fate(job)
         if reason is None:
             result(job)
             return
-        claimed = self._exchange.claimed(sorted(self._left))
+        claimed = self._exchange.claimed(sorted(left))
         mine = [unit for unit, owner in claimed.items() if owner in {str(job.job_id), ""}]
-        for unit in mine:
-            yield from self._charge(unit, reason)
+        yield from (Fault(unit, reason) for unit in mine)
         if not mine:
-            self._absent += 1
-            self._runner.faults.append({"records": "none", "reason": reason})
-            if self._absent >= ATTEMPTS:
-                raise Failed(f"no Slurm job comes to work: {reason}")
-
-    def _charge(self, unit: Unit, reason: str) -> Iterator[Computed]:
-        given_up = self._attempts.charge(unit, reason)
-        if given_up is None:
-            self._exchange.release(unit)
-        else:
-            self._left.discard(unit)
-            yield given_up
-
-    def _top_up(self) -> None:
-        unclaimed = len(self._left) - len(self._exchange.claimed(sorted(self._left)))
-        more = min(self._runner.workers, len(self._left)) - len(self.jobs)
-        if unclaimed and more > 0:
-            folder, logs = self._exchange.folder, self._exchange.jobs
-            self.jobs += self._runner.cluster.submit(folder, logs, slurm_worker.work, more)
+            yield Fault(None, reason)
 
 
 def result(job: Any) -> Any:

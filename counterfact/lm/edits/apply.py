@@ -30,7 +30,7 @@ __all__ = [
 
 
 @contextmanager
-def per_row(lm: LM, edits: Sequence[Edit], owners: Sequence[int] | Tensor) -> Iterator[None]:
+def per_row(lm: LM, edits: Sequence[Edit], edit_index: Sequence[int] | Tensor) -> Iterator[None]:
     """Run each row of every batch within the block under an edit of its own.
 
     Position-free, so it holds in generation with a cache too; reordering rows (beam search) is not allowed.
@@ -38,12 +38,12 @@ def per_row(lm: LM, edits: Sequence[Edit], owners: Sequence[int] | Tensor) -> It
     Args:
         lm: the model.
         edits: the edits that rows may be run under.
-        owners: for each row of the batch, the index of its edit, or -1 for the unedited model.
+        edit_index: for each row of the batch, the index of its edit, or -1 for the unedited model.
 
     Raises:
-        LookupError, ValueError: an edit's module is not in the model, its shape does not fit, or an owner is no edit.
+        LookupError, ValueError: an edit's module is not in the model or has another shape, or an index names no edit.
     """
-    with EditStack(lm, edits).rows(owners):
+    with EditStack(lm, edits).rows(edit_index):
         yield
 
 
@@ -66,9 +66,14 @@ class EditStack:
             self._add_dense(name, edits)
 
     @contextmanager
-    def rows(self, owners: Sequence[int] | Tensor, ragged: RaggedRows | None = None) -> Iterator[None]:
-        """Apply them to every batch within the block; `owners` as for `per_row`, `ragged` for rows that stand so."""
-        with hooked(self._lm.model, *self._pairs(owners, ragged)):
+    def rows(self, edit_index: Sequence[int] | Tensor, ragged: RaggedRows | None = None) -> Iterator[None]:
+        """Apply them to every batch within the block.
+
+        Args:
+            edit_index: as for `per_row`.
+            ragged: the rows, where they stand one after the other.
+        """
+        with hooked(self._lm.model, *self._pairs(edit_index, ragged)):
             yield
 
     def _add_low(self, name: str, edits: Sequence[Edit]) -> None:
@@ -98,16 +103,16 @@ class EditStack:
         if found:
             self._dense[name] = found
 
-    def _pairs(self, owners: Sequence[int] | Tensor, ragged: RaggedRows | None) -> list[tuple[Site, Patch]]:
-        listed = owners.tolist() if isinstance(owners, Tensor) else list(owners)
-        wrong = [owner for owner in listed if not -1 <= owner < self._count]
+    def _pairs(self, edit_index: Sequence[int] | Tensor, ragged: RaggedRows | None) -> list[tuple[Site, Patch]]:
+        listed = edit_index.tolist() if isinstance(edit_index, Tensor) else list(edit_index)
+        wrong = [i for i in listed if not -1 <= i < self._count]
         if wrong:
-            raise ValueError(f"expected owners from -1 to {self._count - 1}, got {wrong[0]}")
+            raise ValueError(f"expected edit indices from -1 to {self._count - 1}, got {wrong[0]}")
         if ragged is not None:
             listed = [listed[row] for row in ragged.layout.order]
         pairs: list[tuple[Site, Patch]] = []
         for name, (left, right) in self._low.items():
-            index = torch.tensor([owner % (self._count + 1) for owner in listed], device=left.device)
+            index = torch.tensor([i % (self._count + 1) for i in listed], device=left.device)
             pairs += low_rank_pairs(name, left[index], right[index], ragged)
         for name, changes in self._dense.items():
             pairs += _patched(name, partial(_add_dense, changes, listed), len(listed), ragged)
@@ -152,14 +157,16 @@ def _add_low_rank(left: Tensor, right: Tensor, rows: slice, given: Tensor, outpu
     return torch.baddbmm(output.to(left.dtype), change, right[rows]).to(output.dtype)
 
 
-def _add_dense(changes: dict[int, Tensor], owners: Sequence[int], rows: slice, given: Tensor, output: Tensor) -> Tensor:
+def _add_dense(
+    changes: dict[int, Tensor], edit_index: Sequence[int], rows: slice, given: Tensor, output: Tensor
+) -> Tensor:
     """y + x W' for the rows of each edit together, so that no change is ever copied for a row."""
     mine: dict[int, list[int]] = {}
-    for row, owner in enumerate(owners[rows]):
-        mine.setdefault(owner, []).append(row)
+    for row, edit in enumerate(edit_index[rows]):
+        mine.setdefault(edit, []).append(row)
     result = output.clone()
-    for owner in mine.keys() & changes.keys():
-        index, change = torch.tensor(mine[owner], device=output.device), changes[owner]
+    for edit in mine.keys() & changes.keys():
+        index, change = torch.tensor(mine[edit], device=output.device), changes[edit]
         part = given[index].to(change.dtype) @ change
         result[index] = (output[index].to(change.dtype) + part).to(output.dtype)
     return result

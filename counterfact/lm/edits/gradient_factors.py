@@ -90,7 +90,7 @@ def label_log_probabilities(lm: LM, hidden: Tensor, rows: LabelledRows) -> tuple
 
 
 def gradient_factors(lm: LM, below: Tensor, start: int, rows: LabelledRows, modules: Sequence[str]) -> Factors:
-    """Run the blocks from `start` on, forward and back, and keep what `modules` were given and are asked for.
+    """Run the blocks from `start` on, forward and back, and keep what `modules` were given and are requested.
 
     Args:
         lm: the model; it stays as it is, and no parameter gets a gradient.

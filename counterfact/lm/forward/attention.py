@@ -3,7 +3,7 @@ r"""Attention over rows of unequal length that stand one after the other, each p
 Rows of one length are computed together (`forward.ragged`). Keys and values of a prefix are never copied beside a row's
 own, and rows that share a prefix meet it in one product. With $Z_1, Z_2$ the sums of exponentials over prefix and row,
 and $o_1, o_2$ what attention to each alone gives, the whole is $(Z_1 o_1 + Z_2 o_2) / (Z_1 + Z_2)$: so it is computed
-where no gradient is asked for. `forward.attention_gradient` holds the way there and back where one is.
+where no gradient is needed. `forward.attention_gradient` holds the way there and back where one is.
 """
 
 from typing import Any

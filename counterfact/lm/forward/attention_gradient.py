@@ -24,7 +24,7 @@ from counterfact.lm.forward.ragged import HeadOrder, RaggedRows
 def attend_with_gradient(
     rows: RaggedRows, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
 ) -> Tensor:
-    """Attend from the tokens that are asked for, to the row up to them and its prefix, padded or not.
+    """Attend from the requested tokens, to the row up to them and its prefix, padded or not.
 
     Args:
         rows: the rows.
@@ -34,7 +34,7 @@ def attend_with_gradient(
         scaling: factor of the scores.
 
     Returns:
-        (1, tokens, heads, head width), zeros for tokens that are not asked for.
+        (1, tokens, heads, head width), zeros for tokens not requested.
     """
     attention: Any = _AttentionByRows.apply
     found: Tensor = attention(query, key, value, rows, layer, scaling)
@@ -69,7 +69,7 @@ class _AttentionByRows(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: RaggedRows, layer: int, scaling: float
     ) -> Tensor:
-        """Attend from the tokens that are asked for; `rows` and `layer` say to what."""
+        """Attend from the requested tokens; `rows` and `layer` say to what."""
         heads = key.shape[1]
         asked, whole = rows.order(query.shape[1], asked=True), rows.order(heads, asked=False)
         states = asked.take(query[0].transpose(0, 1)), *(whole.take(it[0].transpose(0, 1)) for it in (key, value))
@@ -127,7 +127,7 @@ def _groups(
 def _softmax(scores: Tensor, mask: Tensor, heads: int, scaling: float) -> Tensor:
     """Weights (rows x key heads, queries, keys) of scores of that shape, in float32 or wider."""
     wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    # (rows, key heads, queries that share a key, tokens asked for, keys).
+    # (rows, key heads, queries that share a key, requested tokens, keys).
     by_row = wide.view(-1, heads, scores.shape[1] // mask.shape[3], mask.shape[3], scores.shape[2])
     return torch.add(mask.to(wide), by_row, alpha=scaling).softmax(-1).view(scores.shape)
 

@@ -28,13 +28,13 @@ KERNEL = "attend_by"
 
 
 class Cache(Protocol):
-    """Keys and values of earlier tokens, as the blocks ask for them."""
+    """A KV cache, as the blocks ask for it."""
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Take a layer's new keys and values (rows, heads, tokens, head width); return all that it may look at."""
 
     def length(self, layer: int) -> int:
-        """Return how many earlier tokens a layer has."""
+        """Return how many tokens of a layer it holds."""
 
 
 def pad_right(rows: Sequence[Sequence[int]], device: torch.device, length: int | None = None) -> tuple[Tensor, Tensor]:
@@ -206,14 +206,14 @@ def attend_by(lm: LM, attend: Attend) -> Iterator[None]:
 
 
 def _by_method(module: Any, attend: Attend, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, None]:
-    """As families call it that have a method of their own instead of the library's interface."""
+    """Answer a family that calls an attention method of its own instead of the library's interface."""
     return attend(module, query, key, value, 1 / float(module.scale_attn)).transpose(1, 2), None
 
 
 def _by_interface(
     module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, scaling: float, **_: Any
 ) -> tuple[Tensor, None]:
-    """As the library's interface calls it."""
+    """Answer the library's interface for attention functions."""
     attend: Attend = vars(module)[KERNEL]
     return attend(module, query, key, value, scaling), None
 

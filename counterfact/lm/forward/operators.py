@@ -75,7 +75,8 @@ def _plain_linear(states: Tensor, weight: Tensor, bias: Tensor | None, gelu: str
 
 
 def _drawn(*shape: int) -> Tensor:
-    return torch.linspace(-1, 1, torch.Size(shape).numel()).square().view(shape)
+    count = torch.Size(shape).numel()
+    return torch.linspace(-1, 1, count, dtype=torch.float32, device="cpu").square().view(shape)
 
 
 attention_and_sums = Operator(

@@ -24,7 +24,7 @@ from counterfact.lm.model.loading import LM
 def packed_products(lm: LM) -> Iterator[None]:
     """Let every projection of the model use packed weights within the block; gradients reach inputs, never weights.
 
-    A second copy of the weights is kept from the first use on, a third where gradients are asked for. Does nothing
+    A second copy of the weights is kept from the first use on, a third where gradients are requested. Does nothing
     where `packs_products` says no, or within another such block. Hooks act as before, and the weights must not be
     changed within the block.
     """
@@ -50,7 +50,7 @@ class _Packed:
     """The packed weights of a module, made when they are first needed."""
 
     state: tuple[int, int]
-    """Of the weight they were made from: its address, and how often it was written to."""
+    """Address of the weight that was packed, and how often it had been written to."""
     forward: Tensor
     backward: Tensor | None = None
 
@@ -99,7 +99,7 @@ def _bias(module: Any) -> Tensor | None:
 
 
 class _Product(torch.autograd.Function):
-    """A product whose gradient is asked for at its input only."""
+    """A product whose gradient is requested at its input only."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, module: Any) -> Tensor:

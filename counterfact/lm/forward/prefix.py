@@ -84,11 +84,11 @@ class RecordedKV:
     """Keys and values of tokens that lie in one line, and which of them stand before each of some rows."""
 
     keys: Mapping[int, Tensor]
-    """By layer, (heads, tokens, head width)."""
+    """Keys by layer, (heads, tokens, head width)."""
     values: Mapping[int, Tensor]
-    """By layer, (heads, tokens, head width)."""
+    """Values by layer, (heads, tokens, head width)."""
     places: Sequence[Sequence[int]]
-    """For each row the tokens before it, in order."""
+    """Tokens that stand before each row, in order."""
 
     def beside(self, other: "RecordedKV") -> "RecordedKV":
         """Return both, the other's tokens after this one's; layers that only one has are left out."""

@@ -20,7 +20,7 @@ class RowGroup(NamedTuple):
     """Rows of equal length that stand together."""
 
     start: int
-    """Its first token in the line."""
+    """Place of its first token in the line."""
     rows: int
     """Number of rows."""
     length: int
@@ -166,7 +166,7 @@ class KeptRows(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class RaggedRows:
-    """Rows of unequal length as attention is told of them."""
+    """Rows of unequal length as attention receives them."""
 
     layout: RaggedLayout
     device: torch.device
@@ -181,12 +181,12 @@ class RaggedRows:
 
     @cached_property
     def whole(self) -> "RaggedRows":
-        """The same with every token asked for."""
+        """The same with every token requested."""
         return self if self.tail is None else replace(self, tail=None)
 
     @cached_property
     def asked_for(self) -> Tensor:
-        """The tokens that are asked for, in the order in which they stand."""
+        """The requested tokens, in the order in which they stand."""
         tokens = range(self.layout.tokens) if self.tail is None else self.layout.tails(self.tail)
         return torch.tensor(tokens, dtype=torch.long, device=self.device)
 
@@ -195,11 +195,11 @@ class RaggedRows:
         return self.layout if self.tail is None else self.layout.cut(self.tail)
 
     def layout_of(self, states: Tensor) -> RaggedLayout:
-        """Return the layout of states (1, tokens, ...): of all tokens, or of those that are asked for."""
+        """Return the layout of states (1, tokens, ...): of all tokens, or of those that are requested."""
         return self.layout if states.shape[1] == self.layout.tokens else self._cut
 
     def asked(self, group: RowGroup) -> int:
-        """How many tokens of each row of a group are asked for."""
+        """How many tokens of each row of a group are requested."""
         return group.length if self.tail is None else min(self.tail, group.length)
 
     def _mask(self, number: int, group: RowGroup) -> Tensor:
@@ -217,7 +217,7 @@ class RaggedRows:
 
         Args:
             heads: of the tensor.
-            asked: only the tokens that are asked for.
+            asked: only the requested tokens.
         """
         key = heads, asked
         if key not in self._orders:
@@ -240,7 +240,7 @@ class HeadOrder:
     count: int
     """Vectors."""
     shapes: tuple[tuple[int, int, int], ...]
-    """Of each group's part: rows, heads, tokens of a row."""
+    """Rows, heads and tokens of a row of each group's part."""
 
     @classmethod
     def of(cls, rows: RaggedRows, heads: int, *, asked: bool) -> "HeadOrder":

@@ -38,15 +38,6 @@ def float32_products(precision: Precision) -> Iterator[None]:
             matmul.fp32_precision = before
 
 
-def tf32_is_on() -> bool:
-    """Return whether float32 products on CUDA devices are TF32 now."""
-    matmul: Any = torch.backends.cuda.matmul
-    if not hasattr(matmul, "fp32_precision"):
-        return bool(matmul.allow_tf32)
-    chosen = matmul.fp32_precision
-    return bool((torch.backends.fp32_precision if chosen == "none" else chosen) == "tf32")  # type: ignore[attr-defined]
-
-
 def check_precision(precision: str, device: torch.device, dtype: torch.dtype) -> None:
     """Raise `BadInput` unless a device can multiply so, and the weights are of a dtype that asks the question."""
     if precision not in PRECISIONS:

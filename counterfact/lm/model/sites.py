@@ -33,7 +33,7 @@ class Layout:
     rotary: str | None = None
     """Module that turns positions into the (cos, sin) its blocks are given, where there is one."""
     cache_keyword: str = "past_key_values"
-    """What its blocks call the keys and values of earlier tokens."""
+    """What its blocks call their KV cache."""
     attention_kernel: str = "sdpa"
     """`eager` where nothing else exists; that one needs its causal mask spelled out."""
     attention_method: str | None = None

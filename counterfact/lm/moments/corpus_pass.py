@@ -27,9 +27,9 @@ adds up the same sums in the same order as one that was not."""
 RUN = 10
 """Texts in a row that belong to one half of the corpus; the next ten belong to the other."""
 SECONDS = 60.0
-"""Between checkpoints, at least."""
+"""Least time between two checkpoints."""
 SHARE = 0.05
-"""Of the time at most, that may go into writing checkpoints."""
+"""Largest share of the time that may go into writing checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Advance:
     tokens: int
     tokens_per_second: float
     seconds_left: float | None
-    """At this speed; `None` where the end is not known."""
+    """Seconds left at this speed; `None` where the end is not known."""
 
 
 Progress = Callable[[Advance], None]
@@ -55,7 +55,7 @@ class PassLimits:
 
     texts: int | None = None
     tokens: int | None = None
-    """It stops at the end of the group of 100 texts in which so many tokens are reached."""
+    """Tokens after which the pass stops, at the end of their group of 100 texts."""
 
 
 class Pass:
@@ -245,7 +245,7 @@ def plan_passes(lm: LM, layers: Sequence[int], max_bytes: int | None) -> list[li
 def usual_limit(device: torch.device) -> int | None:
     """Return half of a device's memory, in bytes: the other half is for the model and for what it computes.
 
-    Of all its memory, not of what is free, so that a pass that is gone on with later is cut the same way.
+    A share of all memory, not of what is free, so that a pass that is resumed later is cut the same way.
     """
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory // 2)

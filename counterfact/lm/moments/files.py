@@ -18,7 +18,7 @@ from counterfact.core.files import canonical_json
 log = logging.getLogger(__name__)
 
 SCHEMA = 2
-"""Of a file's facts; 1 had no checksum."""
+"""Version of the facts in a file; 1 had no checksum."""
 
 
 class Damaged(ValueError):

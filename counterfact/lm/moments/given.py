@@ -61,7 +61,7 @@ def given_moment(paths: Sequence[Path], lm: LM, layer: int) -> SecondMoment:
 def import_moment(path: Path, lm: LM, folder: Path) -> SecondMoment:
     """Check a file and put it into the folder where second moments are kept.
 
-    One of ours is then found wherever its model, texts and limits are asked for, as if it had been computed here.
+    One of ours is then found wherever its model, texts and limits are requested, as if it had been computed here.
 
     Raises:
         BadInput: as `open_moment`.

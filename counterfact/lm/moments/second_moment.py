@@ -51,7 +51,7 @@ class SecondMoment:
     hash: str
     """sha256 of the matrix and of what it was computed from."""
     complete: bool = True
-    """Whether its pass came to its end; one that did not is used only where it is asked for by file."""
+    """Whether its pass came to its end; one that did not is used only where it is given by file."""
     sampling: SamplingError | None = None
     """What so few tokens do to an edit, against endless text, or, where it is not complete, against the whole pass."""
     path: Path | None = None

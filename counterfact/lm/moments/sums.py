@@ -43,7 +43,7 @@ class Batch:
 
     @cached_property
     def halves(self) -> list[tuple[int, list[int], Tensor]]:
-        """Of each half that has any: its number, its rows, the places of their tokens; the same for every layer."""
+        """Number, rows and places of the tokens of each half that has any; the same for every layer."""
         rows = [[i for i, row in enumerate(self.rows) if row.half == half] for half in (0, 1)]
         return [(half, found, self.places(found)) for half, found in enumerate(rows) if found]
 
@@ -55,7 +55,7 @@ class Batch:
 
 @dataclass
 class Sums:
-    """Of one layer. What is kept of each half is enough to go on from, or to stop at."""
+    """Sums of one layer; those of each half are enough to go on from, or to stop at."""
 
     halves: Tensor
     """Float64 (2, D, D), on and below the diagonal; above it whatever the bands left."""

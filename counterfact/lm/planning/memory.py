@@ -22,7 +22,7 @@ UPPER = 2 / 3
 TRAINED = 6
 """Tensors that a matrix in training needs: change, gradient, two moments, a temporary, the result."""
 SPARE = {"cpu": 0.5}
-"""Layers' keys and values that a growing cache has room for besides: one table to move the others into."""
+"""Layers' keys and values that a decode cache has room for besides: one table to move the others into."""
 SEARCH_LOGITS = {"cpu": 2**23, "cuda": 2**28}
 """Logits that a search holds at once, by kind of device."""
 
@@ -39,7 +39,7 @@ class Needs(NamedTuple):
     changes: float
     """Changed matrices of a chunk's edits, where the editor changes whole matrices."""
     search: float
-    """ROME's search: states that gradients need, keys and values of earlier tokens, logits."""
+    """ROME's search: states that gradients need, the prefix's keys and values, logits."""
     train: float
     """Fine-tuning: matrices and their optimizers."""
     score: float
@@ -62,11 +62,6 @@ class Needs(NamedTuple):
         """The most at any moment where prompts are run, and nothing else."""
         return self.always - self.moment + self.score
 
-    @property
-    def low_rank(self) -> float:
-        """The most at any moment for editors whose edits are of low rank."""
-        return self.always + max(self.search, self.score, self.generate)
-
 
 def needs(shape: Shape, plan: Plan, length: int = TEXT) -> Needs:
     """Return what a plan is estimated to need.
@@ -75,7 +70,7 @@ def needs(shape: Shape, plan: Plan, length: int = TEXT) -> Needs:
     number, and 2K numbers kept by attention for each token and layer:
 
     - weights: the model; with packed products a copy of all of them, and one of layers above and output layer.
-    - search: b T U (products' outputs + H + attention's weights) that gradients need, b 2K U for each earlier token,
+    - search: b T U (products' outputs + H + attention's weights) that gradients need, b 2K U for each prefix token,
       b (2H + 2 inner) for each token of the whole rows, and logits.
     - train: 6 matrices a record, of as many records as fit into `weight_memory`.
     - score: b T (4H + 2 inner), and logits.
@@ -113,10 +108,10 @@ def _search(shape: Shape, plan: Plan, upper: float) -> float:
     records = max(1, tokens // SUFFIX)
     whole = records * ROWS * ROW
     kept = tokens * upper * (shape.outputs + shape.width + shape.heads * ROW)
-    earlier = (whole - tokens) * upper * shape.token
+    prefix = (whole - tokens) * upper * shape.token
     below = whole * (2 * shape.width + 2 * shape.inner)
     logits = min(records * ROWS * shape.vocabulary, SEARCH_LOGITS.get(shape.device, SEARCH_LOGITS["cpu"]))
-    return shape.item * (kept + earlier + below) + 4 * records * shape.vocabulary + logits * (shape.item + 8)
+    return shape.item * (kept + prefix + below) + 4 * records * shape.vocabulary + logits * (shape.item + 8)
 
 
 def _passing(shape: Shape) -> int:

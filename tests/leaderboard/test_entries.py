@@ -1,4 +1,4 @@
-"""What was read of runs is kept by content: the same site again, no run read twice; runs that lie are left out."""
+"""From runs to a board: equal runs are one, runs that lie are left out, and what is not alike is ranked apart."""
 
 import gzip
 import json
@@ -10,11 +10,9 @@ from typing import Any
 import pytest
 
 from counterfact.evaluation.store import Run
-from counterfact.leaderboard import entries as module
 from counterfact.leaderboard.board import board_of
 from counterfact.leaderboard.entries import load_entries
 from counterfact.leaderboard.page import write_site
-from counterfact.leaderboard.shelf import FILE, Shelf
 from counterfact.leaderboard.submission import RECORDS, write_submission
 from tests.support.evaluating import counterfact, run_fake, run_identity, zsre
 
@@ -36,54 +34,16 @@ def contents(site: Path) -> dict[str, bytes]:
     return {str(path.relative_to(site)): path.read_bytes() for path in site.rglob("*") if path.is_file()}
 
 
-def build(folder: Path, out: Path, shelf: Shelf | None = None) -> dict[str, bytes]:
-    found, left_out = load_entries(folder, shelf)
+def build(folder: Path, out: Path) -> dict[str, bytes]:
+    found, left_out = load_entries(folder)
     write_site(found, out, left_out)
     return contents(out)
 
 
-def test_from_the_shelf_comes_the_same_site(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fresh = build(results / "s", tmp_path / "fresh")
-    shelf = Shelf(tmp_path / FILE)
-    assert build(results / "s", tmp_path / "first", shelf) == fresh
-    monkeypatch.setattr(module, "_read", lambda one: pytest.fail("it was read before"))
-    assert build(results / "s", tmp_path / "again", Shelf(tmp_path / FILE)) == fresh
-
-
-def test_other_processes_read_the_same(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = build(results / "s", tmp_path / "one")
-    monkeypatch.setattr(module, "FEW", 0)
-    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _process: {0, 1})
-    assert build(results / "s", tmp_path / "both") == alone
-
-
-def test_what_changed_is_read_again(results: Path, tmp_path: Path) -> None:
-    shutil.copytree(results / "s", tmp_path / "s")
-    shelf = Shelf(tmp_path / FILE)
-    load_entries(tmp_path / "s", shelf)
-    path = tmp_path / "s" / "counterfact-fake" / RECORDS
-    lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
-    lines[0]["post"]["text"] = ["another text"]
-    path.write_bytes(gzip.compress("".join(json.dumps(line) + "\n" for line in lines).encode()))
-    found, left_out = load_entries(tmp_path / "s", shelf)
-    assert not left_out
-    assert any("another text" in entry.detail for entry in found)
-
-
-def test_a_damaged_shelf_is_begun_anew(results: Path, tmp_path: Path) -> None:
-    (tmp_path / FILE).write_bytes(b"no database" * 1000)
-    found, _ = load_entries(results / "s", Shelf(tmp_path / FILE))
-    assert len(found) == 3
-
-
-def test_what_is_on_no_board_for_long_is_dropped(
-    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    load_entries(results / "s", Shelf(tmp_path / FILE))
-    key = module._key(results / "s" / "zsre-fake")
-    assert Shelf(tmp_path / FILE).touch([key]) == {key}
-    monkeypatch.setattr("counterfact.leaderboard.shelf.DAYS", -1)
-    assert Shelf(tmp_path / FILE).touch([key]) == set()
+def test_equal_runs_in_two_places_are_one(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results / "s", tmp_path / "both" / "s")
+    shutil.copytree(results / "s", tmp_path / "both" / "again")
+    assert build(tmp_path / "both", tmp_path / "two") == build(results / "s", tmp_path / "one")
 
 
 LIES: dict[str, tuple[str, Callable[[dict[str, Any], list[dict[str, Any]]], object]]] = {
