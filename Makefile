@@ -61,7 +61,7 @@ test: check ## the whole test suite: format, lint, types, tests
 
 test-lowest: ## a selection of the tests with the lowest versions that pyproject.toml admits, in build/lowest
 	$(MAKE) setup VENV=$(lowest) CONSTRAINTS=constraints-lowest.txt
-	OMP_NUM_THREADS=1 $(lowest)/bin/python -m pytest -q -m "not soak and not network and not gpu" $(or $(TESTS),$(lowest_tests))
+	OMP_NUM_THREADS=1 $(lowest)/bin/python -m pytest -q -W default -m "not soak and not network and not gpu" $(or $(TESTS),$(lowest_tests))
 
 check: setup ## what CI runs: format, lint, types, generated docs, tests
 	$(bin)/ruff format --check .
