@@ -90,6 +90,7 @@ def test_the_header_is_true(staged: Staged, parts: list[Part]) -> None:
     assert header["license"] == sorted({part.licence for part in parts})
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # mlcroissant 1.1 calls what rdflib and pandas deprecate
 def test_the_public_validator_accepts_the_croissant_metadata(staged: Staged, parts: list[Part]) -> None:
     mlcroissant = pytest.importorskip("mlcroissant", reason="needs the public validator: pip install mlcroissant")
     value = read_json(staged.folder / "croissant.json")
