@@ -158,13 +158,25 @@ def receive(send: Callable[[], Any]) -> Response:
         except HTTPError as error:
             reply = error  # a response like any other
         headers, body = lower_names(reply.headers), reply.read()
-        if headers.get("content-encoding") == "gzip":
-            body = gzip.decompress(body)
-    except (HTTPException, OSError, EOFError, zlib.error) as error:
+    except (HTTPException, OSError) as error:
         if isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError):
             return Response(NO_ANSWER, {}, b"")
         raise incomplete(error) from error
-    return Response(reply.status, headers, body)
+    return unpacked(Response(reply.status, headers, body))
+
+
+def unpacked(response: Response) -> Response:
+    """Return a response with its body as it was before it was compressed for the way.
+
+    Raises:
+        TransientError: half of the body is missing.
+    """
+    if response.headers.get("content-encoding") != "gzip":
+        return response
+    try:
+        return response._replace(body=gzip.decompress(response.body))
+    except (OSError, EOFError, zlib.error) as error:
+        raise incomplete(error) from error
 
 
 def incomplete(error: Exception) -> TransientError:
@@ -180,17 +192,23 @@ def post_form(request: ServerRequest, agent: str, timeout: int) -> Response:
         TransientError: no complete response came.
     """
     import requests  # noqa: PLC0415
+    from urllib3.exceptions import HTTPError as ReadFailed  # noqa: PLC0415
+    from urllib3.exceptions import ReadTimeoutError  # noqa: PLC0415
 
     headers = {"User-Agent": agent, "Accept-Encoding": "gzip"}
     form = {"Content-Type": "application/x-www-form-urlencoded"} if request.body else {}
     method, body = ("POST", request.body.encode()) if request.body else ("GET", None)
     try:
-        reply = requests.request(method, request.endpoint, data=body, headers=headers | form, timeout=timeout)
-    except requests.exceptions.ReadTimeout:
+        with requests.request(
+            method, request.endpoint, data=body, headers=headers | form, timeout=timeout, stream=True
+        ) as reply:
+            # Unpacked by us: `requests` takes half of a compressed body for the whole.
+            content = reply.raw.read(decode_content=False)
+    except (requests.exceptions.ReadTimeout, ReadTimeoutError):
         return Response(NO_ANSWER, {}, b"")
-    except requests.exceptions.RequestException as error:
+    except (requests.exceptions.RequestException, ReadFailed) as error:
         raise incomplete(error) from error
-    return Response(reply.status_code, lower_names(reply.headers), reply.content)
+    return unpacked(Response(reply.status_code, lower_names(reply.headers), content))
 
 
 def lower_names(headers: Any) -> dict[str, str]:
