@@ -110,5 +110,5 @@ def test_both_engines_agree(lm: LM, tmp_path: Path) -> None:
         for engine in ("batched", "plain")
     }
     assert len(folders) == 2, "a run says which engine computed its edits"
-    with pytest.raises(BadInput, match="ft has no plain engine"):
-        load_editor(lm, "ft", {"layer": 1}, engine="plain")
+    with pytest.raises(BadInput, match="identity has no plain engine"):
+        load_editor(lm, "identity", engine="plain")
