@@ -5,7 +5,7 @@ https://arxiv.org/abs/2202.05262, in its code only.
 """
 
 from counterfact.contracts.metrics import Block, metric
-from counterfact.statistics.values import stored_number
+from counterfact.core.numbers import finite
 
 
 @metric("essence", "perplexity", "lower", "arXiv:2202.05262", "counterfact", bounds=(0.0, None), scale=1.0)
@@ -17,4 +17,4 @@ def essence_score(block: Block) -> float | None:
     >>> essence_score({"essence_score": 12.5})
     12.5
     """
-    return stored_number(block, "essence_score")
+    return finite(block.get("essence_score"))

@@ -4,11 +4,11 @@ A metric maps one record's block of values to one number, or to `None` where the
 maps the record's generated texts. Means, intervals and composites are taken in one place, `statistics.summary`.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from counterfact.core.numbers import finite
 from counterfact.core.references import ReferenceTexts
 from counterfact.core.registry import Registry
 
@@ -127,8 +127,7 @@ def text_metric(
         prepare: Callable[[ReferenceTexts | None], TextMeasure],
     ) -> Callable[[ReferenceTexts | None], TextMeasure]:
         def stored(block: Block) -> float | None:
-            value = block.get(key)
-            return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+            return finite(block.get(key))
 
         doc = prepare.__doc__ or ""
         METRICS.add(symbol, Metric(symbol, unit, better, paper, benchmarks, definition, bounds, scale, stored, doc))

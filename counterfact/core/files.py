@@ -1,5 +1,6 @@
 """Files that survive a kill: atomic writes, JSON without NaN, JSON lines with a torn tail mended, hashes."""
 
+import errno
 import hashlib
 import json
 import os
@@ -183,3 +184,8 @@ class JsonLog:
             file.write("".join(map(json_line, values)).encode())
             file.flush()
             os.fsync(file.fileno())
+
+
+def disk_full(error: BaseException) -> bool:
+    """Return whether an error says that there is no room: no fault of one item, it stops a run."""
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}

@@ -52,6 +52,10 @@ class Registry(Generic[T]):
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise BadInput(f"no {self.kind} named {name!r}.{hint} Known: {', '.join(sorted(self._things))}")
 
+    def __contains__(self, name: object) -> bool:
+        self.discover()
+        return name in self._things
+
     def __iter__(self) -> Iterator[str]:
         self.discover()
         return iter(sorted(self._things))

@@ -11,13 +11,12 @@ https://arxiv.org/abs/2202.05262
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from counterfact.editing.requests import Encoded, Row
-from counterfact.editing.values import SearchSettings, Values
+from counterfact.editing.values import DescentSettings, SearchSettings, Values
 from counterfact.lm.forward.blocks import pad_right
 from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.loading import LM
@@ -126,19 +125,6 @@ def target_nll(log_p: Tensor, contexts: Sequence[Row], target: Sequence[int]) ->
     return torch.stack(nlls).mean()
 
 
-class TrainingSettings(Protocol):
-    """What the training reads of an editor's settings."""
-
-    @property
-    def layer(self) -> int: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def stop_loss(self) -> float: ...
-
-
 @dataclass(frozen=True)
 class TrainedWeight:
     """One record's weight change, and how its training went."""
@@ -149,7 +135,7 @@ class TrainedWeight:
     """Loss at each forward pass, in nats a token."""
 
 
-def train_alone(lm: LM, record: Encoded, settings: TrainingSettings, bound: float | None) -> TrainedWeight:
+def train_alone(lm: LM, record: Encoded, settings: DescentSettings, bound: float | None) -> TrainedWeight:
     """Train one MLP weight on one record by Adam: -log p of the target's tokens, each given the true ones before it.
 
     The change D of the weight is a tensor of its own that a hook multiplies by: y += x D.

@@ -19,8 +19,8 @@ from torch import Tensor
 from counterfact.core.files import write_atomic
 
 
-class SearchSettings(Protocol):
-    """What the search reads of an editor's settings."""
+class DescentSettings(Protocol):
+    """What a gradient descent reads of an editor's settings."""
 
     @property
     def layer(self) -> int: ...
@@ -29,13 +29,18 @@ class SearchSettings(Protocol):
     @property
     def learning_rate(self) -> float: ...
     @property
+    def stop_loss(self) -> float: ...
+
+
+class SearchSettings(DescentSettings, Protocol):
+    """What the search reads of an editor's settings."""
+
+    @property
     def weight_decay(self) -> float: ...
     @property
     def kl_factor(self) -> float: ...
     @property
     def clamp_norm_factor(self) -> float: ...
-    @property
-    def stop_loss(self) -> float: ...
 
 
 @dataclass(frozen=True)

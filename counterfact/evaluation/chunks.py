@@ -3,7 +3,6 @@
 Whatever goes wrong with one record costs that record: a stage that raises is tried again record by record.
 """
 
-import errno
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 from counterfact.contracts.benchmarks import Answers, Benchmark
 from counterfact.contracts.editors import Editor
+from counterfact.core.files import disk_full
 from counterfact.core.records import BadRecord, Record
 from counterfact.core.references import ReferenceTexts
 from counterfact.core.seeds import derive_seed
@@ -104,7 +104,8 @@ def _stage(stage: Stage, plan: Plan, groups: Sequence[list[State]], work: Callab
     try:
         work(some)
     except Exception as error:
-        _raise_if_disk_full(error)
+        if disk_full(error):
+            raise
         logger.warning("%s: a chunk of %d failed (%s); trying one at a time", stage, len(some), _reason(error))
         if is_out_of_memory(error):
             plan.splits.append(Split(stage, len(some)))
@@ -119,7 +120,8 @@ def _alone(stage: Stage, group: list[State], work: Callable[[list[list[State]]],
     try:
         work([group])
     except Exception as error:
-        _raise_if_disk_full(error)
+        if disk_full(error):
+            raise
         for state in group:
             state.fail(stage, _reason(error))
 
@@ -130,12 +132,6 @@ def _flat(groups: Sequence[list[State]]) -> list[State]:
 
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
-
-
-def _raise_if_disk_full(error: Exception) -> None:
-    """A full disk is no fault of a record: it stops the run."""
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        raise error
 
 
 def _edit(lm: LM, editor: Editor, seed: int, groups: list[list[State]]) -> None:
@@ -220,11 +216,11 @@ def _measure_texts(job: Job, states: list[State]) -> None:
     """Fill in metrics of texts and perplexities of passages, where the benchmark has them."""
     if job.benchmark.generation_prompts is None:
         return
-    passages = _perplexities(job, states)
+    passages, unmeasured = _perplexities(job, states), {metric.key: None for metric in job.benchmark.text_metrics}
     for state, perplexities in zip(states, passages, strict=True):
         texts = state.block.pop("text", [])
         missing = state.block.pop("text_missing", None)
-        state.block |= {metric.key: None for metric in job.benchmark.text_metrics} | perplexities | {"text": texts}
+        state.block |= unmeasured | perplexities | {"text": texts}
         if missing:
             state.block["text_missing"] = missing
         if job.texts is not None and texts:

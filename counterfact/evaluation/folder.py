@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from counterfact.core.errors import BadInput, Failed
-from counterfact.core.files import JsonLog, read_json, write_json, write_jsonl
+from counterfact.core.files import JsonLog, disk_full, read_json, write_json, write_jsonl
 from counterfact.core.records import BadRecord, Record
 from counterfact.evaluation.identity import check_unmoved
-from counterfact.evaluation.units import Computed, Unit, UnitFiles, disk_full, units_of
+from counterfact.evaluation.units import Computed, Unit, UnitFiles, units_of
 
 UNFINISHED = "unfinished.json"
 """Holds what a run was begun with, until it is finished."""

@@ -1,6 +1,5 @@
 """Units of work: fixed ranges of records, what comes out of them, their files, and how often one may fail."""
 
-import errno
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,11 +52,6 @@ def units_of(records: int, chunk: int) -> list[Unit]:
     [(0, 3), (3, 6), (6, 7)]
     """
     return [Unit(start, min(start + chunk, records)) for start in range(0, records, chunk)]
-
-
-def disk_full(error: BaseException) -> bool:
-    """Whether an error says that there is no room: no fault of a record or of a unit, it stops the run."""
-    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 class Attempts:

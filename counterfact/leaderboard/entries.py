@@ -180,7 +180,7 @@ def details(
     kept = ("dataset", "model", "protocol", "seeds", "editor", "code", "n", "metrics", "pre", "environment")
     shown = {key: run[key] for key in kept}
     for section in ("metrics", "pre"):  # numbers of metrics that are not known here were checked by nobody
-        shown[section] = {name: entry for name, entry in run[section].items() if name in (*METRICS, *COMPOSITES)}
+        shown[section] = {name: entry for name, entry in run[section].items() if name in METRICS or name in COMPOSITES}
     shown["environment"] = {key: value for key, value in run["environment"].items() if key not in PRIVATE}
     return {"names": names, "relations": means, "cases": cases} | shown
 

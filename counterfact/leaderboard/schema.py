@@ -164,7 +164,7 @@ def check_run(value: Any) -> None:
     """Raise `Refused` unless a value is a run file whose names are names."""
     _validate(RunPart, value, "run.json")
     for where, name in (("dataset.kind", value["dataset"]["kind"]), ("protocol.name", value["protocol"]["name"])):
-        if name not in set(BENCHMARKS):
+        if name not in BENCHMARKS:
             raise Refused("schema", f"run.json: {where} is {name!r:.60}, which is no benchmark known here")
     named = {
         "dataset.name": value["dataset"]["name"],

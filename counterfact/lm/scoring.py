@@ -14,7 +14,7 @@ from counterfact.lm.forward.blocks import embed, logits, run_blocks
 from counterfact.lm.forward.fused_activations import fused_activations
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.model.loading import LM
-from counterfact.lm.planning.batch_plan import Plan, default_plan, in_halves
+from counterfact.lm.planning.batch_plan import Plan, cut_at, default_plan, in_halves
 from counterfact.lm.queries import Query, TargetScore, Unscored
 
 
@@ -82,7 +82,9 @@ def score(
             with context:
                 kept.extend(list(_score_batch(lm, batch, ragged, plan.logit_rows)))
 
-        for batch in _batches(rows, plan.tokens_per_batch):
+        # Rows of like length of what is read together, so that little is computed that nobody reads.
+        ordered = sorted(rows, key=lambda row: (row.tail, len(row.ids)))
+        for batch in cut_at(ordered, lambda row: len(row.ids), plan.tokens_per_batch):
             for row in in_halves("score", batch, run, plan):
                 failed[row.query] = f"out of memory with one row of {len(row.ids)} tokens"
         found = _collect(kept)
@@ -142,20 +144,6 @@ def _refuse(
         if (length := len(prompt) + len(targets[target]) - 1) > lm.max_length:
             return f"prompt and target need {length} tokens, the model takes {lm.max_length}"
     return None
-
-
-def _batches(rows: Sequence[_ScoredRow], budget: int) -> Iterator[list[_ScoredRow]]:
-    """Sort rows by how much of their end is read, then by length, and cut them at `budget` tokens."""
-    batch: list[_ScoredRow] = []
-    used = 0
-    for row in sorted(rows, key=lambda row: (row.tail, len(row.ids))):
-        if batch and used + len(row.ids) > budget:
-            yield batch
-            batch, used = [], 0
-        batch.append(row)
-        used += len(row.ids)
-    if batch:
-        yield batch
 
 
 def _score_batch(

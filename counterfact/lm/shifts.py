@@ -1,20 +1,20 @@
 """How far an edit moves a model's next-token distribution: Kullback-Leibler divergences in both directions."""
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from counterfact.core.numbers import finite
 from counterfact.lm.edits.apply import EditStack
 from counterfact.lm.edits.edit import Edit, in_context
 from counterfact.lm.forward.blocks import embed, logits, run_blocks
 from counterfact.lm.forward.fused_activations import fused_activations
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.model.loading import LM
-from counterfact.lm.planning.batch_plan import Plan, default_plan, in_halves
+from counterfact.lm.planning.batch_plan import Plan, cut_at, default_plan, in_halves
 from counterfact.lm.queries import Shift, Unscored
 
 
@@ -45,7 +45,6 @@ def next_token_shifts(
         for one row.
     """
     plan = plan or default_plan(lm)
-    size = lm.model.get_output_embeddings().weight.shape[0]
     results: dict[int, Shift | Unscored] = {}
     rows = []
     plain, edited = lm.encoding.prompts(prompts), lm.encoding.prompts(in_context(prompts, edit_index, edits))
@@ -53,7 +52,7 @@ def next_token_shifts(
         if not before or len(after) > lm.max_length:
             results[i] = Unscored(f"the prompt has {len(after)} tokens, the model takes 1 to {lm.max_length}")
         elif index < 0:
-            results[i] = Shift(0.0, 0.0, size)
+            results[i] = Shift(0.0, 0.0, lm.vocabulary)
         else:
             rows.append(_ShiftRow(i, before, after, index))
     with torch.inference_mode(), fused_activations(lm):
@@ -66,26 +65,13 @@ def next_token_shifts(
                 new = _next_token_log_probabilities(lm, [row.edited for row in batch], ragged)
             forward, reverse = _divergence(old, new).tolist(), _divergence(new, old).tolist()
             for row, one, other in zip(batch, forward, reverse, strict=True):
-                results[row.number] = _shift(one, other, size)
+                results[row.number] = Shift(finite(one), finite(other), lm.vocabulary)
 
-        for batch in _batches(rows, plan):
+        ordered, most = sorted(rows, key=lambda row: len(row.edited)), max(1, plan.logit_rows // 2)
+        for batch in cut_at(ordered, lambda row: len(row.edited), plan.tokens_per_batch, most):
             for row in in_halves("score", batch, run, plan):
                 results[row.number] = Unscored(f"out of memory with one row of {len(row.edited)} tokens")
     return [results[i] for i in range(len(prompts))]
-
-
-def _batches(rows: Sequence[_ShiftRow], plan: Plan) -> Iterator[list[_ShiftRow]]:
-    """Cut rows, sorted by length, at the plan's tokens and at as many rows as it computes logits for at once."""
-    batch: list[_ShiftRow] = []
-    used = 0
-    for row in sorted(rows, key=lambda row: len(row.edited)):
-        if batch and (used + len(row.edited) > plan.tokens_per_batch or len(batch) == max(1, plan.logit_rows // 2)):
-            yield batch
-            batch, used = [], 0
-        batch.append(row)
-        used += len(row.edited)
-    if batch:
-        yield batch
 
 
 def _ragged(lm: LM, rows: Sequence[list[int]]) -> RaggedRows:
@@ -106,11 +92,3 @@ def _next_token_log_probabilities(lm: LM, rows: Sequence[list[int]], ragged: Rag
 def _divergence(one: Tensor, other: Tensor) -> Tensor:
     """D_KL of each row of log-probabilities from the other's, (rows,), summed in float64."""
     return (one.double().exp() * (one.double() - other.double())).sum(-1)
-
-
-def _shift(forward: float, reverse: float, vocabulary: int) -> Shift:
-    return Shift(_number(forward), _number(reverse), vocabulary)
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None

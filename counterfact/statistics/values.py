@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from counterfact.contracts.metrics import Block
+from counterfact.core.numbers import finite
 
 Pair = tuple[float | None, float | None]
 """Negative log-likelihoods in nats of (o*, o_c) after one prompt; `None` where the model gave no number."""
@@ -13,7 +13,7 @@ Pair = tuple[float | None, float | None]
 def pairs(block: Block, prompts: str) -> list[Pair]:
     """Return the values per token after each prompt of one sort ("rewrite", "paraphrase", ...)."""
     stored = block.get(f"{prompts}_prompts_probs") or []
-    return [(_number(value.get("target_new")), _number(value.get("target_true"))) for value in stored]
+    return [(finite(value.get("target_new")), finite(value.get("target_true"))) for value in stored]
 
 
 def total_pairs(block: Block, prompts: str) -> list[Pair]:
@@ -43,12 +43,3 @@ def accuracy(block: Block, prompts: str) -> float | None:
 def mean(values: list[float]) -> float | None:
     """Return the mean, summed exactly so that the order does not matter; `None` of nothing."""
     return math.fsum(values) / len(values) if values else None
-
-
-def stored_number(block: Block, key: str) -> float | None:
-    """Return a number that the block holds, or `None`."""
-    return _number(block.get(key))
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

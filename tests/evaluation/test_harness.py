@@ -20,8 +20,7 @@ from counterfact.contracts.editors import Edited, Editor, EditorSpec, Failure, G
 from counterfact.core.errors import BadInput
 from counterfact.core.files import JsonLog, hash_file, one_writer, read_json, read_jsonl, write_json, write_jsonl
 from counterfact.core.records import BadRecord, Request
-from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
-from counterfact.evaluation.benchmarks.counterfact import queries as counterfact_queries
+from counterfact.evaluation.benchmarks.counterfact import COUNTERFACT, CounterFactRecord
 from counterfact.evaluation.harness import evaluate, evaluate_unedited
 from counterfact.evaluation.options import Options
 from counterfact.evaluation.passages import text_perplexities
@@ -101,7 +100,7 @@ def test_values_equal_a_plain_pass_over_the_edited_weights(run: Run, dataset: Da
     lm = tiny_lm("gpt2", "float32")
     record = dataset.records[case_id]
     assert isinstance(record, CounterFactRecord)
-    queries = counterfact_queries(record)
+    queries = COUNTERFACT.queries(record)
     with merged(lm, [low_rank_edit(lm, record.request, 0)]):
         post = [[naive_nll(lm, query.prompt, target) for target in query.targets] for query in queries]
     pre = [[naive_nll(lm, query.prompt, target) for target in query.targets] for query in queries]

@@ -4,19 +4,23 @@ Meng, Bau, Andonian, Belinkov. Locating and Editing Factual Associations in GPT.
 https://arxiv.org/abs/2202.05262, section 3.4 and appendix D.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
 from counterfact.contracts.benchmarks import Answers, Benchmark, Lesson, benchmark
+from counterfact.core.numbers import finite
 from counterfact.core.records import Border, Request
 from counterfact.core.references import ReferenceTexts
-from counterfact.lm.queries import Query, TargetScore
+from counterfact.lm.queries import Query
 
 OFFICIAL = "d017056125178a13728594e66a801357a8db9ed7973a7425554bb4271de9fc6f"
 """sha256 of the released `counterfact.json`, 45,108,470 bytes."""
+
+
+PromptsBySort = Mapping[str, Sequence[str]]
+"""Prompts after which both objects are scored, by sort: rewrite, paraphrase, neighborhood ..."""
 
 
 class Entity(Border):
@@ -65,7 +69,7 @@ class CounterFactRecord(Border):
         )
 
     @property
-    def scored_prompts(self) -> dict[str, list[str]]:
+    def scored_prompts(self) -> PromptsBySort:
         """By sort, the 1 + 2 + 10 + 10 prompts after which both objects are scored."""
         return {
             "rewrite": [self.request.filled],
@@ -113,29 +117,23 @@ def requested_rewrite(record: CounterFactRecord) -> dict[str, Any]:
     return record.requested_rewrite.model_dump(by_alias=True)
 
 
-def both_objects(record: CounterFactRecord, prompts: Sequence[str]) -> list[Query]:
+def both_objects(record: CounterFactRecord, prompts: PromptsBySort) -> list[Query]:
     """Return one query for each prompt, with the new and the true object."""
     rewrite = record.requested_rewrite
-    return [Query(prompt, (rewrite.target_new.text, rewrite.target_true.text)) for prompt in prompts]
+    targets = (rewrite.target_new.text, rewrite.target_true.text)
+    return [Query(prompt, targets) for mine in prompts.values() for prompt in mine]
 
 
-def pairs_of(scores: Sequence[tuple[TargetScore, ...]]) -> list[dict[str, float | None]]:
-    """Return nats per target token, `None` where the model gave no number (NaN, infinity)."""
-    return [{"target_new": _finite(new.mean_nll), "target_true": _finite(true.mean_nll)} for new, true in scores]
-
-
-def queries(record: CounterFactRecord) -> list[Query]:
-    """Return one query for each of the 1 + 2 + 10 + 10 prompts."""
-    return [query for prompts in record.scored_prompts.values() for query in both_objects(record, prompts)]
-
-
-def block(record: CounterFactRecord, answers: Answers) -> dict[str, Any]:
-    """Return `{sort}_prompts_probs`."""
-    found, start = {}, 0
-    for sort, prompts in record.scored_prompts.items():
-        found[f"{sort}_prompts_probs"] = pairs_of(answers.scores[start : start + len(prompts)])
-        start += len(prompts)
-    return found
+def nats_of_both(prompts: PromptsBySort, answers: Answers) -> dict[str, Any]:
+    """Return `{sort}_prompts_probs`: nats per target token, `None` where the model gave no number (NaN, infinity)."""
+    scores = iter(answers.scores)
+    pairs = {sort: [next(scores) for _ in mine] for sort, mine in prompts.items()}
+    return {
+        f"{sort}_prompts_probs": [
+            {"target_new": finite(new.mean_nll), "target_true": finite(true.mean_nll)} for new, true in mine
+        ]
+        for sort, mine in pairs.items()
+    }
 
 
 def target_tokens(_record: CounterFactRecord, answers: Answers) -> dict[str, int]:
@@ -164,10 +162,6 @@ def lesson(record: CounterFactRecord) -> Lesson:
     return Lesson(request.target_new, request.target_true, record.paraphrase_prompts, record.neighborhood_prompts)
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 COUNTERFACT = benchmark(
     Benchmark(
         name="counterfact",
@@ -177,8 +171,8 @@ COUNTERFACT = benchmark(
         parse=parse,
         recognises=lambda value: "requested_rewrite" in value,
         requested_rewrite=requested_rewrite,
-        queries=queries,
-        block=block,
+        queries=lambda record: both_objects(record, record.scored_prompts),
+        block=lambda record, answers: nats_of_both(record.scored_prompts, answers),
         block_form=CounterFactBlock,
         target_tokens=target_tokens,
         columns=(

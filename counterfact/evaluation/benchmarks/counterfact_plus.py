@@ -13,22 +13,23 @@ from pydantic import Field
 from counterfact.contracts.benchmarks import Answers, Benchmark, benchmark
 from counterfact.contracts.metrics import Block, metric
 from counterfact.core.records import Border
-from counterfact.lm.queries import Query, Shift
+from counterfact.lm.queries import Shift
 from counterfact.statistics.values import magnitude, mean, pairs, success
 
 from .counterfact import (
     CounterFactRecord,
     Pairs,
+    PromptsBySort,
     both_objects,
-    pairs_of,
+    nats_of_both,
     parse,
     requested_rewrite,
     target_tokens,
 )
 
 NAME, PAPER = "counterfact_plus", "arXiv:2305.17553"
-NEAR, AFTER = "neighborhood_prompts", "neighborhood_plus_prompts"
-"""Keys of the block: prompts about neighbors, and the same right after the edited fact."""
+NEAR, AFTER = "neighborhood", "neighborhood_plus"
+"""Sorts of prompts: about neighbors, and the same right after the edited fact."""
 
 
 class ShiftPair(Border):
@@ -61,32 +62,20 @@ def plus_prompts(record: CounterFactRecord) -> list[str]:
     return [f"{stated} {prompt}" for prompt in record.neighborhood_prompts]
 
 
-def prompts_of(record: CounterFactRecord) -> dict[str, list[str]]:
-    """Return by key the prompts after which both objects are scored."""
-    return {
-        "rewrite_prompts": [record.request.filled],
-        "paraphrase_prompts": record.paraphrase_prompts,
-        NEAR: record.neighborhood_prompts,
-        AFTER: plus_prompts(record),
-    }
-
-
-def queries(record: CounterFactRecord) -> list[Query]:
-    """Return one query for each prompt."""
-    return [query for prompts in prompts_of(record).values() for query in both_objects(record, prompts)]
+def prompts_of(record: CounterFactRecord) -> PromptsBySort:
+    """Return the prompts after which both objects are scored."""
+    theirs = {sort: prompts for sort, prompts in record.scored_prompts.items() if sort != "attribute"}
+    return {**theirs, AFTER: plus_prompts(record)}
 
 
 def block(record: CounterFactRecord, answers: Answers) -> dict[str, Any]:
     """Return `…_probs` of all prompts, and `…_shifts` of both sorts of neighborhood prompts."""
-    found: dict[str, Any] = {}
-    start = 0
-    for key, prompts in prompts_of(record).items():
-        found[f"{key}_probs"] = pairs_of(answers.scores[start : start + len(prompts)])
-        start += len(prompts)
     half = len(record.neighborhood_prompts)
-    found[f"{NEAR}_shifts"] = [_shift(each) for each in answers.shifts[:half]]
-    found[f"{AFTER}_shifts"] = [_shift(each) for each in answers.shifts[half:]]
-    return found
+    return {
+        **nats_of_both(prompts_of(record), answers),
+        f"{NEAR}_prompts_shifts": [_shift(each) for each in answers.shifts[:half]],
+        f"{AFTER}_prompts_shifts": [_shift(each) for each in answers.shifts[half:]],
+    }
 
 
 def _shift(shift: Shift) -> dict[str, float | None]:
@@ -166,8 +155,8 @@ def neighborhood_divergence_plus_as_published(block: Block) -> float | None:
     return _mean_shift(block, AFTER, "published")
 
 
-def _mean_shift(block: Block, prompts: str, key: str) -> float | None:
-    return mean([each[key] for each in block.get(f"{prompts}_shifts") or [] if each[key] is not None])
+def _mean_shift(block: Block, sort: str, key: str) -> float | None:
+    return mean([each[key] for each in block.get(f"{sort}_prompts_shifts") or [] if each[key] is not None])
 
 
 COUNTERFACT_PLUS = benchmark(
@@ -179,7 +168,7 @@ COUNTERFACT_PLUS = benchmark(
         parse=parse,
         recognises=None,
         requested_rewrite=requested_rewrite,
-        queries=queries,
+        queries=lambda record: both_objects(record, prompts_of(record)),
         shift_prompts=lambda record: [*record.neighborhood_prompts, *plus_prompts(record)],
         block=block,
         block_form=PlusBlock,

@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from counterfact.core.errors import BadInput
+from counterfact.core.files import disk_full
 from counterfact.evaluation.task import ModelSource
-from counterfact.evaluation.units import disk_full
 from counterfact.evaluation.worker import RemoteWorker
 
 PATIENCE = 30.0

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from counterfact.contracts.editors import EditorSpec
+from counterfact.core.files import disk_full
 from counterfact.evaluation.runners.hand_out import Fault, hand_out
 from counterfact.evaluation.task import Prepared, Task
-from counterfact.evaluation.units import Attempts, Computed, Unit, disk_full, summary_of_faults
+from counterfact.evaluation.units import Attempts, Computed, Unit, summary_of_faults
 from counterfact.evaluation.worker import Worker
 from counterfact.lm.model.loading import LM
 

@@ -1,6 +1,6 @@
 """How much is computed at once: fixed for each kind of device and size of model, never a function of free memory."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,6 +13,7 @@ from counterfact.lm.model.loading import LM
 from counterfact.lm.model.sites import weight_shape
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Split(NamedTuple):
@@ -92,6 +93,24 @@ class Shape:
     def dense(self) -> int:
         """Bytes of a change of one MLP matrix, in float32 or float64."""
         return self.inner * self.width * max(self.item, 4)
+
+
+def cut_at(rows: Iterable[R], size: Callable[[R], int], tokens: int, most: int | None = None) -> Iterator[list[R]]:
+    """Cut rows, in their order, into batches of at most `tokens` tokens and `most` rows, or of one row that is larger.
+
+    >>> list(cut_at([3, 4, 9, 1], lambda row: row, tokens=8))
+    [[3, 4], [9], [1]]
+    """
+    batch: list[R] = []
+    used = 0
+    for row in rows:
+        if batch and (used + size(row) > tokens or len(batch) == most):
+            yield batch
+            batch, used = [], 0
+        batch.append(row)
+        used += size(row)
+    if batch:
+        yield batch
 
 
 class DeviceLimits(NamedTuple):
