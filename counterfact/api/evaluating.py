@@ -17,6 +17,9 @@ from counterfact.evaluation.summary import render, summary_tables
 from counterfact.evaluation.tables import Table
 from counterfact.lm.model.loading import LM
 
+Announce = Callable[[str, Resolved[Any]], None]
+"""Function that is called with an editor's name, and its settings in force with where they come from."""
+
 
 class Runs(tuple[Run, ...]):
     """Finished runs, in the order of their editors; a notebook shows them as tables."""
@@ -45,7 +48,7 @@ def evaluate(
     networks: Mapping[str, Path] | None = None,
     engine: Engine = "batched",
     options: Options | None = None,
-    announce: Callable[[str, Resolved[Any]], None] | None = None,
+    announce: Announce | None = None,
 ) -> Runs:
     """Edit a model with each editor on each record, and measure; what an earlier call began goes on.
 

@@ -18,7 +18,7 @@ from counterfact.cli.summarize import print_tables
 from counterfact.cli.train import train_all
 
 if TYPE_CHECKING:
-    from counterfact.api.evaluating import Runs
+    from counterfact.api.evaluating import Announce, Runs
     from counterfact.contracts.datasets import Dataset
 
 EDITORS = ["identity", "ft", "ft_l", "rome", "r_rome"]
@@ -78,13 +78,15 @@ def demo(
     runs = Runs()
     chosen = EDITORS + (HYPERNETWORKS if hypernetworks else [])
     editors = " ".join(f"--editor {name}" for name in chosen)
+    say: Announce | None = announce
     for name in ("counterfact", "zsre"):
         _step(
             f"counterfact evaluate --dataset {out}/{name} --model {model} --limit {limit} --out {out}/results {editors}"
         )
         with budget.stage(f"edit and measure on {name}"), progress_bar(name) as advance:
             data, options = load_dataset(out / name, limit), Options(seed=seed, progress=advance)
-            runs = Runs([*runs, *evaluate(lm, data, chosen, out / "results", options=options, announce=announce)])
+            runs = Runs([*runs, *evaluate(lm, data, chosen, out / "results", options=options, announce=say)])
+        say = None  # the settings of the second data set are those of the first
     with budget.stage("tables, picture and page"):
         _step(f"counterfact summarize {out}/results; counterfact leaderboard build {out}/results --out {out}/site")
         _print_results(runs)
@@ -116,5 +118,6 @@ def _print_results(runs: "Runs") -> None:
     console.print(to_rich(compare(others, first)))
     console.print()
     for ranking in rank(run.data for run in runs):
-        names = [f"{place}. {run['editor']['name']}" for place, run in enumerate(ranking.runs, 1)]
+        # A place and its name stay on one line.
+        names = [f"{place}.\N{NO-BREAK SPACE}{run['editor']['name']}" for place, run in enumerate(ranking.runs, 1)]
         console.print(f"Ranking on {ranking.dataset} by Score S: " + "  ".join(names), style="bold")
