@@ -118,6 +118,5 @@ def _print_results(runs: "Runs") -> None:
     console.print(to_rich(compare(others, first)))
     console.print()
     for ranking in rank(run.data for run in runs):
-        # A place and its name stay on one line.
-        names = [f"{place}.\N{NO-BREAK SPACE}{run['editor']['name']}" for place, run in enumerate(ranking.runs, 1)]
-        console.print(f"Ranking on {ranking.dataset} by Score S: " + "  ".join(names), style="bold")
+        names = [f"{place} {run['editor']['name']}" for place, run in enumerate(ranking.runs, 1)]
+        console.print(f"Ranking on {ranking.dataset} by Score S: " + ", ".join(names), style="bold", soft_wrap=True)
