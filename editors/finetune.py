@@ -21,7 +21,7 @@ from counterfact.editing.batches import edit_each
 from counterfact.editing.plain import TrainedWeight, train_alone
 from counterfact.editing.requests import Encoded, encode
 from counterfact.lm.edits.edit import Dense, Edit
-from counterfact.lm.forward.blocks import embed, logits, pad_right, run_blocks
+from counterfact.lm.forward.blocks import embed, logits, pad_right, run_blocks, stream_change
 from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.sites import weight_shape
@@ -72,6 +72,8 @@ class Batch:
     """Output of the trained layer's block under the original weight, (records, tokens, width)."""
     keys: Tensor
     """Input of the trained module, (records, tokens, d_in), in the dtype of the changes."""
+    outputs: Tensor
+    """Its output under the original weight, (records, tokens, width)."""
     scored: Tensor
     """Positions whose next token is scored, (records, target tokens)."""
     labels: Tensor
@@ -88,8 +90,9 @@ class Batch:
 def lay_out(lm: LM, items: Sequence[Encoded], layer: int) -> Batch:
     """Run the layers up to the trained one, once, and note what is scored."""
     ids, lengths = pad_right([item.rows[0].ids for item in items], lm.device)
-    tape, key = Tape(), Site(lm.layout.fc_out(layer), "in")
-    with hooked(lm.model, tape.read(key)):
+    tape, module = Tape(), lm.layout.fc_out(layer)
+    key, output = Site(module, "in"), Site(module)
+    with hooked(lm.model, tape.read(key), tape.read(output)):
         hidden = run_blocks(lm, embed(lm, ids), 0, layer + 1)
     longest = max(len(item.target) for item in items)
     scored, labels, weights = [], [], []
@@ -103,6 +106,7 @@ def lay_out(lm: LM, items: Sequence[Encoded], layer: int) -> Batch:
     return Batch(
         hidden=hidden,
         keys=tape[key].to(dtype),
+        outputs=tape[output],
         scored=torch.tensor(scored, device=device),
         labels=torch.tensor(labels, device=device),
         weights=torch.tensor(weights, dtype=dtype, device=device),
@@ -112,8 +116,8 @@ def lay_out(lm: LM, items: Sequence[Encoded], layer: int) -> Batch:
 def losses(lm: LM, batch: Batch, change: Tensor, layer: int) -> Tensor:
     """Mean -log p of the target's tokens, teacher-forced, under each record's own weight.
 
-    The trained module's output is added to the residual stream in every family, so a change D of its weight moves
-    the block's output by k D, and layers below need not be run again.
+    A change D of the trained weight moves the module's output by k D and the residual stream by what follows from it,
+    so layers below need not be run again.
 
     Args:
         lm: the model.
@@ -124,7 +128,8 @@ def losses(lm: LM, batch: Batch, change: Tensor, layer: int) -> Tensor:
     Returns:
         (records,), nats a token.
     """
-    hidden = batch.hidden + torch.bmm(batch.keys, change).to(batch.hidden.dtype)
+    moved = torch.bmm(batch.keys, change).to(batch.hidden.dtype)
+    hidden = batch.hidden + stream_change(lm, layer, batch.outputs, moved)
     hidden = run_blocks(lm, hidden, layer + 1, lm.n_layers)
     read = hidden.gather(1, batch.scored[..., None].expand(-1, -1, hidden.shape[-1]))
     log_p = logits(lm, read).to(change.dtype).log_softmax(-1)

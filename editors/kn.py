@@ -23,6 +23,7 @@ from counterfact.lm.forward.prefix import KV, KVRecorder, PrefixKV, padding_mask
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.loading import LM
+from counterfact.lm.model.sites import weight_shape
 from counterfact.lm.planning.batch_plan import Plan
 
 PAPER = "https://arxiv.org/abs/2104.08696"
@@ -75,6 +76,8 @@ def clean_pass(lm: LM, prompts: Sequence[Sequence[int]]) -> Clean:
         hidden = run_blocks(lm, embed(lm, ids), 0, lm.n_layers, cache=recorder)
     answers = logits(lm, hidden[rows, lasts]).argmax(-1)
     before, activations = (tuple(tape[site][rows, lasts] for site in sites) for sites in (inputs, first_products))
+    inner = weight_shape(lm.model, lm.layout.fc_out(0))[0]
+    activations = tuple(activation[:, -inner:] for activation in activations)  # without a gate beside them
     return Clean(before, activations, recorder, lasts, answers)
 
 
@@ -112,8 +115,10 @@ def attributions(lm: LM, clean: Clean, tokens: Tensor, steps: int) -> Tensor:
     return torch.stack(found, 1)
 
 
-def _replace(new: Tensor, _old: Tensor) -> Tensor:
-    return new
+def _replace(new: Tensor, old: Tensor) -> Tensor:
+    """Put the neurons' activations in place; a gate that the same product gives stays as it is."""
+    gate = old[..., : old.shape[-1] - new.shape[-1]]
+    return torch.cat([gate, new], -1) if gate.shape[-1] else new
 
 
 def _prefix(lm: LM, clean: Clean) -> PrefixKV | None:

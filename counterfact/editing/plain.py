@@ -90,7 +90,7 @@ def search(lm: LM, record: Encoded, v_0: Tensor, settings: SearchSettings) -> tu
     original = None
     trace: list[Tensor] = []
     while True:
-        moved = Site(lm.layout.mlp(settings.layer)), partial(move, lookups, delta)
+        moved = Site(lm.layout.fc_out(settings.layer)), partial(move, lookups, delta)
         with torch.enable_grad(), hooked(lm.model, moved):
             log_p = forward(lm, rows).log_softmax(-1)
             here = log_p[-1, lookups[-1]]  # at the subject of `{} is a`

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from counterfact.editing.requests import Row
-from counterfact.lm.forward.blocks import embed, run_blocks
+from counterfact.lm.forward.blocks import embed, run_blocks, stream_change
 from counterfact.lm.forward.prefix import KVRecorder, PrefixKV, RecordedKV
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.model.hooks import Site, Tape, hooked
@@ -41,6 +41,8 @@ class Suffixes:
     """Keys and values of the tokens before them."""
     hidden: Tensor
     """Output of the edited layer, (1, tokens, width)."""
+    outputs: Tensor
+    """Output of the edited module at each row's lookup position, (rows, width)."""
     positions: Tensor
     """Positions in the whole rows, (1, tokens)."""
 
@@ -56,7 +58,8 @@ class Suffixes:
 
     def keep(self, lm: LM, records: Sequence[bool], tail: int) -> "Suffixes":
         """Go on with these records only, and read the last `tail` tokens of each row."""
-        layout, groups, places, tokens = self.layout.keep([keep for keep in records for _ in range(self.each)])
+        kept = [keep for keep in records for _ in range(self.each)]
+        layout, groups, places, tokens = self.layout.keep(kept)
         tokens = tokens.to(self.hidden.device)
         upper = range(self.start, lm.n_layers)
         return replace(
@@ -65,17 +68,19 @@ class Suffixes:
             layout=layout,
             prefix=None if self.prefix is None else self.prefix.keep(upper, groups, places),
             hidden=self.hidden[:, tokens],
+            outputs=self.outputs[torch.tensor(kept, device=self.outputs.device)],
             positions=self.positions[:, tokens],
         )
 
     def run(self, lm: LM, delta: Tensor) -> Tensor:
-        """Add `delta` (records, width) at every row's lookup position and run the layers above the edited one.
+        """Add `delta` (records, width) to the edited module's output at lookup positions; run the layers above.
 
         Returns:
             The last states of the tokens that are read, in the order of `RaggedRows.asked_for`, (1, tokens, width).
         """
-        moves = delta.to(self.hidden.dtype).repeat_interleave(self.each, 0)[None]
-        hidden = self.hidden.index_add(1, self.firsts, moves)
+        moves = delta.to(self.hidden.dtype).repeat_interleave(self.each, 0)
+        moves = stream_change(lm, self.start - 1, self.outputs, moves)
+        hidden = self.hidden.index_add(1, self.firsts, moves[None])
         if self.start == lm.n_layers:
             return hidden[:, self.rows.asked_for]
         return run_blocks(lm, hidden, self.start, lm.n_layers, positions=self.positions, rows=self.rows)
@@ -119,13 +124,15 @@ def split_rows(lm: LM, rows: Sequence[Row], each: int, layer: int, tail: int) ->
     tokens = [range(at, at + len(row.ids) - row.lookup) for at, row in zip(lookups, rows, strict=True)]
     before = [range(at, end) for at, end in zip(own.starts, lookups, strict=True)]
     recorded = _run_before(lm, before, shared, hidden, layer + 1, texts)
-    return AtLookup(tape[key][0, at_lookup], tape[output][0, at_lookup]), Suffixes(
+    at = AtLookup(tape[key][0, at_lookup], tape[output][0, at_lookup])
+    return at, Suffixes(
         start=layer + 1,
         each=each,
         tail=tail,
         layout=suffixes,
         prefix=None if recorded is None else _prefix_of(lm, recorded, suffixes, layer + 1),
         hidden=hidden[:, torch.tensor(suffixes.flat(tokens), device=lm.device)],
+        outputs=at.outputs,
         positions=_row_of(suffixes.counted([row.lookup for row in rows]), lm),
     )
 

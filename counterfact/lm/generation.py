@@ -10,7 +10,7 @@ from torch import Tensor
 
 from counterfact.lm.edits.apply import Edit, EditStack
 from counterfact.lm.edits.edit import in_context
-from counterfact.lm.forward.blocks import decode_attention, embed, logits, pad_right, run_blocks
+from counterfact.lm.forward.blocks import call_blocks, decode_attention, embed, logits, pad_right, run_blocks
 from counterfact.lm.forward.decode_cache import DecodeCache
 from counterfact.lm.forward.fused_activations import fused_activations
 from counterfact.lm.model.loading import LM
@@ -145,7 +145,10 @@ def _sample(
         """Feed columns `start` to `column - 1`, and choose what stands at `column`."""
         span = positions[start:column]
         hidden = embed(lm, table[:, start:column], span)
-        hidden = run_blocks(lm, hidden, 0, lm.n_layers, positions=span, cache=cache)
+        if start:
+            hidden = call_blocks(lm, hidden, range(lm.n_layers), span[None], cache)
+        else:
+            hidden = run_blocks(lm, hidden, 0, lm.n_layers, positions=span, cache=cache)
         token, fine = _pick(logits(lm, hidden[:, -1]), top_k, None if draws is None else draws[:, column])
         broken.logical_or_(~fine)
         table[:, column] = torch.where(given[:, column], table[:, column], token) if column < longest else token

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from counterfact.lm.forward.blocks import embed, logits, run_blocks
 from counterfact.lm.forward.prefix import KVRecorder
-from counterfact.lm.model.hooks import Site, Tape, find_module, hooked, shadowed
+from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.loading import LM
 from counterfact.lm.planning.batch_plan import is_out_of_memory
 from counterfact.tracing.facts import Prompt
@@ -41,7 +41,8 @@ class Base:
 
 def site_of(lm: LM, module: Module, layer: int) -> Site:
     """Return the site of a module's output, what it adds to the residual stream."""
-    return Site(lm.layout.mlp(layer) if module == "mlp" else lm.layout.attention(layer))
+    layout = lm.layout
+    return Site(layout.mlp_to_stream(layer) if module == "mlp" else layout.attention_to_stream(layer))
 
 
 def run_base(lm: LM, prompt: Prompt, noise: Tensor, *, replace: bool) -> Base:
@@ -102,12 +103,15 @@ def probability(scores: Tensor, answers: Tensor) -> Tensor:
 
 
 def run_beside(lm: LM, before: Tensor, layer: int, attended: Tensor) -> Tensor:
-    """Run a block as if its attention gave `attended`; the attention is not run.
+    """Run a block as if its attention added `attended` to the residual stream, whatever it gives.
 
     Args:
+        lm: the model.
         before: the states before it, (rows or 1, tokens, width).
+        layer: the block.
         attended: (rows, tokens, width).
     """
-    attention = find_module(lm.model, lm.layout.attention(layer))
-    with shadowed(attention, "forward", lambda *_, **__: (attended, None)):
+    if lm.layout.adds_in_place:
+        before = before.expand(len(attended), -1, -1)
+    with hooked(lm.model, (site_of(lm, "attn", layer), lambda _: attended)):
         return run_blocks(lm, before, layer, layer + 1)

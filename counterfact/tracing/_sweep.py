@@ -128,7 +128,7 @@ class _CellWalk:
             return
         if layer == self.lm.n_layers - 1:
             self.rows = replace(self.rows, tail=1)
-        with hooked(self.lm.model, *self._patches(layer)):
+        with hooked(self.lm.model, *self._patches(layer), outermost=True):
             self.hidden = call_blocks(self.lm, self.hidden, [layer], self.positions)
 
     def _patches(self, layer: int) -> list[tuple[Site, Patch]]:

@@ -24,7 +24,7 @@ from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.loading import LM
 from counterfact.lm.planning.batch_plan import Plan, default_plan
 from tests.support.editing import REQUESTS, TEMPLATES, broken_embedding, change, edits_of, moment, prepared, resources
-from tests.support.models import FAMILIES, tiny_lm
+from tests.support.models import FAMILIES, IN_FLOAT32, tiny_lm
 
 QUICK = {"steps": 8, "learning_rate": 0.3, "weight_decay": 0.3, "kl_factor": 0.2, "clamp_norm_factor": 1.5}
 
@@ -39,7 +39,7 @@ def test_batched_search_is_the_plain_search(family: str) -> None:
     values = find_values(lm, batch, settings)
     expected = plain.find_values(lm, batch, settings)
     assert torch.equal(values.passes, expected.passes)
-    loose = 1e3 if family == "gptj" else 1.0  # its attention is in float32 whatever the model's dtype
+    loose = 1e3 if family in IN_FLOAT32 else 1.0  # its attention is in float32 whatever the model's dtype
     for name in vars(expected):
         tight = 1e-9 if name == "trace" else 1e-7
         one, other = getattr(values, name), getattr(expected, name)

@@ -27,7 +27,8 @@ from tests.support.models import (
 def test_what_a_model_says_about_itself(family: str) -> None:
     lm = tiny_lm(family)
     assert (lm.n_layers, lm.width, lm.vocabulary) == (LAYERS, WIDTH, len(lm.tokenizer))
-    assert lm.max_length == (48 if family == "mistral" else LENGTH)
+    windows = {"mistral", "gemma2", "gemma3_text", "olmo3", "gpt_neo"}
+    assert lm.max_length == (48 if family in windows else 2048 if family == "bloom" else LENGTH)
     assert lm.name == f"tiny-{family}"
     assert lm.revision == lm.weights_hash[:8]
     assert lm.identity == {

@@ -17,6 +17,8 @@ from counterfact.contracts.editors import EDITORS
 from counterfact.core.errors import BadInput
 from counterfact.evaluation.harness import evaluate
 from counterfact.evaluation.store import Run
+from counterfact.lm.forward.blocks import embed, run_blocks
+from counterfact.lm.forward.prefix import KVRecorder
 from counterfact.lm.model.loading import LM
 from counterfact.lm.planning.batch_plan import Plan, Shape, default_plan, in_halves, is_out_of_memory, plan_for
 from counterfact.lm.planning.memory import needs, plan_within
@@ -53,12 +55,9 @@ def test_every_family_has_a_plan(family: str) -> None:
     lm = tiny_lm(family)
     shape = Shape.of(lm)
     assert default_plan(lm) == plan_for(shape)
-    assert shape.token == 2 * lm.model.config.num_attention_heads * 8 or family in {
-        "llama",
-        "mistral",
-        "qwen2",
-        "qwen3",
-    }
+    recorder = KVRecorder()
+    run_blocks(lm, embed(lm, torch.tensor([[5]])), 0, 1, cache=recorder)
+    assert shape.token == recorder.keys[0].numel() + recorder.values[0].numel()
     assert 0 < needs(shape, default_plan(lm)).total < 2e9
 
 

@@ -12,7 +12,7 @@ from counterfact.lm.forward.packed_products import packed_products, packs_produc
 from counterfact.lm.model.hooks import Site, hooked
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.sites import weight_view
-from tests.support.models import FAMILIES, tiny_lm
+from tests.support.models import FAMILIES, USUAL, tiny_lm
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
@@ -85,7 +85,7 @@ def test_double_precision_is_left_alone() -> None:
         assert not any("forward" in vars(module) for module in lm.model.modules())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", USUAL)
 @pytest.mark.parametrize("hooked_at", ["nothing", "the projection", "the activation"])
 def test_a_fused_activation_is_the_activation_also_beside_a_hooked_layer(family: str, hooked_at: str) -> None:
     lm = tiny_lm(family, "float32")

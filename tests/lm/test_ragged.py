@@ -12,7 +12,7 @@ from counterfact.lm.forward.prefix import KVRecorder, RecordedKV
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.model.loading import LM
 from tests.lm.test_apply import one_by_one, some_edits
-from tests.support.models import FAMILIES, tiny_lm
+from tests.support.models import FAMILIES, IN_FLOAT32, tiny_lm
 
 LENGTHS = (5, 3, 9, 1, 3, 5, 7)
 
@@ -30,7 +30,7 @@ def run(lm: LM, rows: list[list[int]], tail: int | None = None) -> tuple[RaggedL
 
 
 def tolerance(lm: LM) -> float:
-    return 2e-5 if lm.layout.family == "gptj" else 1e-9  # its own attention is in float32
+    return 2e-5 if lm.layout.family in IN_FLOAT32 else 1e-9  # its own attention is in float32
 
 
 @pytest.mark.parametrize("family", FAMILIES)

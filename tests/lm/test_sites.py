@@ -1,5 +1,7 @@
 """The map of each architecture: every name exists, shapes are (d_in, d_out), and the down projection is where it is."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -8,11 +10,11 @@ from transformers.pytorch_utils import Conv1D
 from counterfact.core.errors import BadInput
 from counterfact.lm.model.hooks import Site, Tape, find_module, hooked
 from counterfact.lm.model.sites import LAYOUTS, layout_of, weight_shape, weight_view
-from tests.support.models import FAMILIES, INNER, LAYERS, WIDTH, tiny_lm
+from tests.support.models import EDITABLE, EXPERTS, FAMILIES, INNER, LAYERS, WIDTH, family_of, tiny_lm
 
 
 def test_every_family_has_a_tiny_model() -> None:
-    assert set(FAMILIES) == set(LAYOUTS)
+    assert {family_of(kind) for kind in (*EDITABLE, *EXPERTS)} == set(LAYOUTS)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -23,10 +25,12 @@ def test_names_exist_and_shapes_are_in_by_out(family: str) -> None:
     for name in filter(None, names):
         find_module(lm.model, name)
     for layer in range(LAYERS):
-        for name in (layout.block(layer), layout.attention(layer), layout.mlp(layer)):
-            find_module(lm.model, name)
-        assert weight_shape(lm.model, layout.fc_in(layer)) == (WIDTH, INNER)
-        assert weight_shape(lm.model, layout.fc_out(layer)) == (INNER, WIDTH)
+        parts = (layout.block, layout.attention, layout.attention_core, layout.attention_to_stream, layout.out_proj)
+        for name in (*parts, layout.mlp, layout.mlp_to_stream):
+            find_module(lm.model, name(layer))
+        (d_in, d_out), inner = weight_shape(lm.model, layout.fc_in(layer)), 4 * WIDTH if family == "bloom" else INNER
+        assert (d_in, d_out) == (WIDTH, 2 * inner if family == "phi3" else inner)
+        assert weight_shape(lm.model, layout.fc_out(layer)) == (inner, WIDTH)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -59,4 +63,4 @@ def test_orientation_is_told_by_type_even_for_square_weights() -> None:
 
 def test_an_unknown_family_is_refused_with_the_known_ones() -> None:
     with pytest.raises(BadInput, match=r"'bert'. Known: gpt2, gptj"):
-        layout_of("bert")
+        layout_of(SimpleNamespace(model_type="bert"))

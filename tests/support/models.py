@@ -10,14 +10,31 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from counterfact.lm.model.loading import LM, Dtype, load_lm
 
-FAMILIES = ("gpt2", "gptj", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")
+USUAL = ("gpt2", "gptj", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")
+EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss")
+"""Several experts in each MLP: not edited."""
+NORM_AFTER = ("gemma2", "gemma3_text", "olmo2", "olmo3")
+"""A norm between each MLP and the residual stream."""
+OTHERS = (
+    *NORM_AFTER,
+    *("gpt_neo", "opt", "bloom", "falcon", "falcon_alibi", "falcon_new", "gemma", "phi", "phi3", "stablelm", "smollm3"),
+)
+"""`falcon_alibi` and `falcon_new` are kinds of Falcon, `falcon` is the one of 7 billion parameters."""
+EDITABLE = (*USUAL, *OTHERS)
+FAMILIES = (*USUAL, *(pytest.param(kind, marks=pytest.mark.soak) for kind in OTHERS))
+"""For tests of the parts of the engine: all kinds in `make soak`; `tests/lm/test_families.py` is for all, always."""
+IN_FLOAT32 = ("gptj", "gpt_neo", "gemma2", "bloom")
+"""Families whose own attention, or its softmax, is in float32 whatever the model's dtype."""
 LAYERS, WIDTH, INNER, HEADS, LENGTH = 3, 32, 64, 4, 64
+MIXED_LAYERS = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+QWEN_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": INNER}
 END, BEGIN = "<|endoftext|>", "<|begin|>"
 
 SENTENCES = (
@@ -67,6 +84,15 @@ def make_tokenizer(begin: bool = False) -> Any:
     )
 
 
+def family_of(kind: str) -> str:
+    """Return the `model_type` of a kind of model.
+
+    >>> family_of("falcon_alibi"), family_of("gpt_neo")
+    ('falcon', 'gpt_neo')
+    """
+    return "falcon" if kind.startswith("falcon") else kind
+
+
 def _config(family: str, vocabulary: int) -> Any:
     gpt2 = {"n_layer": LAYERS, "n_embd": WIDTH, "n_head": HEADS, "n_positions": LENGTH, "n_inner": INNER}
     dropout = {"attn_pdrop": 0.1, "embd_pdrop": 0.1, "resid_pdrop": 0.1}
@@ -86,10 +112,50 @@ def _config(family: str, vocabulary: int) -> Any:
         "mistral": {**grouped, "sliding_window": 48},
         "qwen2": grouped,
         "qwen3": {**grouped, "head_dim": 16},
+        "gemma": {**grouped, "head_dim": 16},
+        "gemma2": {
+            **grouped,
+            "head_dim": 16,
+            "query_pre_attn_scalar": 12,
+            "sliding_window": 48,
+            "attn_logit_softcapping": 5.0,
+            "final_logit_softcapping": 8.0,
+        },
+        "gemma3_text": {**grouped, "head_dim": 16, "query_pre_attn_scalar": 12, "sliding_window": 48, **MIXED_LAYERS},
+        "olmo2": grouped,
+        "olmo3": {**grouped, "sliding_window": 48, **MIXED_LAYERS},
+        "phi": {**grouped, "partial_rotary_factor": 0.5},
+        "phi3": {**grouped, "original_max_position_embeddings": LENGTH},
+        "stablelm": {**grouped, "use_qkv_bias": True, "partial_rotary_factor": 0.5},
+        "smollm3": {**grouped, "no_rope_layers": [1, 0, 1]},
+        "gpt_neo": {
+            "num_layers": LAYERS,
+            "hidden_size": WIDTH,
+            "num_heads": HEADS,
+            "intermediate_size": INNER,
+            "max_position_embeddings": LENGTH,
+            "window_size": 48,
+            "attention_types": [[["global", "local", "global"], 1]],
+        },
+        "opt": {**usual, "ffn_dim": INNER, "word_embed_proj_dim": WIDTH, "pad_token_id": None},
+        "bloom": {"n_layer": LAYERS, "hidden_size": WIDTH, "n_head": HEADS},
+        "falcon": {**usual, "ffn_hidden_size": INNER, "bias": True},
+        "falcon_alibi": {
+            **usual,
+            "ffn_hidden_size": INNER,
+            "alibi": True,
+            "parallel_attn": False,
+            "multi_query": False,
+        },
+        "falcon_new": {**usual, "ffn_hidden_size": INNER, "new_decoder_architecture": True, "num_kv_heads": 2},
+        "mixtral": {**grouped, "num_local_experts": 4},
+        "qwen2_moe": {**grouped, **QWEN_EXPERTS, "shared_expert_intermediate_size": INNER},
+        "qwen3_moe": {**grouped, **QWEN_EXPERTS, "head_dim": 16},
+        "gpt_oss": {**grouped, "num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": 48},
         "olmo": usual,  # no layout of ours: the example of a family that a user adds
     }
     ends = {"bos_token_id": 0, "eos_token_id": 0}
-    return CONFIG_MAPPING[family](vocab_size=vocabulary, **ends, **special[family])
+    return CONFIG_MAPPING[family_of(family)](vocab_size=vocabulary, **ends, **special[family])
 
 
 def make_model(family: str, vocabulary: int, seed: int = 7) -> Any:

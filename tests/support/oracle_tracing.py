@@ -16,7 +16,7 @@ Pair = tuple[Site, Patch]
 def site(lm: LM, part: str, layer: int) -> Site:
     if layer < 0:
         return Site(lm.layout.embed)
-    names = {"state": lm.layout.block, "mlp": lm.layout.mlp, "attn": lm.layout.attention}
+    names = {"state": lm.layout.block, "mlp": lm.layout.mlp_to_stream, "attn": lm.layout.attention_to_stream}
     return Site(names[part](layer))
 
 

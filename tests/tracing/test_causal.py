@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from counterfact.core.errors import BadInput
-from counterfact.lm.forward.blocks import KERNEL
+from counterfact.lm.forward.attention_calls import KERNEL
 from counterfact.lm.forward.fused_activations import fused_activations
 from counterfact.lm.forward.packed_products import packed_products, packs_products
 from counterfact.lm.model.hooks import Site, hooked
@@ -23,7 +23,7 @@ from counterfact.tracing.cells import KINDS, SEVERED, Kind, Scan, window_of
 from counterfact.tracing.corruption import Corruption, make_corruption
 from counterfact.tracing.facts import BadFact, Fact, encode, read_facts
 from tests.support import oracle_tracing as oracle
-from tests.support.models import FAMILIES, tiny_lm
+from tests.support.models import FAMILIES, IN_FLOAT32, tiny_lm
 
 FACTS = (
     Fact(known_id=3, subject="Anna Ferrand", attribute="Lisbon", prompt="Anna Ferrand was born in"),
@@ -69,7 +69,7 @@ def test_every_cell_of_every_kind_is_the_plain_loops(family: str) -> None:
         assert abs(one.high - one.low) > 0.01, "a corruption that changes nothing shows nothing"
         drawn = noise_of(lm, one, noise)
         for kind in SCAN.kinds:
-            atol = 1e-7 if family == "gptj" else 1e-10  # its own attention is in float32
+            atol = 1e-7 if family in IN_FLOAT32 else 1e-10  # its own attention is in float32
             np.testing.assert_allclose(one.traces[kind].scores, plain(lm, one, drawn, kind, 2), atol=atol)
 
 

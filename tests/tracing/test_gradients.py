@@ -12,7 +12,7 @@ from counterfact.tracing import _paths
 from counterfact.tracing.facts import BadFact, Fact
 from counterfact.tracing.gradients import PARTS, Attributed, Part, attribute, quadrature
 from tests.support import oracle_tracing as oracle
-from tests.support.models import FAMILIES, make_model, make_tokenizer, tiny_lm
+from tests.support.models import FAMILIES, IN_FLOAT32, make_model, make_tokenizer, tiny_lm
 
 FACT = Fact(known_id=0, subject="Anna Ferrand", attribute="Lisbon", prompt="In Turin Anna Ferrand was born in")
 
@@ -48,7 +48,7 @@ def slow(lm: LM, one: Attributed, part: Part, layer: int, nodes: int, token: int
 
 
 def tolerance(family: str) -> float:
-    return 1e-6 if family == "gptj" else 1e-12  # its own attention is in float32 whatever the model's dtype
+    return 1e-6 if family in IN_FLOAT32 else 1e-12  # its own attention is in float32 whatever the model's dtype
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -6,12 +6,11 @@ and $o_1, o_2$ what attention to each alone gives, the whole is $(Z_1 o_1 + Z_2 
 where no gradient is needed. `forward.attention_gradient` holds the way there and back where one is.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
+from counterfact.lm.forward.attention_calls import AttentionSite
 from counterfact.lm.forward.attention_gradient import attend_with_gradient
 from counterfact.lm.forward.decode_cache import DecodeCache
 from counterfact.lm.forward.operators import attention_and_sums
@@ -19,28 +18,94 @@ from counterfact.lm.forward.prefix import KV
 from counterfact.lm.forward.ragged import RaggedRows
 
 
-def attend(rows: RaggedRows, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+def attend(rows: RaggedRows, site: AttentionSite, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attend within each row, and to its prefix.
 
     Args:
         rows: the rows.
-        module: the attention module, for its layer.
+        site: whose attention it is.
         query: (1, heads, tokens, head width); keys and values may have fewer heads, each for several of the query.
         key, value: (1, key heads, tokens, head width).
-        scaling: factor of the scores.
 
     Returns:
         (1, tokens, heads, head width).
     """
     if rows.tail == 0:
         return query.new_zeros(query.transpose(1, 2).shape)
+    if site.change is not None:
+        return _by_changed_scores(rows, site, query, key, value)
     if rows.prefix is None and rows.tail is None:
-        return _within_rows(rows, query, key, value, scaling)
+        return _within_rows(rows, query, key, value, site.scaling)
     needs_gradient = torch.is_grad_enabled() and any(states.requires_grad for states in (query, key, value))
     is_padded = rows.prefix is not None and rows.prefix.padded
     if needs_gradient or is_padded or rows.tail not in {None, 1}:
-        return attend_with_gradient(rows, module.layer_idx, query, key, value, scaling)
-    return _in_two_parts(rows, module.layer_idx, query, key, value, scaling)
+        return attend_with_gradient(rows, site.layer, query, key, value, site.scaling)
+    return _in_two_parts(rows, site.layer, query, key, value, site.scaling)
+
+
+def _by_changed_scores(rows: RaggedRows, site: AttentionSite, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attend where something is done to the scores: with all of them written out, and a prefix beside each row."""
+    parts = []
+    for number, group in enumerate(rows.layout.groups):
+        # (rows, heads, length, head width).
+        q, k, v = (group.of(states.transpose(1, 2)).transpose(1, 2) for states in (query, key, value))
+        if rows.prefix is not None:
+            before = rows.prefix.of(site.layer, number)
+            each = group.rows // len(before[0])
+            k, v = (
+                torch.cat([past.repeat_interleave(each, 0), own], 2) for past, own in zip(before, (k, v), strict=True)
+            )
+        left_out = group.length - rows.asked(group)
+        mask, positions = rows.masks[number].squeeze(1), rows.key_positions[number]
+        found = _written_out(site, q[:, :, left_out:], k, v, positions, mask)
+        parts.append(pad(found, (0, 0, 0, 0, left_out, 0)).flatten(0, 1))
+    return torch.cat(parts)[None]
+
+
+def _written_out(
+    site: AttentionSite, query: Tensor, key: Tensor, value: Tensor, positions: Tensor, mask: Tensor
+) -> Tensor:
+    """Attend by plain products.
+
+    Args:
+        site: whose attention it is, with a change of scores.
+        query: (rows, heads, queries, head width).
+        key, value: (rows, key heads, keys, head width).
+        positions: of the keys, (rows or 1, keys).
+        mask: added to the scores, (rows or 1, 1, queries, keys).
+
+    Returns:
+        (rows, queries, heads, head width).
+    """
+    assert site.change is not None
+    key, value = (states.repeat_interleave(query.shape[1] // states.shape[1], 1) for states in (key, value))
+    scores = torch.matmul(query, key.transpose(2, 3))
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * site.scaling
+    weights = site.change.weights(scores, positions, mask.to(scores))
+    return torch.matmul(weights.to(value.dtype), value).transpose(1, 2)
+
+
+def attend_rectangle(site: AttentionSite, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attend from the last tokens of rows of one length to all of each row, causally.
+
+    Args:
+        site: whose attention it is.
+        query: (rows, heads, queries, head width).
+        key, value: (rows, key heads, tokens, head width), the queries' own the last of them.
+
+    Returns:
+        (rows, queries, heads, head width).
+    """
+    queries, keys = query.shape[2], key.shape[2]
+    unseen = torch.ones(queries, keys, dtype=torch.bool, device=query.device).triu(keys - queries + 1)
+    if site.change is not None:
+        mask = torch.zeros(unseen.shape, dtype=query.dtype, device=query.device)
+        mask = mask.masked_fill(unseen, torch.finfo(query.dtype).min)[None, None]
+        positions = torch.arange(keys, device=query.device)[None]
+        return _written_out(site, query, key, value, positions, mask)
+    grouped = query.shape[1] != key.shape[1]
+    found = scaled_dot_product_attention(query, key, value, attn_mask=~unseen, scale=site.scaling, enable_gqa=grouped)
+    return found.transpose(1, 2)
 
 
 def _within_rows(rows: RaggedRows, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
@@ -104,9 +169,7 @@ def _mix(query: Tensor, key: Tensor, value: Tensor, prefix: KV | None, scaling: 
     torch.lerp(own, past, share.sigmoid_().to(past.dtype)[..., None], out=found)
 
 
-def attend_newest(
-    cache: DecodeCache, module: Any, query: Tensor, _key: Tensor, value: Tensor, scaling: float
-) -> Tensor:
+def attend_newest(cache: DecodeCache, site: AttentionSite, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attend from one new token a row to all that a decode cache holds, the new token's key and value among them.
 
     By plain products, which on a processor are faster for one token than a kernel made for long rows; the softmax is
@@ -114,19 +177,20 @@ def attend_newest(
 
     Args:
         cache: keys and values of the texts so far.
-        module: the attention module, for its layer.
+        site: whose attention it is.
         query: (rows, heads, 1, head width).
-        value: (rows, key heads, tokens, head width), for its dtype.
-        scaling: factor of the scores.
+        key, value: what the cache has given out, (rows, key heads, tokens, head width).
 
     Returns:
         (rows, 1, heads, head width).
     """
-    keys, values = cache.whole(module.layer_idx)
+    if site.change is not None:
+        return attend_rectangle(site, query, key, value)
+    keys, values = cache.whole(site.layer)
     rows, heads, _, width = query.shape
     # Queries that share a key's head stand side by side.
     shared = query.reshape(rows, keys.shape[1], -1, width)
     scores = torch.matmul(shared, keys.transpose(2, 3))
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).mul_(scaling)
-    scores[..., cache.length(module.layer_idx) :] = -torch.inf
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).mul_(site.scaling)
+    scores[..., cache.length(site.layer) :] = -torch.inf
     return torch.matmul(scores.softmax(-1).to(value.dtype), values).view(rows, 1, heads, width)

@@ -5,26 +5,21 @@ rows in a rectangle, rows one after the other, rows after a constant prefix, and
 function of ours then stands in its place, between the model's own projections (`forward.attention`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
+from torch.nn.functional import embedding
 
-from counterfact.lm.forward.attention import attend, attend_newest
+from counterfact.lm.forward.attention import attend, attend_newest, attend_rectangle
+from counterfact.lm.forward.attention_calls import KERNEL, Attend, replaced
 from counterfact.lm.forward.decode_cache import DecodeCache
 from counterfact.lm.forward.ragged import RaggedRows
-from counterfact.lm.model.hooks import find_module, first, hooked, only, shadowed
+from counterfact.lm.model.hooks import find_module, first, hooked, only
 from counterfact.lm.model.loading import LM
-
-Attend = Callable[[Any, Tensor, Tensor, Tensor, float], Tensor]
-"""The attention module, queries (rows, heads, tokens, head width), keys and values (of fewer heads, perhaps, each for
-several of the queries'), and the scaling of scores -> (rows, tokens, heads, head width)."""
-KERNEL = "attend_by"
-"""The name under which the `transformers` library knows attention by a function of ours."""
 
 
 class Cache(Protocol):
@@ -67,10 +62,14 @@ def embed(lm: LM, ids: Tensor, positions: Tensor | None = None) -> Tensor:
     Returns:
         (rows, tokens, width).
     """
-    hidden: Tensor = find_module(lm.model, lm.layout.embed)(ids)
-    if lm.layout.positions is not None:
+    layout = lm.layout
+    hidden: Tensor = find_module(lm.model, layout.embed)(ids)
+    if layout.positions is not None:
         positions = torch.arange(ids.shape[1], device=ids.device) if positions is None else positions
-        hidden = hidden + find_module(lm.model, lm.layout.positions)(positions)
+        table: Any = find_module(lm.model, layout.positions).weight
+        hidden = hidden + embedding(positions + layout.first_position, table)
+    if layout.embedding_norm is not None:
+        hidden = find_module(lm.model, layout.embedding_norm)(hidden)
     return hidden
 
 
@@ -110,9 +109,11 @@ def run_blocks(
     if positions.dim() == 1:
         # One row of positions for all: GPT-J copies its whole table once per row of positions.
         positions = positions[None]
-    needs_mask = tokens > 1 and (past or lm.layout.attention_kernel == "eager")
-    mask = _causal_mask(lm, tokens, past) if needs_mask else None
-    return call_blocks(lm, hidden, range(start, stop), positions, cache, mask)
+    # The library's kernel is causal without a mask where nothing came before, and where one token sees all that did.
+    if lm.attends_as_usual and (tokens == 1 or not past):
+        return call_blocks(lm, hidden, range(start, stop), positions, cache)
+    with attend_by(lm, attend_rectangle):
+        return call_blocks(lm, hidden, range(start, stop), positions, cache)
 
 
 def _run_ragged(
@@ -134,7 +135,7 @@ def _run_ragged(
         return hidden
     # What attention and MLP would write to other tokens is not computed.
     patches = [patch for name in (lm.layout.out_proj, lm.layout.mlp) for patch in only(name(whole), rows.asked_for)]
-    with attend_by(lm, partial(attend, rows)), hooked(lm.model, *patches):
+    with attend_by(lm, partial(attend, rows)), hooked(lm.model, *patches, outermost=True):
         hidden = call_blocks(lm, hidden, range(whole, stop), positions, cache)
     return hidden[:, rows.asked_for]
 
@@ -145,7 +146,6 @@ def call_blocks(
     layers: Sequence[int],
     positions: Tensor,
     cache: Cache | None = None,
-    mask: Tensor | None = None,
 ) -> Tensor:
     """Call the model's blocks one after the other, with whatever attention is in place.
 
@@ -155,22 +155,37 @@ def call_blocks(
         layers: which blocks.
         positions: (rows or 1, tokens).
         cache: is given each block's new keys and values.
-        mask: added to the attention scores, (rows or 1, 1, tokens, tokens seen); not used by attention of ours.
     """
-    extra: dict[str, Any] = {lm.layout.cache_keyword: cache, "position_ids": positions, "attention_mask": mask}
-    if lm.layout.rotary is not None:
-        extra["position_embeddings"] = find_module(lm.model, lm.layout.rotary)(hidden, position_ids=positions)
+    layout = lm.layout
+    keywords = {**layout.block_keywords, layout.cache_keyword: cache, "position_ids": positions, "attention_mask": None}
+    turns: dict[str | None, Any] = {}
     for layer in layers:
-        hidden = first(find_module(lm.model, lm.layout.block(layer))(hidden, **extra))
+        kind = lm.rotary_kinds[layer]
+        if layout.rotary is not None and kind not in turns:
+            of_kind = {} if kind is None else {"layer_type": kind}
+            turns[kind] = find_module(lm.model, layout.rotary)(hidden, position_ids=positions, **of_kind)
+        extra = keywords if layout.rotary is None else {**keywords, "position_embeddings": turns[kind]}
+        hidden = first(find_module(lm.model, layout.block(layer))(hidden, **extra))
     return hidden
 
 
-def _causal_mask(lm: LM, tokens: int, past: int) -> Tensor:
-    """Return what to add to attention scores, (1, 1, tokens, past + tokens), in the model's dtype."""
-    hidden = torch.ones(tokens, past + tokens, dtype=torch.bool, device=lm.device).triu(past + 1)
-    return torch.zeros(hidden.shape, dtype=lm.dtype, device=lm.device).masked_fill(hidden, torch.finfo(lm.dtype).min)[
-        None, None
-    ]
+def stream_change(lm: LM, layer: int, output: Tensor, change: Tensor) -> Tensor:
+    r"""Return by how much the residual stream moves when an MLP's output does.
+
+    In most families by as much; where a norm N stands between the two, by $N(v + \Delta) - N(v)$.
+
+    Args:
+        lm: the model.
+        layer: whose MLP.
+        output: v, what the MLP's last projection gives, (..., width).
+        change: Δ, of the same shape.
+    """
+    name = lm.layout.mlp_norm(layer)
+    if name is None:
+        return change
+    norm = find_module(lm.model, name)
+    moved: Tensor = norm(output + change.to(output.dtype)) - norm(output)
+    return moved
 
 
 def logits(lm: LM, hidden: Tensor) -> Tensor:
@@ -185,50 +200,35 @@ def final_norm(lm: LM, hidden: Tensor) -> Tensor:
 
 
 def head(lm: LM, normed: Tensor) -> Tensor:
-    """Return the output layer's logits, (..., vocabulary)."""
+    r"""Return the output layer's logits, (..., vocabulary); some families cap them, $z \leftarrow c \tanh(z / c)$."""
     result: Tensor = find_module(lm.model, lm.layout.head)(normed)
-    return result
+    cap: float | None = getattr(lm.config, "final_logit_softcapping", None)
+    return result if cap is None else cap * torch.tanh(result / cap)
 
 
 @contextmanager
 def attend_by(lm: LM, attend: Attend) -> Iterator[None]:
     """Let all attentions of the model be computed by `attend` within the block."""
-    method = lm.layout.attention_method
+    call = lm.layout.attention_call
     with ExitStack() as stack:
-        for layer in range(lm.n_layers):
-            module = find_module(lm.model, lm.layout.attention(layer))
-            own = attend if method is None else partial(_by_method, module, attend)
-            stack.enter_context(shadowed(module, method or KERNEL, own))
-        if method is None:
+        for layer, change in enumerate(lm.score_changes):
+            core = find_module(lm.model, lm.layout.attention_core(layer))
+            stack.enter_context(replaced(call, core, layer, change, attend))
+        if call == "interface":
             lm.model.set_attn_implementation(KERNEL)
             stack.callback(lm.model.set_attn_implementation, lm.layout.attention_kernel)
         yield
-
-
-def _by_method(module: Any, attend: Attend, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, None]:
-    """Answer a family that calls an attention method of its own instead of the library's interface."""
-    return attend(module, query, key, value, 1 / float(module.scale_attn)).transpose(1, 2), None
-
-
-def _by_interface(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, scaling: float, **_: Any
-) -> tuple[Tensor, None]:
-    """Answer the library's interface for attention functions."""
-    attend: Attend = vars(module)[KERNEL]
-    return attend(module, query, key, value, scaling), None
 
 
 @contextmanager
 def decode_attention(lm: LM, cache: DecodeCache) -> Iterator[None]:
     """Let each block attend from one new token a row to all that a decode cache holds, within the block.
 
-    On a processor by `attend_newest`; elsewhere nothing is changed. Longer passes are not possible within the block.
+    On an accelerator the library's own kernel does it, where the family uses it. Within the block, call `call_blocks`
+    with one token a row.
     """
-    if lm.device.type != "cpu":
+    if lm.device.type != "cpu" and lm.attends_as_usual:
         yield
         return
     with attend_by(lm, partial(attend_newest, cache)):
         yield
-
-
-AttentionInterface.register(KERNEL, _by_interface)

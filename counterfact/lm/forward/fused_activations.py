@@ -27,7 +27,8 @@ def fused_activations(lm: LM) -> Iterator[None]:
     """
     fusion = _Fusion()
     with packed_products(lm), ExitStack() as stack:
-        for layer in range(lm.n_layers) if packs_products(lm) else ():
+        fuses = packs_products(lm) and not lm.layout.has_experts
+        for layer in range(lm.n_layers) if fuses else ():
             fc_in, mlp = (find_module(lm.model, name(layer)) for name in (lm.layout.fc_in, lm.layout.mlp))
             children = list(mlp.children())
             activations = [child for child in children if type(child) in ALGORITHMS]

@@ -212,6 +212,20 @@ class RaggedRows:
         new = _causal(asked, group.length, before).expand(len(before), 1, 1, -1, -1)
         return torch.cat([before[:, None, None, None].expand(-1, 1, 1, asked, -1), new], -1)
 
+    @cached_property
+    def key_positions(self) -> list[Tensor]:
+        """Positions of the keys that each group sees, (rows or 1, prefix tokens + length); a prefix begins at 0."""
+        found = []
+        for number, group in enumerate(self.layout.groups):
+            own = torch.arange(group.length, device=self.device)[None]
+            if self.prefix is not None:
+                mask = self.prefix.masks[number]
+                before = torch.arange(mask.shape[1], device=self.device).expand(mask.shape)
+                own = torch.cat([before, own + (mask == 0).sum(1, keepdim=True)], 1)
+                own = own if len(own) == 1 else own.repeat_interleave(group.rows // len(own), 0)
+            found.append(own)
+        return found
+
     def order(self, heads: int, *, asked: bool) -> "HeadOrder":
         """Return the order in which the rows of each group and head stand together.
 

@@ -39,10 +39,15 @@ class Tape(dict[Site, Tensor]):
 
 
 @contextmanager
-def hooked(model: nn.Module, *pairs: tuple[Site, Patch]) -> Iterator[None]:
+def hooked(model: nn.Module, *pairs: tuple[Site, Patch], outermost: bool = False) -> Iterator[None]:
     """Apply patches, in the order given, to every forward pass within the block.
 
     All names are resolved before the first hook is set, and all hooks are gone after the block, whatever happens.
+
+    Args:
+        model: whose modules are named.
+        pairs: sites and patches.
+        outermost: change inputs before the patches that are already set see them, as outputs are changed after them.
 
     Raises:
         LookupError: the model has no module of that name.
@@ -58,7 +63,7 @@ def hooked(model: nn.Module, *pairs: tuple[Site, Patch]) -> Iterator[None]:
     with ExitStack() as stack:
         for module, (site, patch) in zip(modules, pairs, strict=True):
             if site.side == "in":
-                handle = module.register_forward_pre_hook(partial(_patch_input, patch))
+                handle = module.register_forward_pre_hook(partial(_patch_input, patch), prepend=outermost)
             else:
                 handle = module.register_forward_hook(partial(_patch_output, patch))
             stack.callback(handle.remove)
@@ -67,6 +72,8 @@ def hooked(model: nn.Module, *pairs: tuple[Site, Patch]) -> Iterator[None]:
 
 def only(module: str, tokens: Tensor) -> list[tuple[Site, Patch]]:
     """Let a module that works on each token alone see some tokens of a line only; its output is zero at the others.
+
+    To be set `outermost`, so that other patches of the module see these tokens on both sides.
 
     Args:
         module: its name; input and output are (1, tokens of the line, ...).

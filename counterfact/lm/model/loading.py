@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +16,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_file
 from counterfact.core.places import check_hub_name, model_place
+from counterfact.lm.model.adapting import adapt
+from counterfact.lm.model.attention_scores import ScoreChange, score_changes
 from counterfact.lm.model.encoding import Encoding, Located, SubjectRule
+from counterfact.lm.model.hooks import find_module
 from counterfact.lm.model.precision import Precision, check_precision
 from counterfact.lm.model.sites import Layout, layout_of
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+LENGTH = 2048
+"""Longest row in tokens of a model that does not say, as one with ALiBi may not."""
 HUB_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 HUB_EXTRAS = ("original/*", "onnx/*", "consolidated*")
 """Second copies of the weights in other formats, as some repositories hold."""
@@ -51,29 +57,59 @@ class LM:
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 
+    @property
+    def config(self) -> Any:
+        """The model's configuration."""
+        return self.model.config
+
     @cached_property
     def n_layers(self) -> int:
         """Number of blocks."""
-        return int(self.model.config.num_hidden_layers)
+        return int(self.config.num_hidden_layers)
 
     @cached_property
     def width(self) -> int:
         """Width H of the residual stream."""
-        return int(self.model.config.hidden_size)
+        return int(self.config.hidden_size)
 
     @cached_property
     def vocabulary(self) -> int:
         """Number of logits."""
-        return int(self.model.config.vocab_size)
+        return int(self.config.vocab_size)
 
     @cached_property
     def max_length(self) -> int:
-        """Longest row in tokens: the model's positions, or its attention window where that is shorter."""
-        config = self.model.config
+        """Longest row in tokens: the model's positions, or the shortest attention window of its layers if that is less.
+
+        So in every layer each token sees all tokens before it.
+        """
+        config = self.config
         window = getattr(config, "sliding_window", None)
         if getattr(config, "layer_types", None) and "sliding_attention" not in config.layer_types:
             window = None
-        return int(min(config.max_position_embeddings, window or config.max_position_embeddings))
+        if "local" in (getattr(config, "attention_layers", None) or ()):
+            window = config.window_size
+        positions = getattr(config, "max_position_embeddings", None) or LENGTH
+        return int(min(positions, window or positions))
+
+    @cached_property
+    def rotary_kinds(self) -> list[str | None]:
+        """The kind of rotary table of each layer, where the family has several."""
+        rotary = self.layout.rotary and find_module(self.model, self.layout.rotary)
+        if not rotary or "layer_type" not in signature(rotary.forward).parameters:
+            return [None] * self.n_layers
+        return list(self.config.layer_types)
+
+    @cached_property
+    def attends_as_usual(self) -> bool:
+        """Whether the library's own kernel computes its attention: softmax of scaled scores, and nothing else."""
+        is_usual = self.layout.attention_call == "interface" and self.layout.attention_kernel == "sdpa"
+        return is_usual and not any(self.score_changes)
+
+    @cached_property
+    def score_changes(self) -> list[ScoreChange | None]:
+        """What each layer does to its attention scores; `None`: nothing."""
+        return score_changes(self.model, self.layout, self.max_length)
 
     @property
     def working_dtype(self) -> torch.dtype:
@@ -167,7 +203,7 @@ def load_lm(
     check_precision(precision, device, DTYPES[dtype])
     folder, name, commit = _find(model_place(str(name_or_path)))
     config = _check_config(folder)
-    layout = layout_of(config.model_type)
+    layout = layout_of(config)
     weights_hash = _hash_weights(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
@@ -188,11 +224,10 @@ def wrap_lm(
     Raises:
         BadInput: its family has no layout, or its tokenizer is not a fast one.
     """
-    layout = layout_of(model.config.model_type)
+    layout = layout_of(model.config)
     if not getattr(tokenizer, "is_fast", False):
         raise BadInput(f"{name}: expected a fast tokenizer (tokenizer.json); subjects are found by its offsets")
-    model.eval().requires_grad_(False)
-    model.set_attn_implementation(layout.attention_kernel)
+    adapt(model, layout)
     weights_hash = weights_hash or _hash_state(model)
     return LM(
         model=model,
@@ -250,7 +285,7 @@ def _check_config(folder: str | Path) -> Any:
         raise BadInput(f"the config.json of {folder} cannot be read: {error}") from error
     if getattr(config, "quantization_config", None):
         raise BadInput(f"{folder} holds quantised weights, which cannot be edited; use the unquantised model")
-    layout_of(config.model_type)
+    layout_of(config)
     if getattr(config, "activation_function", None) == "gelu_new":
         # The same formula in one kernel instead of eight.
         config.activation_function = "gelu_pytorch_tanh"

@@ -78,9 +78,9 @@ class Shape:
             device=lm.device.type,
             layers=lm.n_layers,
             width=lm.width,
-            inner=weight_shape(lm.model, lm.layout.fc_out(0))[0],
+            inner=_inner(lm),
             vocabulary=lm.vocabulary,
-            token=2 * head * int(getattr(config, "num_key_value_heads", None) or heads),
+            token=2 * head * _key_heads(config),
             heads=heads,
             products=sum(d_in * d_out for d_in, d_out in shapes),
             outputs=sum(d_out for _, d_out in shapes),
@@ -93,6 +93,21 @@ class Shape:
     def dense(self) -> int:
         """Bytes of a change of one MLP matrix, in float32 or float64."""
         return self.inner * self.width * max(self.item, 4)
+
+
+def _key_heads(config: Any) -> int:
+    """Heads of a layer's keys, as they are kept."""
+    if getattr(config, "multi_query", False) and not config.new_decoder_architecture:
+        return 1  # Falcon
+    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+
+
+def _inner(lm: LM) -> int:
+    """Inner width of an MLP; of experts, those that a token goes through together."""
+    if not lm.layout.has_experts:
+        return weight_shape(lm.model, lm.layout.fc_out(0))[0]
+    own = getattr(lm.config, "moe_intermediate_size", None) or lm.config.intermediate_size
+    return int(own) * int(lm.config.num_experts_per_tok)
 
 
 def cut_at(rows: Iterable[R], size: Callable[[R], int], tokens: int, most: int | None = None) -> Iterator[list[R]]:
