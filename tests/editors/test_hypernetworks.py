@@ -54,7 +54,7 @@ def test_factors_are_the_gradient_of_the_whole_weight(family: str) -> None:
     network = small_mend(lm)
     factors = factors_of(lm, rows, network)
     modules = [lm.model.get_submodule(name) for name in network.edited]
-    tolerance = 1e-7 if family in IN_FLOAT32 else 1e-9  # its attention is in float32 whatever the model's dtype
+    tolerance = 1e-4 if family in IN_FLOAT32 else 1e-9  # its attention is in float32 whatever the model's dtype
     for module in modules:
         module.weight.requires_grad_(True)
     try:
