@@ -43,7 +43,7 @@ def edit(
     target: Annotated[str | None, typer.Option(help="The new object; leave out with --load.")] = None,
     editor: Annotated[str, typer.Option(help="Name of the editor.")] = "rome",
     model: Model = "factlm",
-    save: Annotated[Path | None, typer.Option(help="Write the edit to this .safetensors file.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the edit to this .safetensors file.", dir_okay=False)] = None,
     load: Annotated[Path | None, typer.Option(help="Apply an edit that was saved, instead of making one.")] = None,
     also: Annotated[list[str] | None, typer.Option(help="Other prompts to look at, subject filled in.")] = None,
     set_: Set = None,

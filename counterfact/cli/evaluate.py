@@ -46,7 +46,7 @@ def evaluate(
     dataset: Annotated[str, typer.Option(help="A folder that build wrote, a .json/.jsonl file, or a Hub id.")],
     model: Model = "factlm",
     editor: Annotated[list[str] | None, typer.Option(help="Name of an editor; may be repeated.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
+    out: Annotated[Path, typer.Option(help="Folder of results.", file_okay=False)] = Path("results"),
     benchmark: Annotated[
         str | None, typer.Option(help="What to measure by, as counterfact_plus; default: what the records are of.")
     ] = None,

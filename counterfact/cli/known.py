@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
 
 
 def known(
-    out: Annotated[Path, typer.Option(help="The file to write, a JSON list like known_1000.json.")],
+    out: Annotated[Path, typer.Option(help="The file to write, a JSON list like known_1000.json.", dir_okay=False)],
     model: Model = "factlm",
     dataset: Annotated[str | None, typer.Option(help="Ask the prompts of these CounterFact records.")] = None,
     pararel: Annotated[

@@ -34,13 +34,17 @@ def second_moment(
     ] = None,
     model: Model = "factlm",
     texts: Texts = "embedded",
-    limit: Annotated[int | None, typer.Option(min=1, help="How many texts, from the first.")] = None,
+    max_texts: Annotated[
+        int | None, typer.Option("--max-texts", "--limit", min=1, help="How many of these texts, from the first.")
+    ] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Stop at the group of 100 texts that reaches them.")] = None,
     so_far: Annotated[bool, typer.Option("--so-far", help="Use what an unfinished pass has summed so far.")] = False,
     import_: Annotated[
         list[Path] | None, typer.Option("--import", help="Check this .safetensors or .npz file and keep it.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Also copy to this file, or into this folder.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Also copy into this folder or, of a single one, to this .safetensors file.")
+    ] = None,
     max_memory: Annotated[
         float | None, typer.Option(min=0.001, help="GB for sums; more passes if they take more. Default: half of all.")
     ] = None,
@@ -51,22 +55,23 @@ def second_moment(
     """Compute and cache second moments; goes on where it stopped, and says what so few tokens do to an edit.
 
     Example: `counterfact second-moment --model gpt2-xl --layers 17 --texts 'wikimedia/wikipedia:20231101.en#1'
-    --limit 100000`
+    --max-texts 100000`
     """
     from counterfact.core.places import cache_folder  # noqa: PLC0415
     from counterfact.core.texts import load_texts  # noqa: PLC0415
+    from counterfact.lm.model.loading import read_config  # noqa: PLC0415
+    from counterfact.lm.moments.given import import_moment, place_for_copies  # noqa: PLC0415
 
     if bool(layers) == bool(import_):
         raise BadInput("give either --layers, to compute second moments, or --import, to take in files of them")
+    numbers = parse_layers(",".join(layers or []), int(read_config(model).num_hidden_layers)) if layers else []
+    target = None if out is None else place_for_copies(out, len(numbers or import_ or ()))
     lm = open_model(model, device, dtype)
     folder = cache_folder() / "second_moments"
     if import_:
-        from counterfact.lm.moments.given import import_moment  # noqa: PLC0415
-
-        found = [_describe(import_moment(path, lm, folder), out) for path in import_]
+        found = [_describe(import_moment(path, lm, folder), target) for path in import_]
     else:
-        job = _Job(lm, load_texts(texts), limit, tokens, folder, out)
-        numbers = parse_layers(",".join(layers or []), lm.n_layers)
+        job = _Job(lm, load_texts(texts), max_texts, tokens, folder, target)
         found = job.so_far(numbers) if so_far else job.compute(numbers, max_memory)
     if as_json:
         console.print(canonical_json(found), soft_wrap=True, markup=False)
@@ -79,12 +84,12 @@ class _Job:
     """Second moments over one source of texts."""
 
     def __init__(
-        self, lm: "LM", texts: "TextSource", limit: int | None, tokens: int | None, folder: Path, out: Path | None
+        self, lm: "LM", texts: "TextSource", max_texts: int | None, tokens: int | None, folder: Path, out: Path | None
     ) -> None:
         if texts.moments:
             raise BadInput(f"{texts.name} holds second moments; take them in with --import")
         self.lm, self.texts, self.folder, self.out = lm, texts, folder, out
-        self.limits = {"max_texts": limit, "max_tokens": tokens}
+        self.limits = {"max_texts": max_texts, "max_tokens": tokens}
 
     def so_far(self, layers: list[int]) -> list[dict[str, Any]]:
         """Take what there is at the last checkpoint."""

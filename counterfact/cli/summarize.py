@@ -39,7 +39,7 @@ def summarize(
 
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.", file_okay=False)],
     form: Annotated[str, typer.Option("--format", help="rome: the reference implementation's case files.")] = "rome",
     plugin: Plugin = None,
 ) -> None:
@@ -57,7 +57,7 @@ def export(
 def reproduce(
     dataset: Annotated[str, typer.Option(help="The official counterfact.json.")],
     model: Model = "gpt2-xl",
-    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
+    out: Annotated[Path, typer.Option(help="Folder of results.", file_okay=False)] = Path("results"),
     limit: Limit = None,
     texts: Texts = "embedded",
     device: Device = None,

@@ -45,7 +45,9 @@ def sweep(
     ] = None,
     editor: Annotated[str, typer.Option(help="An editor that has a layer.")] = "rome",
     model: Model = "factlm",
-    out: Annotated[Path, typer.Option(help="Folder of results; the figure goes to `sweep` in it.")] = Path("results"),
+    out: Annotated[
+        Path, typer.Option(help="Folder of results; the figure goes to `sweep` in it.", file_okay=False)
+    ] = Path("results"),
     limit: Limit = 50,
     seed: Seed = 0,
     set_: Set = None,

@@ -50,7 +50,9 @@ def train(
     reserve: Annotated[
         int, typer.Option(min=0, help="First CounterFact records, for evaluation; their subjects are not trained on.")
     ] = 1000,
-    out: Annotated[Path | None, typer.Option(help="The network's folder; by default where `evaluate` looks.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The network's folder; by default where `evaluate` looks.", file_okay=False)
+    ] = None,
     seed: Seed = 0,
     set_: Set = None,
     restart: Annotated[bool, typer.Option(help="Begin again instead of going on.")] = False,

@@ -76,6 +76,25 @@ def test_the_way_from_records_to_a_page(command: Command, dataset: Path, tmp_pat
     assert len(list((tmp_path / "rome").glob("case_*.json"))) == 6
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["evaluate", "--dataset", "data", "--out", "FILE"], "is a file"),
+        (["known", "--out", "FOLDER"], "is a directory"),
+        (["edit", "{} is", "--subject", "A", "--target", "B", "--save", "FOLDER"], "is a directory"),
+        (["build", "--out", "FILE"], "is a file"),
+    ],
+)
+def test_a_file_for_a_folder_is_refused_at_once(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("FILE").write_text("")
+    Path("FOLDER").mkdir()
+    code, _, err = command(*arguments)
+    assert code == 2 and said in " ".join(err.split())
+
+
 def test_stats_and_doctor(command: Command, dataset: Path) -> None:
     code, out, _ = command("stats", dataset, "--json")
     assert code == 0

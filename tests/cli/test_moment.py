@@ -55,6 +55,23 @@ def test_memory_limits_the_layers_of_a_pass(command: Command, texts: Path) -> No
     assert "the sums of layer 1 take 0.01 GB" in err
 
 
+def test_copies_of_several_layers_go_into_a_folder(command: Command, texts: Path, tmp_path: Path) -> None:  # noqa: F811
+    asked = (*TINY, "--layers", "0,2", "--texts", texts, "--max-texts", 20)
+    code, _, err = command(*asked, "--out", tmp_path / "moments.safetensors")
+    assert code == 2 and "2 second moments do not go into one file" in err
+    assert "tokens/s" not in err and not list(tmp_path.glob("moments*"))
+    for name in ("moments", "of-v1.0/"):
+        code, out, err = command(*asked, "--out", f"{tmp_path}/{name}")
+        assert code == 0, err
+        copies = sorted((tmp_path / name).iterdir())
+        assert [path.name.split("-")[-2] for path in copies] == ["layer0", "layer2"]
+        assert all(f"{path.parent.name}/{path.name}" in out for path in copies)
+    code, _, err = command(*TINY, "--layer", 0, "--texts", texts, "--out", tmp_path / "one.pt")
+    assert code == 2 and "expected a folder or a name that ends in .safetensors" in err
+    code, _, err = command(*TINY, "--layer", 0, "--texts", texts, "--out", f"{texts}/")
+    assert code == 2 and "cannot be made a folder" in err
+
+
 def test_a_file_is_handed_on_and_taken_in(
     command: Command,  # noqa: F811
     texts: Path,
