@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from counterfact.contracts.editors import EDITORS, Editor, Engine, Failure, Resources, edit_singly
+from counterfact.contracts.editors import EDITORS, Editor, Engine, Failure, Resources, edit_singly, settings_of
 from counterfact.core.errors import Failed
 from counterfact.core.records import Request
 from counterfact.core.settings import Choices, Resolved
@@ -69,7 +69,7 @@ def load_editor(
         BadInput: no such editor, a setting is wrong, or something that the editor needs is missing.
     """
     spec = EDITORS.get(name)
-    resolved = spec.resolve(lm.name, lm.n_layers, settings)
+    resolved = spec.resolve(lm.name, lm.n_layers, settings_of([name], settings)[name])
     given = Resources(seed=seed, engine=engine)
     resources = spec.resources(given, resolved.settings, lambda: load_texts(texts))
     return LoadedEditor(lm, name, resolved, spec.prepare(lm, resolved.settings, resources), seed)

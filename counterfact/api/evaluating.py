@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from counterfact.contracts.datasets import Dataset, load_dataset
-from counterfact.contracts.editors import EDITORS, Engine, Resources
-from counterfact.core.errors import BadInput
+from counterfact.contracts.editors import EDITORS, Engine, Resources, settings_of
 from counterfact.core.settings import Choices, Resolved
 from counterfact.core.texts import load_texts
 from counterfact.evaluation import harness
@@ -57,7 +56,8 @@ def evaluate(
         dataset: a data set, or what `load_dataset` reads.
         editors: name of an editor, or several.
         out: folder of results; each run has a folder of its own below it.
-        settings: settings that differ from the published ones, where there is one editor.
+        settings: settings that differ from the published ones: `layer` for all editors that have it, `rome.layer` for
+            one.
         texts: texts for second moments of keys, as `load_texts` takes them; opened only for an editor that needs them.
         max_texts: how many of these texts.
         networks: folders of trained networks, by the editor's name; others are looked for where `train` leaves them.
@@ -70,11 +70,10 @@ def evaluate(
         OSError: the disk is full; what is finished stays.
     """
     names = [editors] if isinstance(editors, str) else list(editors)
-    if (settings or networks) and len(names) > 1:
-        raise BadInput(f"settings and networks go with one editor, got {', '.join(names)}; evaluate them one by one")
+    shares = settings_of(names, settings)
     data = dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
     chosen, options = [EDITORS.get(name) for name in names], options or Options()
-    resolved = [spec.resolve(lm.name, lm.n_layers, settings) for spec in chosen]
+    resolved = [spec.resolve(lm.name, lm.n_layers, shares[spec.name]) for spec in chosen]
     given = Resources(second_moment_max_texts=max_texts, networks=networks or {}, seed=options.seed, engine=engine)
     open_texts, runs = cache(lambda: load_texts(texts)), []
     for spec, found in zip(chosen, resolved, strict=True):

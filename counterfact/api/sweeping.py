@@ -59,6 +59,8 @@ def sweep(
         BadInput: the editor has no layer, the model lacks a layer, or a position is unknown.
     """
     places = _positions(editor, positions)
+    if swept := sorted({"layer", "position"} & set(settings or ())):
+        raise BadInput(f"{swept[0]} is swept, so it cannot be set too; leave it out of the settings")
     wanted = range(lm.n_layers) if layers is None else layers
     if missing := [layer for layer in wanted if not 0 <= layer < lm.n_layers]:
         raise BadInput(f"expected layers from 0 to {lm.n_layers - 1}, which the model has, got {missing[0]}")

@@ -32,7 +32,8 @@ MaxMemory = Annotated[
 Limit = Annotated[int | None, typer.Option(min=1, help="How many records, from the first.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", help="A setting of the editor, as name=value; may be repeated.")
+    list[str] | None,
+    typer.Option("--set", help="A setting, as name=value; editor.name=value for one of several; may be repeated."),
 ]
 Engine = Annotated[
     Literal["batched", "plain"],

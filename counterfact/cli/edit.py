@@ -62,6 +62,7 @@ def edit(
     --save edit.safetensors`
     """
     from counterfact import Request, load_editor, load_edits, save_edits, say  # noqa: PLC0415
+    from counterfact.contracts.editors import settings_of  # noqa: PLC0415
 
     if (target is None) == (load is None):
         raise BadInput("give either --target, to make an edit, or --load, to apply one")
@@ -70,6 +71,7 @@ def edit(
     except ValueError as error:
         raise BadInput(str(error)) from error
     load_plugins(plugin)
+    settings_of([editor], set_ or ())
     lm = open_model(model, device, dtype, precision)
     if load is not None:
         made = _only(load_edits(load, lm), load)

@@ -87,9 +87,13 @@ def evaluate(
 
     from counterfact import Options, load_dataset  # noqa: PLC0415
     from counterfact import evaluate as evaluate_editors  # noqa: PLC0415
+    from counterfact.contracts.editors import settings_of  # noqa: PLC0415
 
     load_plugins(plugin)
-    names = check_editors(editor or ["rome"], settings=set_, network=network)
+    names = editor or ["rome"]
+    settings_of(names, set_ or ())
+    if network and len(names) > 1:
+        raise BadInput(f"--network is the folder of one editor's network, got {', '.join(names)}; evaluate it alone")
     data = load_dataset(dataset, limit, benchmark=benchmark)
     if runner == "local":
         lm = open_model(model, device, dtype, precision)
@@ -143,21 +147,6 @@ def evaluate(
     print_tables(runs.tables, "terminal")
     for run in runs:
         console.print(f"{run.data['editor']['name']}: {run.folder}", style="dim")
-
-
-def check_editors(names: list[str], *, settings: list[str] | None, network: Path | None) -> list[str]:
-    """Return the names of editors, before anything is loaded for them.
-
-    Raises:
-        BadInput: there is no such editor, or options that hold for one editor are given for several.
-    """
-    from counterfact.contracts.editors import EDITORS  # noqa: PLC0415
-
-    for name in names:
-        EDITORS.get(name)
-    if (settings or network) and len(names) > 1:
-        raise BadInput(f"--set and --network go with one editor, got {', '.join(names)}; evaluate them one by one")
-    return names
 
 
 def announce(editor: str, resolved: "Resolved[Any]") -> None:

@@ -25,7 +25,6 @@ from counterfact.cli._common import (
 )
 from counterfact.cli.evaluate import announce
 from counterfact.core.errors import BadInput
-from counterfact.core.settings import parse_overrides
 
 if TYPE_CHECKING:
     from counterfact.api.sweeping import Sweep
@@ -65,9 +64,11 @@ def sweep(
     """
     from counterfact import Options, load_dataset  # noqa: PLC0415
     from counterfact import sweep as sweep_editor  # noqa: PLC0415
+    from counterfact.contracts.editors import settings_of  # noqa: PLC0415
     from counterfact.tracing.causal import CAVEAT  # noqa: PLC0415
 
     load_plugins(plugin)
+    settings = settings_of([editor], set_ or ())[editor]
     data = load_dataset(dataset, limit)
     lm = open_model(model, device, dtype, precision)
     with progress_bar("sweep") as advance:
@@ -78,7 +79,7 @@ def sweep(
             out,
             layers=parse_layers(layers, lm.n_layers),
             positions=position or (),
-            settings=parse_overrides(set_ or ()),
+            settings=settings,
             texts=texts,
             options=Options(seed=seed, max_memory=memory_of(lm, max_memory), progress=advance),
             announce=announce,

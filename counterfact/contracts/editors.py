@@ -12,7 +12,7 @@ from counterfact.core.errors import BadInput
 from counterfact.core.places import cache_folder
 from counterfact.core.records import Request
 from counterfact.core.registry import Registry
-from counterfact.core.settings import Choices, Resolved, Settings, resolve_settings, settings_beside
+from counterfact.core.settings import Choices, Resolved, Settings, resolve_settings, settings_beside, share_settings
 from counterfact.core.texts import TextSource
 from counterfact.lm.edits.edit import Edit
 from counterfact.lm.model.loading import LM
@@ -198,6 +198,22 @@ class EditorSpec:
 
 
 EDITORS: Registry[EditorSpec] = Registry("editor", "editors")
+
+
+def settings_of(names: Sequence[str], choices: Choices = ()) -> dict[str, dict[str, Any]]:
+    """Return what is chosen of the settings of each editor, by its name.
+
+    Args:
+        names: of editors.
+        choices: settings by name, with an editor's name and a dot before those that are meant for it alone.
+
+    Raises:
+        BadInput: there is no such editor, or none of them has such a setting.
+
+    >>> settings_of(["rome", "ft"], ["layer=1", "ft.steps=5"])
+    {'rome': {'layer': 1}, 'ft': {'layer': 1, 'steps': 5}}
+    """
+    return share_settings(choices, {name: tuple(EDITORS.get(name).settings.model_fields) for name in names})
 
 
 def editor(

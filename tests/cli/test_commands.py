@@ -113,7 +113,9 @@ def test_stats_and_doctor(command: Command, dataset: Path) -> None:
         (["--set", "layer=one", "--editor", "rome"], "layer"),
         (["--set", "layer=99", "--editor", "rome"], "layers 0 to 2"),
         (["--texts", "./no-such-texts", "--editor", "rome"], "no-such-texts"),
-        (["--set", "layer=1", "--editor", "rome", "--editor", "ft"], "one editor"),
+        (["--set", "rome.layr=1", "--editor", "rome", "--editor", "ft"], "Did you mean 'rome.layer'"),
+        (["--set", "kn.layer=1", "--editor", "rome", "--editor", "ft"], "no setting 'kn.layer'"),
+        (["--network", "folder", "--editor", "mend", "--editor", "ke"], "one editor's network"),
         (["--plugin", "nothing.py"], "nothing.py"),
         (["--limit", "0"], "limit"),
         (["--dtype", "float99"], "float99"),
@@ -134,6 +136,33 @@ def test_bad_arguments_end_with_2_and_a_reason(
     assert said in err
     assert "Traceback" not in err
     assert not list(tmp_path.rglob("cases.jsonl"))
+
+
+def test_settings_go_to_the_editors_that_have_them(command: Command, dataset: Path, tmp_path: Path) -> None:
+    editors = ("--editor", "ft", "--editor", "ft_l", "--editor", "identity")
+    chosen = ("--set", "ft_l.steps=2", "--set", "steps=1", "--set", "layer=1", "--no-generate", "--limit", 2)
+    code, out, err = command(*evaluate(dataset, tmp_path / "results", *editors, *chosen, "--json"))
+    assert code == 0, err
+    given = {run["editor"]["name"]: run["editor"]["given"] for run in json.loads(out)}
+    assert given == {"ft": {"steps": 1, "layer": 1}, "ft_l": {"steps": 2, "layer": 1}, "identity": {}}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "--dataset", "data"],
+        ["sweep", "--dataset", "data"],
+        ["edit", "{} is", "--subject", "A", "--target", "B"],
+    ],
+)
+def test_an_unknown_setting_is_refused_before_anything_is_opened(command: Command, arguments: list[str]) -> None:
+    code, _, err = command(*arguments, "--model", "./no-such-model", "--set", "layr=1")
+    assert code == 2 and "no setting 'layr'. Did you mean 'layer'?" in err
+
+
+def test_what_is_swept_is_not_set(command: Command, dataset: Path) -> None:
+    code, _, err = command("sweep", "--dataset", dataset, "--model", tiny_folder("gpt2"), "--set", "layer=1")
+    assert code == 2 and "layer is swept" in err
 
 
 def test_a_memory_is_planned_for_and_said(command: Command, dataset: Path, tmp_path: Path) -> None:
