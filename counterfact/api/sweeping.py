@@ -38,6 +38,7 @@ def sweep(
     positions: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
     texts: str | Path = "embedded",
+    max_texts: int | None = None,
     options: Options | None = None,
     announce: Callable[[str, Resolved[Any]], None] | None = None,
 ) -> Sweep:
@@ -52,6 +53,7 @@ def sweep(
         positions: token positions, for an editor that has one; by default the last token of the subject.
         settings: other settings that differ from the published ones.
         texts: texts for second moments of keys, for editors that need them.
+        max_texts: how many of these texts.
         options: seed and progress; nothing is generated, whatever they say.
         announce: told, before each run, its editor, the settings in force and where they come from.
 
@@ -70,7 +72,17 @@ def sweep(
     for layer in wanted:
         for place in places:
             given = {"layer": layer, **({} if place is None else {"position": place}), **(settings or {})}
-            [run] = evaluate(lm, data, editor, out, settings=given, texts=texts, options=options, announce=announce)
+            [run] = evaluate(
+                lm,
+                data,
+                editor,
+                out,
+                settings=given,
+                texts=texts,
+                max_texts=max_texts,
+                options=options,
+                announce=announce,
+            )
             points += [_point(layer, place, name, run.data["metrics"][name]) for name in metrics]
     title = f"{editor} on {lm.name}, {data.label}, n = {max(point.n for point in points)}"
     folder = Path(out) / "sweep" / f"{lm.name.replace('/', '--')}@{lm.revision[:8]}-{editor}"

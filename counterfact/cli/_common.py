@@ -1,15 +1,16 @@
 """What several commands share: the argument types, the model by name, the console."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from counterfact.cli._progress import Advance, Pace
 from counterfact.core.errors import BadInput
 from counterfact.core.registry import load_plugin
 
@@ -50,6 +51,7 @@ Texts = Annotated[
         "name:config@revision; with #1 after it in random order; or a file of second moments."
     ),
 ]
+MaxTexts = Annotated[int | None, typer.Option("--max-texts", min=1, help="How many of these texts, from the first.")]
 
 
 def open_model(
@@ -111,14 +113,37 @@ def load_plugins(paths: list[Path] | None) -> None:
         load_plugin(path)
 
 
+def error_words(sampling: Mapping[str, float], *, complete: bool) -> str:
+    """Say what so few tokens do to an edit."""
+    whole = "endless text of this kind" if complete else "the whole pass"
+    return (
+        f"direction of an edit: cosine to that of {whole} about {sampling['cosine']:.4f}; "
+        f"its update within about {sampling['update']:.1%} of its size"
+    )
+
+
+def moment_words(moment: Mapping[str, Any]) -> str:
+    """Say what second moment an editor rests on, and what so few tokens do to its edits.
+
+    Args:
+        moment: what a run records of it.
+    """
+    error = moment["sampling_error"]
+    told = error_words(error, complete=moment["complete"]) if error else "its error is not known"
+    return f"second moment from {moment['count']:,} tokens of {moment['name']}; {told}"
+
+
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[str, int, int | None], None]]:
-    """Show a bar on a terminal; yields the function to call with the stage, how much of it is done, and the total."""
+def progress_bar(title: str) -> Iterator[Advance]:
+    """Show a bar on a terminal, else a line now and then; yields the function that takes in the progress."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    pace = Pace(lambda line: notes.print(f"{title}: {line}", markup=False, soft_wrap=True), go_on=not notes.is_terminal)
     with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True) as bars:
         task = bars.add_task(title, total=None)
 
-        def advance(stage: str, done: int, total: int | None = None) -> None:
-            bars.update(task, description=f"{title}: {stage}", completed=done, total=total)
+        def advance(stage: str, done: int, total: int | None = None, note: str = "") -> None:
+            label = f"{title}: {stage}" + (f", {note}" if note else "")
+            bars.update(task, description=label, completed=done, total=total)
+            pace.tell(stage, done, total, note)
 
         yield advance

@@ -12,6 +12,7 @@ from counterfact.cli._common import (
     Dtype,
     Engine,
     Json,
+    MaxTexts,
     Model,
     Plugin,
     Precision,
@@ -20,8 +21,10 @@ from counterfact.cli._common import (
     Texts,
     console,
     load_plugins,
+    moment_words,
     notes,
     open_model,
+    progress_bar,
 )
 from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json
@@ -48,6 +51,7 @@ def edit(
     also: Annotated[list[str] | None, typer.Option(help="Other prompts to look at, subject filled in.")] = None,
     set_: Set = None,
     texts: Texts = "embedded",
+    max_texts: MaxTexts = None,
     seed: Seed = 0,
     engine: Engine = "batched",
     device: Device = None,
@@ -76,8 +80,20 @@ def edit(
     if load is not None:
         made = _only(load_edits(load, lm), load)
     else:
-        chosen = load_editor(lm, editor, set_ or (), texts=texts, seed=seed, engine=engine)
+        with progress_bar("edit") as advance:
+            chosen = load_editor(
+                lm,
+                editor,
+                set_ or (),
+                texts=texts,
+                max_texts=max_texts,
+                seed=seed,
+                engine=engine,
+                progress=advance,
+            )
         notes.print(f"{editor}: {chosen.resolved.source}", style="dim", soft_wrap=True)
+        if moment := chosen.provenance.get("second_moment"):
+            notes.print(moment_words(moment), style="dim", soft_wrap=True)
         made = chosen(Request(0, prompt, subject, str(target)))
     if save is not None:
         save_edits(save, [made], {"model": lm.identity})

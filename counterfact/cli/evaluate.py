@@ -12,6 +12,7 @@ from counterfact.cli._common import (
     Json,
     Limit,
     MaxMemory,
+    MaxTexts,
     Model,
     Plugin,
     Precision,
@@ -22,6 +23,7 @@ from counterfact.cli._common import (
     console,
     load_plugins,
     memory_of,
+    moment_words,
     notes,
     open_model,
     progress_bar,
@@ -62,7 +64,7 @@ def evaluate(
     trained_records: Annotated[bool, typer.Option(help="Allow records that the network was trained on.")] = False,
     restart: Annotated[bool, typer.Option(help="Begin again instead of going on.")] = False,
     texts: Texts = "embedded",
-    max_texts: Annotated[int | None, typer.Option(min=1, help="How many of these texts.")] = None,
+    max_texts: MaxTexts = None,
     engine: Engine = "batched",
     device: Device = None,
     dtype: Dtype = "float32",
@@ -147,6 +149,8 @@ def evaluate(
     print_tables(runs.tables, "terminal")
     for run in runs:
         console.print(f"{run.data['editor']['name']}: {run.folder}", style="dim")
+        if moment := run.data["editor"]["provenance"].get("second_moment"):
+            console.print(f"  {moment_words(moment)}", style="dim")
 
 
 def announce(editor: str, resolved: "Resolved[Any]") -> None:

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from counterfact.cli._common import Device, Dtype, Json, Model, Texts, console, notes, open_model, progress_bar
+from counterfact.cli._common import (
+    Device,
+    Dtype,
+    Json,
+    Model,
+    Texts,
+    console,
+    error_words,
+    notes,
+    open_model,
+    progress_bar,
+)
 from counterfact.cli.sweep import parse_layers
 from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json
@@ -17,9 +28,6 @@ if TYPE_CHECKING:
     from counterfact.core.texts import TextSource
     from counterfact.lm.model.loading import LM
     from counterfact.lm.moments.second_moment import Advance, SecondMoment
-
-PAUSE = 30.0
-"""Seconds between two lines of progress where there is no terminal."""
 
 
 def register(app: typer.Typer) -> None:
@@ -123,34 +131,19 @@ class _Job:
 
 @contextmanager
 def _progress(label: str) -> Iterator[Callable[["Advance"], None]]:
-    """Show a bar on a terminal, else a line now and then; at the end say how fast it was."""
-    start, latest, said = time.monotonic(), None, 0.0
+    """Show how far a pass has come; at the end say how fast it was."""
+    start, latest = time.monotonic(), None
     with progress_bar("second moments") as advance:
 
         def told(now: "Advance") -> None:
-            nonlocal latest, said
+            nonlocal latest
             latest = now
-            advance(f"{label}, {now.tokens_per_second:,.0f} tokens/s", now.texts, now.total)
-            if not notes.is_terminal and time.monotonic() - max(start, said) > PAUSE:
-                said = time.monotonic()
-                notes.print(f"{label}: {_so_much(now)}", soft_wrap=True)
+            advance(label, now.texts, now.total, f"{now.tokens:,} tokens, {now.tokens_per_second:,.0f} tokens/s")
 
         yield told
     if latest is not None:
         seconds = time.monotonic() - start
         notes.print(f"{label}: {latest.tokens:,} tokens; {seconds:,.1f} s, {latest.tokens_per_second:,.0f} tokens/s")
-
-
-def _so_much(now: "Advance") -> str:
-    of = "" if now.total is None else f" of {now.total:,}"
-    left = "" if now.seconds_left is None else f", {_duration(now.seconds_left)} left"
-    return f"{now.texts:,}{of} texts, {now.tokens:,} tokens, {now.tokens_per_second:,.0f} tokens/s{left}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:
@@ -178,11 +171,7 @@ def _line(facts: dict[str, Any]) -> str:
     if facts["ridge"]:
         parts.append(f"singular, so a ridge of {facts['ridge']:.1e} is added: take more texts")
     if error := facts["sampling"]:
-        whole = "endless text of this kind" if facts["complete"] else "the whole pass"
-        parts.append(
-            f"direction of an edit: cosine to that of {whole} about {error['cosine']:.4f}; "
-            f"its update within about {error['update']:.1%} of its size"
-        )
+        parts.append(error_words(error, complete=facts["complete"]))
     elif "read" in facts:
         parts.append("too few tokens to say how far an edit's direction is from its limit")
     left_out = {"unreadable": "could not be read", "not_finite": "gave keys that are not finite"}

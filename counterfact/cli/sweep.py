@@ -11,6 +11,7 @@ from counterfact.cli._common import (
     Dtype,
     Limit,
     MaxMemory,
+    MaxTexts,
     Model,
     Plugin,
     Precision,
@@ -51,6 +52,7 @@ def sweep(
     seed: Seed = 0,
     set_: Set = None,
     texts: Texts = "embedded",
+    max_texts: MaxTexts = None,
     device: Device = None,
     dtype: Dtype = "float32",
     precision: Precision = "strict",
@@ -81,6 +83,7 @@ def sweep(
             positions=position or (),
             settings=settings,
             texts=texts,
+            max_texts=max_texts,
             options=Options(seed=seed, max_memory=memory_of(lm, max_memory), progress=advance),
             announce=announce,
         )

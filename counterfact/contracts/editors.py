@@ -22,8 +22,8 @@ from counterfact.lm.planning.batch_plan import Plan, default_plan
 
 S = TypeVar("S", bound=Settings)
 
-Progress = Callable[[int, int | None], None]
-"""Called with how many texts are done, and of how many if that is known."""
+Progress = Callable[[str, int, int | None], None]
+"""Told what is being done, how much of it is done, and of how much if that is known."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Resources:
     engine: Engine = "batched"
     """How edits are computed, by editors that have both engines; the edits agree within float tolerance."""
     progress: Progress | None = None
-    """Told how far a second moment has come: texts done, of how many if that is known."""
+    """Told how far what takes long has come before the first edit: of a second moment, in texts."""
 
     def plan_for(self, lm: LM) -> Plan:
         """The plan in force."""
@@ -144,15 +144,16 @@ class Resources:
             )
         if self.second_moment_texts.moments:
             return given_moment(self.second_moment_texts.moments, lm, layer)
-        told = self.progress
+        told, texts = self.progress, self.second_moment_texts
+        stage = f"second moment of layer {layer} of {lm.name}, over texts of {texts.name}"
         return second_moments(
             lm,
             [layer],
-            self.second_moment_texts,
+            texts,
             max_texts=self.second_moment_max_texts,
             tokens_per_batch=self.plan_for(lm).tokens_per_batch,
             folder=self.cache / "second_moments",
-            progress=None if told is None else lambda now: told(now.texts, now.total),
+            progress=None if told is None else lambda now: told(stage, now.texts, now.total),
         )[layer]
 
 

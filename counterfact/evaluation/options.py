@@ -5,15 +5,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from counterfact.contracts.benchmarks import Benchmark
+from counterfact.contracts.editors import Progress
 from counterfact.contracts.metrics import TextMetric
 from counterfact.evaluation.schedule import Schedule
 from counterfact.lm.planning.batch_plan import Plan
 
 if TYPE_CHECKING:
     from counterfact.evaluation.runners import Runner
-
-Progress = Callable[[str, int, int], None]
-"""Told the pass ("unedited", an editor's name), how many records are done, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,8 @@ class Options:
     text_workers: int | None = None
     """Processes that measure texts beside each worker, while it goes on; `None`: one beside a GPU, none on a CPU."""
     progress: Progress | None = None
+    """Told of each pass ("unedited", an editor's name) how many records are done and of how many, and of what an editor
+    prepares that takes long."""
 
     def generation(self, benchmark: Benchmark[Any]) -> dict[str, int] | None:
         """Return what a run's protocol says of generated texts; `None` where there are none."""
