@@ -44,6 +44,9 @@ def edit(
     prompt: Annotated[str, typer.Argument(help="Prompt with {} for the subject.")],
     subject: Annotated[str, typer.Option(help="The subject of the fact.")],
     target: Annotated[str | None, typer.Option(help="The new object; leave out with --load.")] = None,
+    true: Annotated[
+        str | None, typer.Option(help="The object before the edit, which the new one must beat for the edit to take.")
+    ] = None,
     editor: Annotated[str, typer.Option(help="Name of the editor.")] = "rome",
     model: Model = "factlm",
     save: Annotated[Path | None, typer.Option(help="Write the edit to this .safetensors file.", dir_okay=False)] = None,
@@ -67,6 +70,7 @@ def edit(
     """
     from counterfact import Request, load_editor, load_edits, save_edits, say  # noqa: PLC0415
     from counterfact.contracts.editors import settings_of  # noqa: PLC0415
+    from counterfact.evaluation.showcase import why_not_taken  # noqa: PLC0415
 
     if (target is None) == (load is None):
         raise BadInput("give either --target, to make an edit, or --load, to apply one")
@@ -76,7 +80,7 @@ def edit(
         raise BadInput(str(error)) from error
     load_plugins(plugin)
     settings_of([editor], set_ or ())
-    lm = open_model(model, device, dtype, precision)
+    lm, failed = open_model(model, device, dtype, precision), None
     if load is not None:
         made = _only(load_edits(load, lm), load)
     else:
@@ -94,18 +98,26 @@ def edit(
         notes.print(f"{editor}: {chosen.resolved.source}", style="dim", soft_wrap=True)
         if moment := chosen.provenance.get("second_moment"):
             notes.print(moment_words(moment), style="dim", soft_wrap=True)
-        made = chosen(Request(0, prompt, subject, str(target)))
+        request = Request(0, prompt, subject, str(target), true)
+        made = chosen(request)
+        failed = why_not_taken(lm, request, made)
     if save is not None:
         save_edits(save, [made], {"model": lm.identity})
     prompts = [fill(prompt, subject), *(also or [])]
     shown = [(text, say(lm, text, seed=seed), say(lm, text, made, seed=seed)) for text in prompts]
     if as_json:
         values = [{"prompt": text, "before": vars(a), "after": vars(b)} for text, a, b in shown]
-        console.print(canonical_json({"edit": made.diagnostics, "prompts": values}), soft_wrap=True, markup=False)
+        console.print(
+            canonical_json({"edit": made.diagnostics, "not_taken": failed, "prompts": values}),
+            soft_wrap=True,
+            markup=False,
+        )
         return
     for text, before, after in shown:
         _print(text, before, after)
     console.print("  ".join(f"{name} {value:.4g}" for name, value in made.diagnostics.items()), style="dim")
+    if failed is not None:
+        console.print(f"The edit did not take: {failed}.", style="yellow", markup=False, soft_wrap=True)
     if save is not None:
         console.print(f"saved to {save}; apply it with --load {save}")
 

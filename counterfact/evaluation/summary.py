@@ -16,6 +16,7 @@ from counterfact.evaluation.paper import PaperRow, Published, paper_rows
 from counterfact.evaluation.store import Run
 from counterfact.evaluation.tables import Cell, Row, Table, to_json, to_latex, to_markdown
 from counterfact.statistics.summary import Summary, blocks_of, paired_differences
+from counterfact.statistics.values import took
 
 ORDER = (
     *("identity", "ft", "ft_l", "kn", "ke", "ke_cf", "ke_zsre", "ke_cf_neighbors"),
@@ -117,8 +118,25 @@ def _table(runs: Sequence[Run], paper: str | None) -> Table:
         groups=benchmark.columns,
         rows=tuple(rows),
         notation=benchmark.notation,
-        note="; ".join(["x100, with half the width of the 95 % interval", *_other_units(benchmark)]),
+        note="; ".join(["x100, with half the width of the 95 % interval", *_other_units(benchmark), *_not_taken(runs)]),
     )
+
+
+def _not_taken(runs: Sequence[Run]) -> list[str]:
+    """Return how many edits of each run did not take, and how far their searches came.
+
+    An edit that changes nothing and was not searched for, such as those of `identity`, was no attempt.
+    """
+    told = []
+    for run in runs:
+        edits = [(line.get("edit", {}), took(line["post"])) for line in run.cases if "post" in line]
+        asked = [(edit, taken) for edit, taken in edits if edit.get("update_frobenius") != 0 or "loss" in edit]
+        missed = [edit for edit, taken in asked if taken is False]
+        if missed:
+            losses = sorted(edit["loss"] for edit in missed if edit.get("loss") is not None)
+            nats = f" (their searches ended at losses of {losses[0]:.2f} to {losses[-1]:.2f} nats)" if losses else ""
+            told.append(f"{run.label}: {len(missed)} of {len(asked)} edits did not take{nats}")
+    return told
 
 
 def _cells(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Cell]:

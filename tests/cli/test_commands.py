@@ -234,6 +234,28 @@ def test_a_full_disk_is_said(command: Command, dataset: Path, tmp_path: Path, mo
     assert "Traceback" not in err
 
 
+def test_an_edit_that_does_not_take_is_said(command: Command, tmp_path: Path) -> None:
+    asked = ["edit", "{} was born in", "--subject", "Anna Ferrand", "--target", "Turin", "--editor", "ft"]
+    asked += ["--model", tiny_folder("gpt2"), "--set", "layer=1"]
+    weak = ["--set", "steps=1", "--set", "learning_rate=1.0e-9"]
+    code, out, err = command(*asked, *weak)
+    assert code == 0, err
+    said = " ".join(out.split())
+    assert "The edit did not take: after it the model still prefers something else to Turin" in said
+    assert "its search ended at a loss of" in said
+    found = []
+    for target, true in (("Turin", "Oslo"), ("Oslo", "Turin")):
+        code, out, err = command(*asked, *weak, "--target", target, "--true", true, "--json")
+        assert code == 0, err
+        found.append(json.loads(out)["not_taken"])
+        assert found[-1] is None or f"still prefers {true} to {target}" in found[-1]
+    assert found.count(None) == 1
+    strong = ["--set", "steps=200", "--set", "learning_rate=0.05"]
+    code, out, err = command(*asked, *strong)
+    assert code == 0, err
+    assert "did not take" not in out
+
+
 def test_edit_save_and_load(command: Command, tmp_path: Path) -> None:
     model = ["--model", tiny_folder("gpt2"), "--subject", "Anna Ferrand", "--json"]
     (tmp_path / "texts.txt").write_text("The ferry to the island leaves. The bridge is new.\n" * 40)
