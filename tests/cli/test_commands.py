@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,6 +102,39 @@ def test_stats_and_doctor(command: Command, dataset: Path) -> None:
     assert json.loads(out)
     code, out, _ = command("doctor", "--json")
     assert "torch" in json.loads(out)["facts"]
+
+
+def test_the_doctor_looks_at_a_model(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COUNTERFACT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "texts.txt").write_text("The ferry to the island leaves. The bridge is new.\n" * 40)
+
+    def look() -> dict[str, Any]:
+        _, out, err = command("doctor", "--model", tiny_folder("llama"), "--json")
+        assert not err.count("Traceback")
+        found: dict[str, Any] = json.loads(out)["model"]
+        return found
+
+    found = look()
+    assert (found["family"], found["layers"], found["width"]) == ("llama", 3, 32)
+    assert found["parameters"] > found["width"] * found["vocabulary"]
+    assert found["evaluation_bytes"] >= found["edit_bytes"] > 0 and found["moments"] == []
+    editors = {one["editor"]: one for one in found["editors"]}
+    assert editors["identity"]["missing"] is None and editors["rome"]["layer"] == 1
+    assert "scaled to 3 layers" in editors["rome"]["source"]
+    assert "second moment of layer 1" in editors["rome"]["missing"]
+    assert "a network trained on counterfact" in editors["mend_cf"]["missing"]
+    code, _, err = command(
+        *("second-moment", "--model", tiny_folder("llama"), "--layer", 1, "--texts", tmp_path / "texts.txt")
+    )
+    assert code == 0, err
+    found = look()
+    assert [facts["layer"] for facts in found["moments"]] == [1]
+    assert {one["editor"]: one for one in found["editors"]}["rome"]["missing"] is None
+    _, out, _ = command("doctor", "--model", tiny_folder("llama"))
+    said = " ".join(out.split())
+    assert "second moments in the cache: layer 1:" in said and "start token:" in said and "llama" in said
+    code, _, err = command("doctor", "--model", "./nothing")
+    assert code == 2 and "nothing" in err
 
 
 @pytest.mark.parametrize(

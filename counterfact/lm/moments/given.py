@@ -100,6 +100,23 @@ def moment_facts(path: Path) -> dict[str, Any]:
         raise BadInput(str(error)) from error
 
 
+def kept_moments(folder: Path, lm: LM) -> list[dict[str, Any]]:
+    """Return what the second moments of a model that are kept in a folder say of themselves, by layer and name.
+
+    What cannot be read is passed over, and so are checkpoints of passes.
+    """
+    found = []
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            facts = read_facts(path)
+        except Damaged as error:
+            log.warning("%s; passed over", error)
+            continue
+        if "layer" in facts and facts["model"]["weights_hash"] == lm.weights_hash:
+            found.append({**facts, "path": str(path)})
+    return sorted(found, key=lambda facts: int(facts["layer"]))
+
+
 def place_for_copies(out: str, copies: int) -> Path:
     """Return where copies of second moments go: a file, or a folder, which is made.
 
