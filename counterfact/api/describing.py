@@ -100,6 +100,11 @@ def describe_model(lm: LM) -> ModelDescription:
     """
     shape, given = Shape.of(lm), Resources()
     moments = tuple(kept_moments(given.cache / "second_moments", lm))
+    whole = {
+        facts["layer"]
+        for facts in moments
+        if facts["complete"] and not facts.get("max_texts") and not facts.get("max_tokens")
+    }
     return ModelDescription(
         name=lm.name,
         family=lm.layout.family,
@@ -115,9 +120,7 @@ def describe_model(lm: LM) -> ModelDescription:
         edit_bytes=needs(shape, FEWEST).total,
         evaluation_bytes=needs(shape, plan_for(shape)).total,
         moments=moments,
-        editors=tuple(
-            _readiness(EDITORS.get(name), lm, given, {facts["layer"] for facts in moments}) for name in EDITORS
-        ),
+        editors=tuple(_readiness(EDITORS.get(name), lm, given, whole) for name in EDITORS),
     )
 
 
@@ -128,12 +131,12 @@ def _readiness(spec: EditorSpec, lm: LM, given: Resources, there: set[int]) -> R
         return Readiness(spec.name, None, "nowhere", str(error))
     layer, missing = getattr(resolved.settings, "layer", None), None
     if spec.second_moments(resolved.settings) and layer not in there:
-        missing = f"the second moment of layer {layer}, which is computed before the first edit"
+        missing = f"the second moment of layer {layer} over whole texts, which is computed before the first edit"
     if spec.trained_for is not None:
         try:
             read_info(given.network_folder(lm, spec.name))
         except BadInput:
-            missing = f"a network trained on {spec.trained_for}: counterfact train --help"
+            missing = f"a network trained on {spec.trained_for}: see counterfact train --help"
     return Readiness(spec.name, layer, resolved.source, missing)
 
 

@@ -113,6 +113,7 @@ def _print_model(found: "ModelDescription") -> None:
     )
     cached = [
         f"layer {facts['layer']}: {facts['count']:,} tokens of {facts['texts']['name']}"
+        + (f", its first {facts['max_texts']:,} texts" if facts.get("max_texts") else "")
         + ("" if facts["complete"] else ", not complete")
         for facts in found.moments
     ]

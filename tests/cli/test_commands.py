@@ -123,16 +123,21 @@ def test_the_doctor_looks_at_a_model(command: Command, tmp_path: Path, monkeypat
     assert "scaled to 3 layers" in editors["rome"]["source"]
     assert "second moment of layer 1" in editors["rome"]["missing"]
     assert "a network trained on counterfact" in editors["mend_cf"]["missing"]
-    code, _, err = command(
-        *("second-moment", "--model", tiny_folder("llama"), "--layer", 1, "--texts", tmp_path / "texts.txt")
-    )
-    assert code == 0, err
-    found = look()
-    assert [facts["layer"] for facts in found["moments"]] == [1]
-    assert {one["editor"]: one for one in found["editors"]}["rome"]["missing"] is None
+    asked = ("second-moment", "--model", tiny_folder("llama"), "--layer", 1, "--texts", tmp_path / "texts.txt")
+    for some, missing in ((("--max-texts", 20), True), ((), False)):
+        code, _, err = command(*asked, *some)
+        assert code == 0, err
+        found = look()
+        assert {facts["layer"] for facts in found["moments"]} == {1}
+        assert bool({one["editor"]: one for one in found["editors"]}["rome"]["missing"]) == missing
     _, out, _ = command("doctor", "--model", tiny_folder("llama"))
     said = " ".join(out.split())
-    assert "second moments in the cache: layer 1:" in said and "start token:" in said and "llama" in said
+    assert (
+        "second moments in the cache: layer 1:" in said
+        and "its first 20 texts" in said
+        and "start token:" in said
+        and "llama" in said
+    )
     code, _, err = command("doctor", "--model", "./nothing")
     assert code == 2 and "nothing" in err
 
