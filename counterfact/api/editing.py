@@ -68,6 +68,7 @@ def load_editor(
     *,
     texts: str | Path = "embedded",
     max_texts: int | None = None,
+    contexts: Sequence[str] | None = None,
     seed: int = 0,
     engine: Engine = "batched",
     progress: Progress | None = None,
@@ -80,6 +81,7 @@ def load_editor(
         settings: settings that differ from the published ones: values by name, or words `name=value`.
         texts: texts for second moments of keys, as `load_texts` takes them; opened only for an editor that needs them.
         max_texts: how many of these texts.
+        contexts: context templates, the bare `{}` first, for editors that take them; by default the model's own texts.
         seed: seed of everything random.
         engine: `batched`, or `plain`: one record at a time, by whole forward passes.
         progress: told how far a second moment has come that is not there yet.
@@ -89,7 +91,13 @@ def load_editor(
     """
     spec = EDITORS.get(name)
     resolved = spec.resolve(lm.name, lm.n_layers, settings_of([name], settings)[name])
-    given = Resources(second_moment_max_texts=max_texts, seed=seed, engine=engine, progress=progress)
+    given = Resources(
+        second_moment_max_texts=max_texts,
+        context_templates=None if contexts is None else tuple(contexts),
+        seed=seed,
+        engine=engine,
+        progress=progress,
+    )
     resources = spec.resources(given, resolved.settings, lambda: load_texts(texts))
     return LoadedEditor(lm, name, resolved, spec.prepare(lm, resolved.settings, resources), seed)
 
@@ -102,6 +110,7 @@ def edit(
     *,
     texts: str | Path = "embedded",
     max_texts: int | None = None,
+    contexts: Sequence[str] | None = None,
     seed: int = 0,
     engine: Engine = "batched",
     progress: Progress | None = None,
@@ -115,6 +124,7 @@ def edit(
     *,
     texts: str | Path = "embedded",
     max_texts: int | None = None,
+    contexts: Sequence[str] | None = None,
     seed: int = 0,
     engine: Engine = "batched",
     progress: Progress | None = None,
@@ -127,6 +137,7 @@ def edit(
     *,
     texts: str | Path = "embedded",
     max_texts: int | None = None,
+    contexts: Sequence[str] | None = None,
     seed: int = 0,
     engine: Engine = "batched",
     progress: Progress | None = None,
@@ -140,6 +151,7 @@ def edit(
         editor: name of the editor.
         texts: texts for second moments of keys, for editors that need them.
         max_texts: how many of these texts.
+        contexts: context templates, the bare `{}` first, for editors that take them; by default the model's own texts.
         seed: seed of everything random.
         engine: `batched`, or `plain`: one record at a time, by whole forward passes.
         progress: told how far a second moment has come that is not there yet.
@@ -161,6 +173,14 @@ def edit(
         ' Oslo'
     """
     chosen = load_editor(
-        lm, editor, settings, texts=texts, max_texts=max_texts, seed=seed, engine=engine, progress=progress
+        lm,
+        editor,
+        settings,
+        texts=texts,
+        max_texts=max_texts,
+        contexts=contexts,
+        seed=seed,
+        engine=engine,
+        progress=progress,
     )
     return chosen(requests)

@@ -44,6 +44,7 @@ def evaluate(
     settings: Choices = (),
     texts: str | Path = "embedded",
     max_texts: int | None = None,
+    contexts: Sequence[str] | None = None,
     networks: Mapping[str, Path] | None = None,
     engine: Engine = "batched",
     options: Options | None = None,
@@ -60,6 +61,7 @@ def evaluate(
             one.
         texts: texts for second moments of keys, as `load_texts` takes them; opened only for an editor that needs them.
         max_texts: how many of these texts.
+        contexts: context templates, the bare `{}` first, for editors that take them; by default the model's own texts.
         networks: folders of trained networks, by the editor's name; others are looked for where `train` leaves them.
         engine: `batched`, or `plain`: one record at a time, by whole forward passes.
         options: seed, generation, who computes, and what is told of the progress.
@@ -74,7 +76,13 @@ def evaluate(
     data = dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
     chosen, options = [EDITORS.get(name) for name in names], options or Options()
     resolved = [spec.resolve(lm.name, lm.n_layers, shares[spec.name]) for spec in chosen]
-    given = Resources(second_moment_max_texts=max_texts, networks=networks or {}, seed=options.seed, engine=engine)
+    given = Resources(
+        second_moment_max_texts=max_texts,
+        context_templates=None if contexts is None else tuple(contexts),
+        networks=networks or {},
+        seed=options.seed,
+        engine=engine,
+    )
     open_texts, runs = cache(lambda: load_texts(texts)), []
     for spec, found in zip(chosen, resolved, strict=True):
         if announce is not None:

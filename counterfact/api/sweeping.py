@@ -39,6 +39,7 @@ def sweep(
     settings: Mapping[str, Any] | None = None,
     texts: str | Path = "embedded",
     max_texts: int | None = None,
+    contexts: Sequence[str] | None = None,
     options: Options | None = None,
     announce: Callable[[str, Resolved[Any]], None] | None = None,
 ) -> Sweep:
@@ -54,6 +55,7 @@ def sweep(
         settings: other settings that differ from the published ones.
         texts: texts for second moments of keys, for editors that need them.
         max_texts: how many of these texts.
+        contexts: context templates, the bare `{}` first, for editors that take them; by default the model's own texts.
         options: seed and progress; nothing is generated, whatever they say.
         announce: told, before each run, its editor, the settings in force and where they come from.
 
@@ -80,6 +82,7 @@ def sweep(
                 settings=given,
                 texts=texts,
                 max_texts=max_texts,
+                contexts=contexts,
                 options=options,
                 announce=announce,
             )

@@ -1,7 +1,7 @@
 """What several commands share: the argument types, the model by name, the console."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -52,6 +52,14 @@ Texts = Annotated[
     ),
 ]
 MaxTexts = Annotated[int | None, typer.Option("--max-texts", min=1, help="How many of these texts, from the first.")]
+
+Contexts = Annotated[
+    Path | None,
+    typer.Option(
+        dir_okay=False,
+        help="Context templates for ROME, one a line, each with {} for the prompt; default: texts of the model's own.",
+    ),
+]
 
 
 def open_model(
@@ -111,6 +119,17 @@ def load_plugins(paths: list[Path] | None) -> None:
     """Load the files given with `--plugin`."""
     for path in paths or []:
         load_plugin(path)
+
+
+def say_first_tokens(editor: str, edited: Sequence[int], requests: int) -> None:
+    """Say, once for a run, how many requests are edited at a prompt's first token, if any are."""
+    if edited:
+        notes.print(
+            f"{editor}: {len(edited)} of {requests} edited at the first token of the prompt, where many models keep an "
+            "attention sink and an edit does not do what it does elsewhere (docs/second-moments.md)",
+            style="yellow",
+            soft_wrap=True,
+        )
 
 
 def error_words(sampling: Mapping[str, float], *, complete: bool) -> str:

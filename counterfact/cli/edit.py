@@ -8,6 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from counterfact.cli._common import (
+    Contexts,
     Device,
     Dtype,
     Engine,
@@ -25,10 +26,11 @@ from counterfact.cli._common import (
     notes,
     open_model,
     progress_bar,
+    say_first_tokens,
 )
 from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json
-from counterfact.core.prompts import check_template, fill
+from counterfact.core.prompts import check_template, fill, read_templates
 
 if TYPE_CHECKING:
     from counterfact.evaluation.showcase import Saying
@@ -55,12 +57,14 @@ def edit(
     set_: Set = None,
     texts: Texts = "embedded",
     max_texts: MaxTexts = None,
+    contexts: Contexts = None,
     seed: Seed = 0,
     engine: Engine = "batched",
     device: Device = None,
     dtype: Dtype = "float32",
     precision: Precision = "strict",
     plugin: Plugin = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the context templates too.")] = False,
     as_json: Json = False,
 ) -> None:
     """Edit one fact and show next-token probabilities and a text before and after.
@@ -69,7 +73,7 @@ def edit(
     --save edit.safetensors`
     """
     from counterfact import Request, load_editor, load_edits, save_edits, say  # noqa: PLC0415
-    from counterfact.contracts.editors import settings_of  # noqa: PLC0415
+    from counterfact.contracts.editors import edited_at_first_token, settings_of  # noqa: PLC0415
     from counterfact.evaluation.showcase import why_not_taken  # noqa: PLC0415
 
     if (target is None) == (load is None):
@@ -79,6 +83,7 @@ def edit(
     except ValueError as error:
         raise BadInput(str(error)) from error
     load_plugins(plugin)
+    templates = None if contexts is None else read_templates(contexts)
     settings_of([editor], set_ or ())
     lm, failed = open_model(model, device, dtype, precision), None
     if load is not None:
@@ -91,6 +96,7 @@ def edit(
                 set_ or (),
                 texts=texts,
                 max_texts=max_texts,
+                contexts=templates,
                 seed=seed,
                 engine=engine,
                 progress=advance,
@@ -98,7 +104,10 @@ def edit(
         notes.print(f"{editor}: {chosen.resolved.source}", style="dim", soft_wrap=True)
         if moment := chosen.provenance.get("second_moment"):
             notes.print(moment_words(moment), style="dim", soft_wrap=True)
+        for template in chosen.provenance.get("context_templates", ()) if verbose else ():
+            notes.print(f"context: {template!r}", style="dim", markup=False, soft_wrap=True)
         request = Request(0, prompt, subject, str(target), true)
+        say_first_tokens(editor, edited_at_first_token(lm, chosen.resolved.settings, [request]), 1)
         made = chosen(request)
         failed = why_not_taken(lm, request, made)
     if save is not None:

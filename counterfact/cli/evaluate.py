@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from counterfact.cli._common import (
+    Contexts,
     Device,
     Dtype,
     Engine,
@@ -27,12 +28,15 @@ from counterfact.cli._common import (
     notes,
     open_model,
     progress_bar,
+    say_first_tokens,
 )
 from counterfact.cli._runners import RayAddress, Runners, Slurm, TextWorkers, Threads, Workers, open_runner
 from counterfact.cli.summarize import print_tables
 from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json
 from counterfact.core.places import model_place
+from counterfact.core.prompts import read_templates
+from counterfact.core.records import BadRecord
 
 if TYPE_CHECKING:
     from counterfact.core.settings import Resolved
@@ -65,6 +69,7 @@ def evaluate(
     restart: Annotated[bool, typer.Option(help="Begin again instead of going on.")] = False,
     texts: Texts = "embedded",
     max_texts: MaxTexts = None,
+    contexts: Contexts = None,
     engine: Engine = "batched",
     device: Device = None,
     dtype: Dtype = "float32",
@@ -89,9 +94,10 @@ def evaluate(
 
     from counterfact import Options, load_dataset  # noqa: PLC0415
     from counterfact import evaluate as evaluate_editors  # noqa: PLC0415
-    from counterfact.contracts.editors import settings_of  # noqa: PLC0415
+    from counterfact.contracts.editors import edited_at_first_token, settings_of  # noqa: PLC0415
 
     load_plugins(plugin)
+    templates = None if contexts is None else read_templates(contexts)
     names = editor or ["rome"]
     settings_of(names, set_ or ())
     if network and len(names) > 1:
@@ -114,6 +120,12 @@ def evaluate(
         text_workers=text_workers,
         max_memory=memory,
     )
+    requests = [record.request for record in data.records if not isinstance(record, BadRecord)]
+
+    def told(editor: str, resolved: "Resolved[Any]") -> None:
+        announce(editor, resolved)
+        say_first_tokens(editor, edited_at_first_token(lm, resolved.settings, requests), len(requests))
+
     with (
         open_runner(
             runner,
@@ -138,10 +150,11 @@ def evaluate(
             settings=set_ or (),
             texts=texts,
             max_texts=max_texts,
+            contexts=templates,
             networks={names[0]: network} if network else None,
             engine=engine,
             options=replace(options, runner=chosen, progress=advance),
-            announce=announce,
+            announce=told,
         )
     if as_json:
         console.print(canonical_json([run.data for run in runs]), soft_wrap=True, markup=False)

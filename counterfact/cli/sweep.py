@@ -7,6 +7,7 @@ import typer
 from rich.table import Table
 
 from counterfact.cli._common import (
+    Contexts,
     Device,
     Dtype,
     Limit,
@@ -26,6 +27,7 @@ from counterfact.cli._common import (
 )
 from counterfact.cli.evaluate import announce
 from counterfact.core.errors import BadInput
+from counterfact.core.prompts import read_templates
 
 if TYPE_CHECKING:
     from counterfact.api.sweeping import Sweep
@@ -53,6 +55,7 @@ def sweep(
     set_: Set = None,
     texts: Texts = "embedded",
     max_texts: MaxTexts = None,
+    contexts: Contexts = None,
     device: Device = None,
     dtype: Dtype = "float32",
     precision: Precision = "strict",
@@ -70,6 +73,7 @@ def sweep(
     from counterfact.tracing.causal import CAVEAT  # noqa: PLC0415
 
     load_plugins(plugin)
+    templates = None if contexts is None else read_templates(contexts)
     settings = settings_of([editor], set_ or ())[editor]
     data = load_dataset(dataset, limit)
     lm = open_model(model, device, dtype, precision)
@@ -84,6 +88,7 @@ def sweep(
             settings=settings,
             texts=texts,
             max_texts=max_texts,
+            contexts=templates,
             options=Options(seed=seed, max_memory=memory_of(lm, max_memory), progress=advance),
             announce=announce,
         )

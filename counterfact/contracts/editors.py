@@ -271,6 +271,30 @@ def seen_in_training(prepared: Editor, requests: Sequence[Request]) -> list[int]
     return find(requests)
 
 
+def edited_at_first_token(lm: LM, settings: Settings, requests: Sequence[Request]) -> list[int]:
+    """Return the ids of those requests that an editor with a token position would edit at a prompt's very first token.
+
+    There models keep an attention sink: a state several times as large as those of other tokens. A tokenizer that puts
+    a start token first keeps subjects away from it.
+
+    Args:
+        lm: the model.
+        settings: of the editor; without a `position` it reads no single token.
+        requests: whose prompts are looked at.
+    """
+    rule = getattr(settings, "position", None)
+    if rule is None or lm.encoding.start:
+        return []
+    found = []
+    for request in requests:
+        try:
+            [(_, position)] = lm.locate([request.prompt], [request.subject], rule)
+        except ValueError:
+            continue  # it cannot be edited at all
+        found += [request.id] if position == 0 else []
+    return found
+
+
 def check_layer(layer: int, lm: LM) -> None:
     """Raise `BadInput` unless the model has that layer."""
     if not 0 <= layer < lm.n_layers:

@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 
+from counterfact.contracts.editors import edited_at_first_token
 from counterfact.core.files import write_json, write_jsonl
+from counterfact.core.records import Request
+from counterfact.editors.rome import RomeSettings
 from tests.support import ROOT
 from tests.support.evaluating import counterfact, counterfact_record
-from tests.support.models import tiny_folder
+from tests.support.models import tiny_folder, tiny_lm
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -293,6 +296,45 @@ def test_an_edit_that_does_not_take_is_said(command: Command, tmp_path: Path) ->
     code, out, err = command(*asked, *strong)
     assert code == 0, err
     assert "did not take" not in out
+
+
+def test_contexts_are_given_shown_and_part_of_a_run(command: Command, dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "contexts.txt").write_text("In the evening. {}\n\nIt is said that {}\n")
+    rome = ["--editor", "rome", "--set", "layer=1", "--set", "steps=2", "--set", "covariance=false"]
+    asked = ["edit", "{} was born in", "--subject", "Oslo", "--target", "Turin", "--model", tiny_folder("gpt2"), *rome]
+    code, _, err = command(*asked, "--contexts", tmp_path / "contexts.txt", "-v")
+    assert code == 0, err
+    shown = [line for line in err.splitlines() if line.startswith("context: ")]
+    assert shown == ["context: '{}'", "context: 'In the evening. {}'", "context: 'It is said that {}'"]
+    code, _, err = command(*asked, "-v", "--set", "contexts_per_length=2")
+    assert code == 0 and err.count("context: '") + err.count('context: "') == 5
+    found = []
+    for contexts in ([], ["--contexts", tmp_path / "contexts.txt"]):
+        run = evaluate(dataset, tmp_path / "results", *rome, "--limit", 1, "--no-generate", "--json", *contexts)
+        code, out, err = command(*run)
+        assert code == 0, err
+        found.append(json.loads(out)[0]["editor"])
+    assert found[0]["resources"]["context_templates"] is None
+    assert found[1]["resources"]["context_templates"] == found[1]["provenance"]["context_templates_hash"]
+    (tmp_path / "contexts.txt").write_text("{}\nno slot\n")
+    code, _, err = command(*asked, "--contexts", tmp_path / "contexts.txt")
+    assert code == 2 and "contexts.txt:2: expected one {}" in err
+
+
+def test_edits_at_the_first_token_are_counted_once(command: Command, tmp_path: Path) -> None:
+    records = [counterfact_record(case_id) for case_id in range(3)]
+    records[0]["requested_rewrite"] |= {"prompt": "{} was born in", "subject": "a"}
+    records[1]["requested_rewrite"] |= {"prompt": "It is said that {} was born in", "subject": "a"}
+    write_json(tmp_path / "records.json", records)
+    asked = ["--limit", 2, "--no-generate", "--set", "layer=1", "--set", "steps=2"]
+    rome = ["--editor", "rome", "--set", "rome.covariance=false", "--set", "rome.contexts_per_length=0"]
+    code, _, err = command(*evaluate(tmp_path / "records.json", tmp_path / "results", *asked, *rome, "--editor", "ft"))
+    assert code == 0, err
+    said = "rome: 1 of 2 edited at the first token of the prompt"
+    assert err.count("edited at the first token") == 1 and said in err
+    request, settings = Request(0, "{} was born in", "a", "Oslo"), RomeSettings(layer=1)
+    assert edited_at_first_token(tiny_lm("gpt2"), settings, [request]) == [0]
+    assert edited_at_first_token(tiny_lm("llama"), settings, [request]) == [], "a start token stands before the subject"
 
 
 def test_edit_save_and_load(command: Command, tmp_path: Path) -> None:
