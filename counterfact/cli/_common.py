@@ -125,8 +125,8 @@ def say_first_tokens(editor: str, edited: Sequence[int], requests: int) -> None:
     """Say, once for a run, how many requests are edited at a prompt's first token, if any are."""
     if edited:
         notes.print(
-            f"{editor}: {len(edited)} of {requests} edited at the first token of the prompt, where many models keep an "
-            "attention sink and an edit does not do what it does elsewhere (docs/second-moments.md)",
+            f"{editor}: {len(edited)} of {requests} requests edit the first token of their prompt, where many "
+            "models keep an attention sink and an edit does not do what it does elsewhere (docs/second-moments.md)",
             style="yellow",
             soft_wrap=True,
         )

@@ -61,6 +61,9 @@ def evaluate(
     set_: Set = None,
     generate: Annotated[bool, typer.Option(help="Generate texts, for fluency and consistency.")] = True,
     length: Annotated[int, typer.Option(min=2, help="Tokens of a text, its prompt included.")] = 100,
+    stop_at_end: Annotated[
+        bool, typer.Option("--stop-at-end", help="End a text at the model's end token; the paper's protocol goes on.")
+    ] = False,
     defer_text_metrics: Annotated[bool, typer.Option(help="Keep texts; measure them later with score-texts.")] = False,
     network: Annotated[
         Path | None, typer.Option(help="Folder of the editor's trained network; default: where train leaves it.")
@@ -114,6 +117,7 @@ def evaluate(
         seed=seed,
         generate=generate,
         length=length,
+        stop_at_end=stop_at_end,
         defer_text_metrics=defer_text_metrics,
         trained_records=trained_records,
         restart=restart,

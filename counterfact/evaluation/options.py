@@ -26,6 +26,8 @@ class Options:
     length: int = 100
     """Tokens of a text, its prompt included."""
     top_k: int = 5
+    stop_at_end: bool = False
+    """Whether a text ends at the model's end token; the paper's protocol goes on to the full length."""
     defer_text_metrics: bool = False
     """Keep texts and leave their metrics to `score_texts`, where nltk is not installed."""
     plan: Plan | None = None
@@ -47,7 +49,8 @@ class Options:
     def generation(self, benchmark: Benchmark[Any]) -> dict[str, int] | None:
         """Return what a run's protocol says of generated texts; `None` where there are none."""
         has_texts = self.generate and benchmark.generation_prompts is not None
-        return {"length": self.length, "top_k": self.top_k} if has_texts else None
+        told = {"length": self.length, "top_k": self.top_k, **({"stop_at_end": 1} if self.stop_at_end else {})}
+        return told if has_texts else None
 
     def text_metrics(self, benchmark: Benchmark[Any]) -> list[TextMetric]:
         """Return the metrics of texts that are taken in this run, and not deferred."""

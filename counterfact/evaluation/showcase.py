@@ -33,7 +33,7 @@ def say(lm: LM, prompt: str, edit: Edit | None = None, *, seed: int = 0, length:
         prompt: text, subject filled in.
         edit: the edit; None: the model as it is.
         seed: seed of the sample; the same for both models, so that the texts can be compared.
-        length: tokens of the text, prompt included.
+        length: tokens of the text, prompt included; it ends earlier where the model ends it.
         top: how many next tokens to return.
 
     Raises:
@@ -44,7 +44,8 @@ def say(lm: LM, prompt: str, edit: Edit | None = None, *, seed: int = 0, length:
     with float32_products(lm.precision):
         with torch.inference_mode(), per_row(lm, edits, edit_index):
             logits = lm.model(input_ids=ids).logits[0, -1].float()
-        [generated] = generate(lm, [prompt], [derive_seed(seed, "say", prompt)], edit_index, edits, length=length)
+        seeds = [derive_seed(seed, "say", prompt)]
+        [generated] = generate(lm, [prompt], seeds, edit_index, edits, length=length, stop_at_end=True)
     probabilities, tokens = logits.softmax(-1).topk(top)
     pairs = zip(tokens.tolist(), probabilities.tolist(), strict=True)
     if not isinstance(generated, Generation):

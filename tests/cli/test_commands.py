@@ -330,8 +330,8 @@ def test_edits_at_the_first_token_are_counted_once(command: Command, tmp_path: P
     rome = ["--editor", "rome", "--set", "rome.covariance=false", "--set", "rome.contexts_per_length=0"]
     code, _, err = command(*evaluate(tmp_path / "records.json", tmp_path / "results", *asked, *rome, "--editor", "ft"))
     assert code == 0, err
-    said = "rome: 1 of 2 edited at the first token of the prompt"
-    assert err.count("edited at the first token") == 1 and said in err
+    said = "rome: 1 of 2 requests edit the first token of their prompt"
+    assert err.count("edit the first token") == 1 and said in err
     request, settings = Request(0, "{} was born in", "a", "Oslo"), RomeSettings(layer=1)
     assert edited_at_first_token(tiny_lm("gpt2"), settings, [request]) == [0]
     assert edited_at_first_token(tiny_lm("llama"), settings, [request]) == [], "a start token stands before the subject"
