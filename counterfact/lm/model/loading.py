@@ -217,9 +217,10 @@ def read_config(name_or_path: str | Path) -> Any:
         BadInput: there is no such model, its family has no layout, or its weights are quantised.
     """
     name = str(name_or_path)
-    folder = _find_here(name)
+    if here := _find_here(name):
+        return _check_config(here)
     check_hub_name(name)
-    return _check_config(folder or name)
+    return _check_config(name)
 
 
 def default_device() -> torch.device:
