@@ -89,6 +89,13 @@ def test_what_is_no_gguf_file_is_refused(tmp_path: Path) -> None:
         read_config(tmp_path / "empty.gguf")
 
 
+def test_a_file_is_told_by_how_it_begins_and_a_folder_is_none(tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "sha256-0123")
+    assert load_lm(file, device="cpu").name == "sha256-0123"
+    folder = cached_conversion(hash_file(file), "sha256-0123")
+    assert load_lm(folder.rename(tmp_path / "folder.gguf"), device="cpu").name == "folder.gguf"
+
+
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "some.gguf").write_bytes(b"GGUF")
     monkeypatch.setattr(gguf, "find_spec", lambda name: None)

@@ -36,8 +36,9 @@ Announce = Callable[[str], object]
 
 
 def is_gguf(path: Path) -> bool:
-    """Return whether a path names a GGUF file, by its ending or by how the file begins."""
-    return path.suffix.lower() == ".gguf" or (path.is_file() and _beginning(path) == MAGIC)
+    """Return whether a path names a GGUF file, by its ending or by how the file begins; a folder never is one."""
+    named = path.suffix.lower() == ".gguf" and not path.is_dir()
+    return named or (path.is_file() and _beginning(path) == MAGIC)
 
 
 def model_name(file: Path) -> str:
