@@ -171,7 +171,8 @@ def describe_editor(name: str, model: str | None = None) -> Description:
 def _describe(spec: EditorSpec, model: str | None) -> Description:
     values, source = {}, None
     if model is not None:
-        resolved = spec.resolve(model, int(read_config(model).num_hidden_layers))
+        config = read_config(model)
+        resolved = spec.resolve(config.name_or_path, int(config.num_hidden_layers))
         values, source = resolved.settings.model_dump(), resolved.source
     settings = []
     for name, field in spec.settings.model_fields.items():

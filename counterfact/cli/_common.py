@@ -21,7 +21,7 @@ console = Console(highlight=False)
 notes = Console(highlight=False, stderr=True)
 """For what a script that reads the output does not want."""
 
-Model = Annotated[str, typer.Option(help="A folder, a Hub id, or an embedded model by name.")]
+Model = Annotated[str, typer.Option(help="A folder, a GGUF file, a Hub id, or a model by name: factlm, smollm2.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... By default a GPU where there is one.")]
 DtypeName = Literal["float32", "bfloat16", "float64"]
 Dtype = Annotated[DtypeName, typer.Option(help="Precision of the weights.")]
@@ -71,7 +71,12 @@ def open_model(
     from counterfact.lm.model.loading import load_lm  # noqa: PLC0415
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    return load_lm(name, device=device, dtype=dtype, precision=precision)
+    return load_lm(name, device=device, dtype=dtype, precision=precision, announce=note)
+
+
+def note(message: str) -> None:
+    """Say something that a script which reads the output does not want."""
+    notes.print(message, style="dim", soft_wrap=True, markup=False)
 
 
 def memory_of(lm: "LM", given: str | None, length: int = 100) -> float | None:

@@ -25,6 +25,24 @@ class Saying:
     """A text sampled from the prompt, prompt included."""
 
 
+def next_tokens(lm: LM, prompt: str, edit: Edit | None = None, *, top: int = 5) -> tuple[tuple[str, float], ...]:
+    """Return the likeliest next tokens at `prompt` and their probabilities, best first.
+
+    Args:
+        lm: the model.
+        prompt: text, subject filled in.
+        edit: the edit; None: the model as it is.
+        top: how many tokens to return.
+    """
+    edits, edit_index = _alone(edit)
+    ids = torch.tensor(lm.encoding.prompts(in_context([prompt], edit_index, edits)), device=lm.device)
+    with float32_products(lm.precision), torch.inference_mode(), per_row(lm, edits, edit_index):
+        logits = lm.model(input_ids=ids).logits[0, -1].float()
+    probabilities, tokens = logits.softmax(-1).topk(top)
+    pairs = zip(tokens.tolist(), probabilities.tolist(), strict=True)
+    return tuple((lm.decode([token]), probability) for token, probability in pairs)
+
+
 def say(lm: LM, prompt: str, edit: Edit | None = None, *, seed: int = 0, length: int = 60, top: int = 5) -> Saying:
     """Return the next-token probabilities at `prompt` and a sampled text, of the model or of the edited model.
 
@@ -39,18 +57,13 @@ def say(lm: LM, prompt: str, edit: Edit | None = None, *, seed: int = 0, length:
     Raises:
         ValueError: the text could not be generated; the message says why.
     """
-    edits, edit_index = ([], [-1]) if edit is None else ([edit], [0])
-    ids = torch.tensor(lm.encoding.prompts(in_context([prompt], edit_index, edits)), device=lm.device)
+    edits, edit_index = _alone(edit)
     with float32_products(lm.precision):
-        with torch.inference_mode(), per_row(lm, edits, edit_index):
-            logits = lm.model(input_ids=ids).logits[0, -1].float()
         seeds = [derive_seed(seed, "say", prompt)]
         [generated] = generate(lm, [prompt], seeds, edit_index, edits, length=length, stop_at_end=True)
-    probabilities, tokens = logits.softmax(-1).topk(top)
-    pairs = zip(tokens.tolist(), probabilities.tolist(), strict=True)
     if not isinstance(generated, Generation):
         raise ValueError(f"no text could be generated: {generated.reason}")
-    return Saying(tuple((lm.decode([token]), probability) for token, probability in pairs), generated.text)
+    return Saying(next_tokens(lm, prompt, edit, top=top), generated.text)
 
 
 def why_not_taken(lm: LM, request: Request, edit: Edit) -> str | None:
@@ -80,3 +93,8 @@ def why_not_taken(lm: LM, request: Request, edit: Edit) -> str | None:
     if (loss := edit.diagnostics.get("loss")) is not None:
         found += f"; its search ended at a loss of {loss:.2f} nats, where 0 would be certainty of {request.target_new}"
     return found
+
+
+def _alone(edit: Edit | None) -> tuple[list[Edit], list[int]]:
+    """Return the edits, and the index, of one row."""
+    return ([], [-1]) if edit is None else ([edit], [0])
