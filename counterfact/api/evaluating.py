@@ -1,15 +1,19 @@
 """Evaluate editors on a data set: one run for each, and the tables of them all."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.contracts.editors import EDITORS, Engine, Resources, settings_of
+from counterfact.core.errors import BadInput
+from counterfact.core.records import BadRecord
 from counterfact.core.settings import Choices, Resolved
 from counterfact.core.texts import load_texts
 from counterfact.evaluation import harness
+from counterfact.evaluation.known import known_records
 from counterfact.evaluation.options import Options
 from counterfact.evaluation.store import Run
 from counterfact.evaluation.summary import render, summary_tables
@@ -46,6 +50,7 @@ def evaluate(
     max_texts: int | None = None,
     contexts: Sequence[str] | None = None,
     networks: Mapping[str, Path] | None = None,
+    known: bool = False,
     engine: Engine = "batched",
     options: Options | None = None,
     announce: Announce | None = None,
@@ -63,17 +68,21 @@ def evaluate(
         max_texts: how many of these texts.
         contexts: context templates, the bare `{}` first, for editors that take them; by default the model's own texts.
         networks: folders of trained networks, by the editor's name; others are looked for where `train` leaves them.
+        known: take only records whose fact the unedited model knows: its greedy continuation of their prompt is the
+            true object. A run says so, and `summarize` shows it below one on all records.
         engine: `batched`, or `plain`: one record at a time, by whole forward passes.
         options: seed, generation, who computes, and what is told of the progress.
         announce: told, before each run, its editor, the settings in force and where they come from.
 
     Raises:
-        BadInput: an argument cannot be used, or a folder was begun with something else.
+        BadInput: an argument cannot be used, the model knows none of the facts that are to be known, or a folder was
+            begun with something else.
         OSError: the disk is full; what is finished stays.
     """
     names = [editors] if isinstance(editors, str) else list(editors)
     shares = settings_of(names, settings)
     data = dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
+    data = _only_known(lm, data) if known else data
     chosen, options = [EDITORS.get(name) for name in names], options or Options()
     resolved = [spec.resolve(lm.name, lm.n_layers, shares[spec.name]) for spec in chosen]
     given = Resources(
@@ -90,3 +99,21 @@ def evaluate(
         resources = spec.resources(given, found.settings, open_texts)
         runs.append(harness.evaluate(lm, spec, found, data, Path(out), resources=resources, options=options))
     return Runs(runs)
+
+
+def _only_known(lm: LM, data: Dataset) -> Dataset:
+    """Return the part of a data set whose facts a model knows.
+
+    Raises:
+        BadInput: its records have no true objects, or the model knows none of them.
+    """
+    good = [record for record in data.records if not isinstance(record, BadRecord)]
+    if not any(record.request.target_true is not None for record in good):
+        raise BadInput(
+            f"{data.path}: whether a model knows a fact is asked by its true object, and records of "
+            f"{data.benchmark.title} have none; evaluate all of them"
+        )
+    found = known_records(lm, good)
+    if not found:
+        raise BadInput(f"{lm.name} knows none of the {len(good):,} facts of {data.path}; evaluate all of them")
+    return replace(data, records=tuple(found), known_of=len(data.records))

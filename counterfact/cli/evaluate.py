@@ -57,6 +57,9 @@ def evaluate(
         str | None, typer.Option(help="What to measure by, as counterfact_plus; default: what the records are of.")
     ] = None,
     limit: Limit = None,
+    known: Annotated[
+        bool, typer.Option("--known", help="Only facts that the unedited model knows; `summarize` shows both kinds.")
+    ] = False,
     seed: Seed = 0,
     set_: Set = None,
     generate: Annotated[bool, typer.Option(help="Generate texts, for fluency and consistency.")] = True,
@@ -155,6 +158,7 @@ def evaluate(
             texts=texts,
             max_texts=max_texts,
             contexts=templates,
+            known=known,
             networks={names[0]: network} if network else None,
             engine=engine,
             options=replace(options, runner=chosen, progress=advance),

@@ -17,8 +17,9 @@ from counterfact.contracts.editors import edited_at_first_token
 from counterfact.core.files import write_json, write_jsonl
 from counterfact.core.records import Request
 from counterfact.editors.rome import RomeSettings
+from counterfact.leaderboard.schema import DatasetPart
 from tests.support import ROOT
-from tests.support.evaluating import counterfact, counterfact_record
+from tests.support.evaluating import counterfact, counterfact_record, zsre
 from tests.support.models import tiny_folder, tiny_lm
 
 Command = Callable[..., tuple[int, str, str]]
@@ -178,6 +179,36 @@ def test_bad_arguments_end_with_2_and_a_reason(
     assert said in err
     assert "Traceback" not in err
     assert not list(tmp_path.rglob("cases.jsonl"))
+
+
+def test_known_facts_are_evaluated_alone_and_shown_below_all(
+    command: Command, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = evaluate(dataset, tmp_path / "results", "--defer-text-metrics")
+    code, _, err = command(*asked, "--known")
+    assert code == 2 and "knows none of the 6 facts" in err
+    monkeypatch.setattr("counterfact.api.evaluating.known_records", lambda _, records: records[1:3])
+    runs = []
+    for more in ([], ["--known"]):
+        code, out, err = command(*asked, *more, "--json")
+        assert code == 0, err
+        runs += json.loads(out)
+    whole, known = (run["dataset"] for run in runs)
+    assert runs[1]["n"]["asked"] == 2 and known["content_hash"] == whole["content_hash"]
+    assert (known["record_ids"], known["known_of"], "known_of" in whole) == ("1-2", 7, False)
+    assert DatasetPart.model_validate(known).known_of == 7
+    code, out, _ = command("summarize", tmp_path / "results", "--format", "json")
+    [table] = json.loads(out)
+    name = Path(tiny_folder("gpt2")).name
+    labels = [f"{name} (unedited)", "identity", f"{name} (unedited, known facts of 7)", "identity (known facts)"]
+    assert [row["label"] for row in table["rows"]] == labels
+    assert [row["n"] for row in table["rows"]] == ["6/7", "6/7", "2", "2"]
+    [run] = [path.parent for path in tmp_path.rglob("run.json") if "known_of" in path.read_text()]
+    code, _, err = command("score-texts", run)
+    assert code == 0, err
+    zsre(tmp_path / "questions.json")
+    code, _, err = command(*evaluate(tmp_path / "questions.json", tmp_path / "results", "--known"))
+    assert code == 2 and "records of zsRE have none" in err
 
 
 def test_settings_go_to_the_editors_that_have_them(command: Command, dataset: Path, tmp_path: Path) -> None:
