@@ -161,8 +161,9 @@ def moment_words(moment: Mapping[str, Any]) -> str:
 def progress_bar(title: str) -> Iterator[Advance]:
     """Show a bar on a terminal, else a line now and then; yields the function that takes in the progress."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    pace = Pace(lambda line: notes.print(f"{title}: {line}", markup=False, soft_wrap=True), go_on=not notes.is_terminal)
-    with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True) as bars:
+    terminal = notes.is_terminal
+    pace = Pace(lambda line: notes.print(f"{title}: {line}", markup=False, soft_wrap=True), go_on=not terminal)
+    with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True, disable=not terminal) as bars:
         task = bars.add_task(title, total=None)
 
         def advance(stage: str, done: int, total: int | None = None, note: str = "") -> None:
