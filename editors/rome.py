@@ -28,6 +28,7 @@ from torch import Tensor
 from counterfact.contracts.editors import Edited, Editor, Engine, Failure, Group, Resources, check_layer, editor
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json
+from counterfact.core.provenance import code_hash
 from counterfact.core.records import Request
 from counterfact.core.settings import Settings
 from counterfact.editing import plain
@@ -83,6 +84,8 @@ class RomeSettings(Settings):
 
 SEARCH_FIELDS = set(RomeSettings.model_fields) - {"position", "covariance", "context_lengths", "contexts_per_length"}
 """What a search follows from, beside the rows of tokens."""
+SEARCH_CODE = ("counterfact.editing", "counterfact.lm.forward", "counterfact.lm.model")
+"""The packages that compute keys and values: what other code of theirs has left in the cache is not used."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,8 @@ class Rome:
         """Search for v* for a batch of records; the values are read from the cache where they are, to the CPU."""
         lm, search = self.lm, self.settings.model_dump(include=SEARCH_FIELDS)
         rows = [[list(item.target), [[row.lookup, *row.ids] for row in item.rows]] for item in batch]
-        identity = [lm.weights_hash, lm.arithmetic, lm.device.type, torch.__version__, search, rows]
+        made_by = [code_hash(*SEARCH_CODE), torch.__version__]
+        identity = [lm.weights_hash, lm.arithmetic, lm.device.type, made_by, search, rows]
         if self.engine == "plain":
             identity.append(self.engine)
         find = plain.find_values if self.engine == "plain" else find_values

@@ -1,12 +1,17 @@
-"""Describe editors: what each does, and its settings with their meaning, defaults and values for a model."""
+"""Describe editors and models: settings with their meaning, defaults and values, and what is there for a model."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from counterfact.contracts.editors import EDITORS, EditorSpec
-from counterfact.lm.model.loading import read_config
+from counterfact.contracts.editors import EDITORS, EditorSpec, Resources
+from counterfact.core.errors import BadInput
+from counterfact.editing.networks import read_info
+from counterfact.lm.model.loading import LM, read_config
+from counterfact.lm.moments.given import kept_moments
+from counterfact.lm.planning.batch_plan import FEWEST, Shape, plan_for
+from counterfact.lm.planning.memory import needs
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,101 @@ class Description:
     """Where the values for the model come from; None without a model."""
 
 
+@dataclass(frozen=True)
+class Readiness:
+    """What an editor would do with a model, and what it would have to wait for."""
+
+    editor: str
+    layer: int | None
+    """The layer that it edits, where it has one such setting."""
+    source: str
+    """Where its settings for the model come from: a file, or defaults scaled to the model's depth."""
+    missing: str | None
+    """What must be computed or trained first; None: nothing."""
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """A model as it is loaded, and what there is for it."""
+
+    name: str
+    family: str
+    layers: int
+    width: int
+    """Of the residual stream."""
+    inner: int
+    """Width of an MLP's inside, and of a second moment."""
+    parameters: int
+    vocabulary: int
+    max_length: int
+    """Most tokens of a row."""
+    start: str | None
+    """Text of the tokens that the tokenizer puts first; None: it puts none."""
+    device: str
+    dtype: str
+    edit_bytes: float
+    """Memory that edits one at a time are estimated to need: on a processor of the whole process."""
+    evaluation_bytes: float
+    """Memory that an evaluation with the default plan is estimated to need."""
+    moments: tuple[dict[str, Any], ...]
+    """What second moments in the cache say of themselves."""
+    editors: tuple[Readiness, ...]
+
+
+def describe_model(lm: LM) -> ModelDescription:
+    """Return what a model is, what it needs, and what editors have to wait for.
+
+    Args:
+        lm: the model.
+
+    Examples:
+        >>> from counterfact import load_lm
+        >>> found = describe_model(load_lm("factlm"))
+        >>> found.family, found.layers, found.width, [one.layer for one in found.editors if one.editor == "rome"]
+        ('gpt2', 6, 192, [2])
+    """
+    shape, given = Shape.of(lm), Resources()
+    moments = tuple(kept_moments(given.cache / "second_moments", lm))
+    whole = {
+        facts["layer"]
+        for facts in moments
+        if facts["complete"] and not facts.get("max_texts") and not facts.get("max_tokens")
+    }
+    return ModelDescription(
+        name=lm.name,
+        family=lm.layout.family,
+        layers=lm.n_layers,
+        width=lm.width,
+        inner=shape.inner,
+        parameters=sum(parameter.numel() for parameter in lm.model.parameters()),
+        vocabulary=lm.vocabulary,
+        max_length=lm.max_length,
+        start=lm.decode(lm.encoding.start) if lm.encoding.start else None,
+        device=str(lm.device),
+        dtype=lm.arithmetic,
+        edit_bytes=needs(shape, FEWEST).total,
+        evaluation_bytes=needs(shape, plan_for(shape)).total,
+        moments=moments,
+        editors=tuple(_readiness(EDITORS.get(name), lm, given, whole) for name in EDITORS),
+    )
+
+
+def _readiness(spec: EditorSpec, lm: LM, given: Resources, there: set[int]) -> Readiness:
+    try:
+        resolved = spec.resolve(lm.name, lm.n_layers)
+    except BadInput as error:
+        return Readiness(spec.name, None, "nowhere", str(error))
+    layer, missing = getattr(resolved.settings, "layer", None), None
+    if spec.second_moments(resolved.settings) and layer not in there:
+        missing = f"the second moment of layer {layer} over whole texts, which is computed before the first edit"
+    if spec.trained_for is not None:
+        try:
+            read_info(given.network_folder(lm, spec.name))
+        except BadInput:
+            missing = f"a network trained on {spec.trained_for}: see counterfact train --help"
+    return Readiness(spec.name, layer, resolved.source, missing)
+
+
 def describe_editors() -> list[Description]:
     """Return every editor, in the order of their names.
 
@@ -71,7 +171,8 @@ def describe_editor(name: str, model: str | None = None) -> Description:
 def _describe(spec: EditorSpec, model: str | None) -> Description:
     values, source = {}, None
     if model is not None:
-        resolved = spec.resolve(model, int(read_config(model).num_hidden_layers))
+        config = read_config(model)
+        resolved = spec.resolve(config.name_or_path, int(config.num_hidden_layers))
         values, source = resolved.settings.model_dump(), resolved.source
     settings = []
     for name, field in spec.settings.model_fields.items():

@@ -5,7 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from counterfact.contracts.editors import EDITORS, Editor, Engine, Failure, Resources, edit_singly
+from counterfact.contracts.editors import (
+    EDITORS,
+    Editor,
+    Engine,
+    Failure,
+    Progress,
+    Resources,
+    edit_singly,
+    provenance,
+    settings_of,
+)
 from counterfact.core.errors import Failed
 from counterfact.core.records import Request
 from counterfact.core.settings import Choices, Resolved
@@ -25,6 +35,11 @@ class LoadedEditor:
     """Its settings in force, and where they came from."""
     editor: Editor
     seed: int = 0
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What its edits rest on beside model and settings: context templates, the second moment, a trained network."""
+        return provenance(self.editor)
 
     @overload
     def __call__(self, requests: Request, /) -> Edit: ...
@@ -52,8 +67,11 @@ def load_editor(
     settings: Choices = (),
     *,
     texts: str | Path = "embedded",
+    max_texts: int | None = None,
+    contexts: Sequence[str] | None = None,
     seed: int = 0,
     engine: Engine = "batched",
+    progress: Progress | None = None,
 ) -> LoadedEditor:
     """Prepare an editor for a model, once for any number of requests.
 
@@ -62,15 +80,24 @@ def load_editor(
         name: name of the editor; `counterfact editors` lists them.
         settings: settings that differ from the published ones: values by name, or words `name=value`.
         texts: texts for second moments of keys, as `load_texts` takes them; opened only for an editor that needs them.
+        max_texts: how many of these texts.
+        contexts: context templates, the bare `{}` first, for editors that take them; by default the model's own texts.
         seed: seed of everything random.
         engine: `batched`, or `plain`: one record at a time, by whole forward passes.
+        progress: told how far a second moment has come that is not there yet.
 
     Raises:
         BadInput: no such editor, a setting is wrong, or something that the editor needs is missing.
     """
     spec = EDITORS.get(name)
-    resolved = spec.resolve(lm.name, lm.n_layers, settings)
-    given = Resources(seed=seed, engine=engine)
+    resolved = spec.resolve(lm.name, lm.n_layers, settings_of([name], settings)[name])
+    given = Resources(
+        second_moment_max_texts=max_texts,
+        context_templates=None if contexts is None else tuple(contexts),
+        seed=seed,
+        engine=engine,
+        progress=progress,
+    )
     resources = spec.resources(given, resolved.settings, lambda: load_texts(texts))
     return LoadedEditor(lm, name, resolved, spec.prepare(lm, resolved.settings, resources), seed)
 
@@ -82,8 +109,11 @@ def edit(
     editor: str = "rome",
     *,
     texts: str | Path = "embedded",
+    max_texts: int | None = None,
+    contexts: Sequence[str] | None = None,
     seed: int = 0,
     engine: Engine = "batched",
+    progress: Progress | None = None,
     **settings: Any,
 ) -> Edit: ...
 @overload
@@ -93,8 +123,11 @@ def edit(
     editor: str = "rome",
     *,
     texts: str | Path = "embedded",
+    max_texts: int | None = None,
+    contexts: Sequence[str] | None = None,
     seed: int = 0,
     engine: Engine = "batched",
+    progress: Progress | None = None,
     **settings: Any,
 ) -> list[Edit | Failure]: ...
 def edit(
@@ -103,8 +136,11 @@ def edit(
     editor: str = "rome",
     *,
     texts: str | Path = "embedded",
+    max_texts: int | None = None,
+    contexts: Sequence[str] | None = None,
     seed: int = 0,
     engine: Engine = "batched",
+    progress: Progress | None = None,
     **settings: Any,
 ) -> Edit | list[Edit | Failure]:
     """Make the edit of one request, or one edit for each of several; the model stays as it is.
@@ -114,8 +150,11 @@ def edit(
         requests: a request, or a sequence of them.
         editor: name of the editor.
         texts: texts for second moments of keys, for editors that need them.
+        max_texts: how many of these texts.
+        contexts: context templates, the bare `{}` first, for editors that take them; by default the model's own texts.
         seed: seed of everything random.
         engine: `batched`, or `plain`: one record at a time, by whole forward passes.
+        progress: told how far a second moment has come that is not there yet.
         settings: settings of the editor that differ from the published ones for this model.
 
     Returns:
@@ -133,4 +172,15 @@ def edit(
         >>> say(lm, request.filled, made).next_tokens[0][0]
         ' Oslo'
     """
-    return load_editor(lm, editor, settings, texts=texts, seed=seed, engine=engine)(requests)
+    chosen = load_editor(
+        lm,
+        editor,
+        settings,
+        texts=texts,
+        max_texts=max_texts,
+        contexts=contexts,
+        seed=seed,
+        engine=engine,
+        progress=progress,
+    )
+    return chosen(requests)

@@ -1,16 +1,19 @@
 """Evaluate editors on a data set: one run for each, and the tables of them all."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from counterfact.contracts.datasets import Dataset, load_dataset
-from counterfact.contracts.editors import EDITORS, Engine, Resources
+from counterfact.contracts.editors import EDITORS, Engine, Resources, settings_of
 from counterfact.core.errors import BadInput
+from counterfact.core.records import BadRecord
 from counterfact.core.settings import Choices, Resolved
 from counterfact.core.texts import load_texts
 from counterfact.evaluation import harness
+from counterfact.evaluation.known import known_records
 from counterfact.evaluation.options import Options
 from counterfact.evaluation.store import Run
 from counterfact.evaluation.summary import render, summary_tables
@@ -45,7 +48,9 @@ def evaluate(
     settings: Choices = (),
     texts: str | Path = "embedded",
     max_texts: int | None = None,
+    contexts: Sequence[str] | None = None,
     networks: Mapping[str, Path] | None = None,
+    known: bool = False,
     engine: Engine = "batched",
     options: Options | None = None,
     announce: Announce | None = None,
@@ -57,25 +62,36 @@ def evaluate(
         dataset: a data set, or what `load_dataset` reads.
         editors: name of an editor, or several.
         out: folder of results; each run has a folder of its own below it.
-        settings: settings that differ from the published ones, where there is one editor.
+        settings: settings that differ from the published ones: `layer` for all editors that have it, `rome.layer` for
+            one.
         texts: texts for second moments of keys, as `load_texts` takes them; opened only for an editor that needs them.
         max_texts: how many of these texts.
+        contexts: context templates, the bare `{}` first, for editors that take them; by default the model's own texts.
         networks: folders of trained networks, by the editor's name; others are looked for where `train` leaves them.
+        known: take only records whose fact the unedited model knows: its greedy continuation of their prompt is the
+            true object. A run says so, and `summarize` shows it below one on all records.
         engine: `batched`, or `plain`: one record at a time, by whole forward passes.
         options: seed, generation, who computes, and what is told of the progress.
         announce: told, before each run, its editor, the settings in force and where they come from.
 
     Raises:
-        BadInput: an argument cannot be used, or a folder was begun with something else.
+        BadInput: an argument cannot be used, the model knows none of the facts that are to be known, or a folder was
+            begun with something else.
         OSError: the disk is full; what is finished stays.
     """
     names = [editors] if isinstance(editors, str) else list(editors)
-    if (settings or networks) and len(names) > 1:
-        raise BadInput(f"settings and networks go with one editor, got {', '.join(names)}; evaluate them one by one")
+    shares = settings_of(names, settings)
     data = dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
+    data = _only_known(lm, data) if known else data
     chosen, options = [EDITORS.get(name) for name in names], options or Options()
-    resolved = [spec.resolve(lm.name, lm.n_layers, settings) for spec in chosen]
-    given = Resources(second_moment_max_texts=max_texts, networks=networks or {}, seed=options.seed, engine=engine)
+    resolved = [spec.resolve(lm.name, lm.n_layers, shares[spec.name]) for spec in chosen]
+    given = Resources(
+        second_moment_max_texts=max_texts,
+        context_templates=None if contexts is None else tuple(contexts),
+        networks=networks or {},
+        seed=options.seed,
+        engine=engine,
+    )
     open_texts, runs = cache(lambda: load_texts(texts)), []
     for spec, found in zip(chosen, resolved, strict=True):
         if announce is not None:
@@ -83,3 +99,21 @@ def evaluate(
         resources = spec.resources(given, found.settings, open_texts)
         runs.append(harness.evaluate(lm, spec, found, data, Path(out), resources=resources, options=options))
     return Runs(runs)
+
+
+def _only_known(lm: LM, data: Dataset) -> Dataset:
+    """Return the part of a data set whose facts a model knows.
+
+    Raises:
+        BadInput: its records have no true objects, or the model knows none of them.
+    """
+    good = [record for record in data.records if not isinstance(record, BadRecord)]
+    if not any(record.request.target_true is not None for record in good):
+        raise BadInput(
+            f"{data.path}: whether a model knows a fact is asked by its true object, and records of "
+            f"{data.benchmark.title} have none; evaluate all of them"
+        )
+    found = known_records(lm, good)
+    if not found:
+        raise BadInput(f"{lm.name} knows none of the {len(good):,} facts of {data.path}; evaluate all of them")
+    return replace(data, records=tuple(found), known_of=len(data.records))

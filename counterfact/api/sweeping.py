@@ -38,6 +38,8 @@ def sweep(
     positions: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
     texts: str | Path = "embedded",
+    max_texts: int | None = None,
+    contexts: Sequence[str] | None = None,
     options: Options | None = None,
     announce: Callable[[str, Resolved[Any]], None] | None = None,
 ) -> Sweep:
@@ -52,6 +54,8 @@ def sweep(
         positions: token positions, for an editor that has one; by default the last token of the subject.
         settings: other settings that differ from the published ones.
         texts: texts for second moments of keys, for editors that need them.
+        max_texts: how many of these texts.
+        contexts: context templates, the bare `{}` first, for editors that take them; by default the model's own texts.
         options: seed and progress; nothing is generated, whatever they say.
         announce: told, before each run, its editor, the settings in force and where they come from.
 
@@ -59,6 +63,8 @@ def sweep(
         BadInput: the editor has no layer, the model lacks a layer, or a position is unknown.
     """
     places = _positions(editor, positions)
+    if swept := sorted({"layer", "position"} & set(settings or ())):
+        raise BadInput(f"{swept[0]} is swept, so it cannot be set too; leave it out of the settings")
     wanted = range(lm.n_layers) if layers is None else layers
     if missing := [layer for layer in wanted if not 0 <= layer < lm.n_layers]:
         raise BadInput(f"expected layers from 0 to {lm.n_layers - 1}, which the model has, got {missing[0]}")
@@ -68,7 +74,18 @@ def sweep(
     for layer in wanted:
         for place in places:
             given = {"layer": layer, **({} if place is None else {"position": place}), **(settings or {})}
-            [run] = evaluate(lm, data, editor, out, settings=given, texts=texts, options=options, announce=announce)
+            [run] = evaluate(
+                lm,
+                data,
+                editor,
+                out,
+                settings=given,
+                texts=texts,
+                max_texts=max_texts,
+                contexts=contexts,
+                options=options,
+                announce=announce,
+            )
             points += [_point(layer, place, name, run.data["metrics"][name]) for name in metrics]
     title = f"{editor} on {lm.name}, {data.label}, n = {max(point.n for point in points)}"
     folder = Path(out) / "sweep" / f"{lm.name.replace('/', '--')}@{lm.revision[:8]}-{editor}"

@@ -46,6 +46,7 @@ def known_facts(
     dataset: Dataset | str | Path | None = None,
     *,
     pararel: str | Path | None = None,
+    facts: str | Path | None = None,
     limit: int | None = None,
     seed: int = 0,
     out: str | Path | None = None,
@@ -57,24 +58,32 @@ def known_facts(
         lm: the model.
         dataset: ask the rewriting prompts of these records.
         pararel: ask the tuples of a folder in ParaRel's layout; by default, those of the embedded data.
+        facts: ask the facts of a file like `known_1000.json`, each by its template; a fact that is kept has its
+            `known_id`, and the prompt that this model was led to.
         limit: how many facts to ask.
         seed: seed of the templates and the order of the tuples.
         out: file to write the facts to, a JSON list like `known_1000.json`.
         progress: told how many facts were asked.
 
     Raises:
-        BadInput: two sources of facts were given, or one cannot be read.
+        BadInput: several sources of facts were given, or one cannot be read.
     """
-    if dataset is not None and pararel is not None:
-        raise BadInput("a data set and a folder of tuples are two sources of facts; choose one")
-    questions = _of_tuples(pararel, seed) if dataset is None else _of_records(dataset)
+    if sum(source is not None for source in (dataset, pararel, facts)) > 1:
+        raise BadInput("a data set, a folder of tuples and a file of facts are three sources of facts; choose one")
+    if facts is not None:
+        asked = _of_facts(facts, limit)
+    else:
+        questions = _of_tuples(pararel, seed) if dataset is None else _of_records(dataset)
+        asked = list(enumerate(questions[:limit]))
     told = partial(progress, "facts") if progress else None
-    found = known.known_facts(lm, questions[:limit], told)
-    facts = [fact for fact in found if isinstance(fact, Fact)]
+    found = known.known_facts(lm, [question for _, question in asked if isinstance(question, Question)], told)
+    ids = [known_id for known_id, question in asked if isinstance(question, Question)]
+    good = [fact.model_copy(update={"known_id": ids[fact.known_id]}) for fact in found if isinstance(fact, Fact)]
+    failed = [question for _, question in asked if isinstance(question, BadFact)]
+    failed += [BadFact(ids[fact.known_id], fact.reason) for fact in found if isinstance(fact, BadFact)]
     if out is not None:
-        write_json(Path(out), [fact.model_dump() for fact in facts])
-    failed = [fact for fact in found if isinstance(fact, BadFact)]
-    return KnownFacts(facts, failed, len(questions[:limit]))
+        write_json(Path(out), [fact.model_dump() for fact in good])
+    return KnownFacts(good, failed, len(asked))
 
 
 def trace(
@@ -193,6 +202,18 @@ def _of_records(dataset: Dataset | str | Path) -> list[Question]:
         for request in requests
         if request.target_true is not None
     ]
+
+
+def _of_facts(path: str | Path, limit: int | None) -> list[tuple[int, Question | BadFact]]:
+    """Return the template of each fact of a file, or its prompt where it has none, with the fact's own id."""
+    asked: list[tuple[int, Question | BadFact]] = []
+    for fact in read_facts(Path(path), limit):
+        if isinstance(fact, BadFact):
+            asked.append((fact.known_id, fact))
+            continue
+        template = fact.template or fact.prompt.replace(fact.subject, "{}", 1)
+        asked.append((fact.known_id, Question(template, fact.subject, fact.attribute, fact.relation_id)))
+    return asked
 
 
 def _of_tuples(folder: str | Path | None, seed: int) -> list[Question]:

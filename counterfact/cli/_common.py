@@ -1,15 +1,16 @@
 """What several commands share: the argument types, the model by name, the console."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from counterfact.cli._progress import Advance, Pace
 from counterfact.core.errors import BadInput
 from counterfact.core.registry import load_plugin
 
@@ -20,7 +21,7 @@ console = Console(highlight=False)
 notes = Console(highlight=False, stderr=True)
 """For what a script that reads the output does not want."""
 
-Model = Annotated[str, typer.Option(help="A folder, a Hub id, or an embedded model by name.")]
+Model = Annotated[str, typer.Option(help="A folder, a GGUF file, a Hub id, or a model by name: factlm, smollm2.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... By default a GPU where there is one.")]
 DtypeName = Literal["float32", "bfloat16", "float64"]
 Dtype = Annotated[DtypeName, typer.Option(help="Precision of the weights.")]
@@ -32,7 +33,8 @@ MaxMemory = Annotated[
 Limit = Annotated[int | None, typer.Option(min=1, help="How many records, from the first.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", help="A setting of the editor, as name=value; may be repeated.")
+    list[str] | None,
+    typer.Option("--set", help="A setting, as name=value; editor.name=value for one of several; may be repeated."),
 ]
 Engine = Annotated[
     Literal["batched", "plain"],
@@ -49,6 +51,15 @@ Texts = Annotated[
         "name:config@revision; with #1 after it in random order; or a file of second moments."
     ),
 ]
+MaxTexts = Annotated[int | None, typer.Option("--max-texts", min=1, help="How many of these texts, from the first.")]
+
+Contexts = Annotated[
+    Path | None,
+    typer.Option(
+        dir_okay=False,
+        help="Context templates for ROME, one a line, each with {} for the prompt; default: texts of the model's own.",
+    ),
+]
 
 
 def open_model(
@@ -60,7 +71,12 @@ def open_model(
     from counterfact.lm.model.loading import load_lm  # noqa: PLC0415
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    return load_lm(name, device=device, dtype=dtype, precision=precision)
+    return load_lm(name, device=device, dtype=dtype, precision=precision, announce=note)
+
+
+def note(message: str) -> None:
+    """Say something that a script which reads the output does not want."""
+    notes.print(message, style="dim", soft_wrap=True, markup=False)
 
 
 def memory_of(lm: "LM", given: str | None, length: int = 100) -> float | None:
@@ -110,14 +126,49 @@ def load_plugins(paths: list[Path] | None) -> None:
         load_plugin(path)
 
 
+def say_first_tokens(editor: str, edited: Sequence[int], requests: int) -> None:
+    """Say, once for a run, how many requests are edited at a prompt's first token, if any are."""
+    if edited:
+        notes.print(
+            f"{editor}: {len(edited)} of {requests} requests edit the first token of their prompt, where many "
+            "models keep an attention sink and an edit does not do what it does elsewhere (docs/second-moments.md)",
+            style="yellow",
+            soft_wrap=True,
+        )
+
+
+def error_words(sampling: Mapping[str, float], *, complete: bool) -> str:
+    """Say what so few tokens do to an edit."""
+    whole = "endless text of this kind" if complete else "the whole pass"
+    return (
+        f"direction of an edit: cosine to that of {whole} about {sampling['cosine']:.4f}; "
+        f"its update within about {sampling['update']:.1%} of its size"
+    )
+
+
+def moment_words(moment: Mapping[str, Any]) -> str:
+    """Say what second moment an editor rests on, and what so few tokens do to its edits.
+
+    Args:
+        moment: what a run records of it.
+    """
+    error = moment["sampling_error"]
+    told = error_words(error, complete=moment["complete"]) if error else "its error is not known"
+    return f"second moment from {moment['count']:,} tokens of {moment['name']}; {told}"
+
+
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[str, int, int | None], None]]:
-    """Show a bar on a terminal; yields the function to call with the stage, how much of it is done, and the total."""
+def progress_bar(title: str) -> Iterator[Advance]:
+    """Show a bar on a terminal, else a line now and then; yields the function that takes in the progress."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True) as bars:
+    terminal = notes.is_terminal
+    pace = Pace(lambda line: notes.print(f"{title}: {line}", markup=False, soft_wrap=True), go_on=not terminal)
+    with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True, disable=not terminal) as bars:
         task = bars.add_task(title, total=None)
 
-        def advance(stage: str, done: int, total: int | None = None) -> None:
-            bars.update(task, description=f"{title}: {stage}", completed=done, total=total)
+        def advance(stage: str, done: int, total: int | None = None, note: str = "") -> None:
+            label = f"{title}: {stage}" + (f", {note}" if note else "")
+            bars.update(task, description=label, completed=done, total=total)
+            pace.tell(stage, done, total, note)
 
         yield advance

@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 def audit(
     dataset: Annotated[str, typer.Argument(help="A folder that build wrote, a .json/.jsonl file, or a Hub id.")],
-    page: Annotated[Path, typer.Option(help="The page to write.")] = Path("audit.html"),
+    page: Annotated[Path, typer.Option(help="The page to write.", dir_okay=False)] = Path("audit.html"),
     sample: Annotated[int, typer.Option(min=0, help="Records of each relation that the page shows.")] = 3,
     seed: Seed = 0,
     limit: Limit = None,

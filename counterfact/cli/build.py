@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 
 def build(
-    out: Annotated[Path, typer.Option(help="Folder of the data set.")] = Path("datasets/counterfact"),
+    out: Annotated[Path, typer.Option(help="Folder of the data set.", file_okay=False)] = Path("datasets/counterfact"),
     sparql: Sparql = None,
     pararel: Pararel = None,
     templates: Annotated[
@@ -114,7 +114,7 @@ def build(
 
 
 def zsre(
-    out: Annotated[Path, typer.Option(help="Folder of the data set.")] = Path("datasets/zsre"),
+    out: Annotated[Path, typer.Option(help="Folder of the data set.", file_okay=False)] = Path("datasets/zsre"),
     source: Annotated[
         Path | None, typer.Option(help="zsre_mend_eval.json or a similar file; default: embedded.")
     ] = None,

@@ -1,5 +1,6 @@
-"""`counterfact demo`: the main job on the embedded world, with the command behind each step."""
+"""`counterfact demo`: the main job on the embedded world, or with a pretrained model, with the command of each step."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from counterfact.cli.evaluate import announce
 from counterfact.cli.leaderboard import write_board
 from counterfact.cli.summarize import print_tables
 from counterfact.cli.train import train_all
+from counterfact.core.errors import BadInput
 
 if TYPE_CHECKING:
     from counterfact.api.evaluating import Announce, Runs
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 EDITORS = ["identity", "ft", "ft_l", "rome", "r_rome"]
 HYPERNETWORKS = ["kn", "ke", "ke_cf", "ke_zsre", "mend", "mend_cf", "mend_zsre", "mend_cf_neighbors"]
 """The other rows of the paper's Tables 1 and 4, and ours; most need a network, which takes minutes to train."""
+
+EIFFEL = ("{} is located in the city of", "--subject", "The Eiffel Tower", "--target", "Rome")
+LOUVRE = "The Louvre is located in the city of"
 
 
 class Budget:
@@ -48,17 +53,46 @@ class Budget:
         return table
 
 
+REAL_MODEL = "smollm2"
+REAL_EDITORS = ["ft", "ft_l", "rome", "r_rome"]
+MOMENT_TOKENS = 100_000
+"""Tokens of the second moment for a pretrained model."""
+TRACED = 5
+"""Facts that are traced through a pretrained model."""
+
+
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of everything it writes.")] = Path("demo"),
-    model: Annotated[str, typer.Option(help="An embedded model, a folder or a Hub id.")] = "factlm",
-    limit: Annotated[int, typer.Option(min=1, help="Records of each data set.")] = 100,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of everything; default: demo or, with --real, demo-real.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model as elsewhere; default: factlm or, with --real, smollm2.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Records of each data set; default: 100 or, with --real, 50.")
+    ] = None,
     seed: Seed = 0,
     hypernetworks: Annotated[bool, typer.Option(help="Train KE and MEND too, some minutes more, and show KN.")] = False,
+    real: Annotated[
+        bool, typer.Option("--real", help="With a pretrained model, on the records that it knows.")
+    ] = False,
+    generate: Annotated[bool, typer.Option("--generate", help="With --real: texts too, for fluency.")] = False,
 ) -> None:
-    """Build the data sets, edit the model with five editors, measure, and rank; all offline.
+    """Build the data sets, edit the model with several editors, measure, and rank; all offline.
 
-    Example: `counterfact demo --out demo --limit 100`
+    Example: `counterfact demo --out demo --limit 100`, or `counterfact demo --real`
     """
+    if real and hypernetworks:
+        raise BadInput("--hypernetworks trains for the embedded model; leave it out with --real")
+    if generate and not real:
+        raise BadInput("--generate goes with --real; without it texts are generated in any case")
+    if real:
+        _demo_real(out or Path("demo-real"), model or REAL_MODEL, limit or 50, seed, generate=generate)
+    else:
+        _demo_embedded(out or Path("demo"), model or "factlm", limit or 100, seed, hypernetworks=hypernetworks)
+
+
+def _demo_embedded(out: Path, model: str, limit: int, seed: int, *, hypernetworks: bool) -> None:
     from counterfact import Options, Runs, evaluate, load_dataset  # noqa: PLC0415
 
     budget = Budget()
@@ -93,6 +127,52 @@ def demo(
         page = write_board(out / "results", out / "site")
     console.print(budget.table())
     console.print(f"\nThe ranking as a picture: {page.with_name('ranking.png')}; as a page: {page}", style="bold")
+
+
+def _demo_real(out: Path, model: str, limit: int, seed: int, *, generate: bool) -> None:
+    """Edit one fact, then the records of the embedded world that a pretrained model knows; trace some of them."""
+    from counterfact import describe_editor  # noqa: PLC0415
+    from counterfact.evaluation.known import write_known  # noqa: PLC0415
+    from counterfact.lm.model.packaged import packaged_model  # noqa: PLC0415
+
+    budget, built, known = Budget(), out / "counterfact", out / "known"
+    if packaged_model(model):
+        with budget.stage("fetch the model"):
+            _run("fetch-model", model)
+    layer = next(setting.value for setting in describe_editor("rome", model).settings if setting.name == "layer")
+    moment = out / "second-moment.safetensors"
+    with budget.stage("second moment"):
+        _run("second-moment", "--model", model, "--layers", layer, "--tokens", MOMENT_TOKENS, "--out", moment)
+    asked = ["--model", model, "--texts", moment, "--seed", seed]
+    with budget.stage("edit one fact"):
+        _run("edit", *EIFFEL, "--also", LOUVRE, *asked)
+    with budget.stage("build"):
+        _run("build", "--out", built, "--seed", seed)
+    with budget.stage("keep what it knows"):
+        taken, among = write_known(open_model(model), built, known, limit)
+        console.print(f"{taken} of the first {among:,} records hold a fact that the model knows: {known}")
+    with budget.stage("edit and measure"):
+        editors = [word for name in REAL_EDITORS for word in ("--editor", name)]
+        texts = "--generate" if generate else "--no-generate"
+        _run("evaluate", "--dataset", known, "--out", out / "results", *editors, texts, *asked)
+    with budget.stage("trace"):
+        _run("known", "--dataset", known, "--model", model, "--out", out / "facts.json")
+        facts = ["--facts", out / "facts.json", "--limit", TRACED]
+        _run("trace", *facts, "--model", model, "--out", out / "traces")
+        _run("figures", out / "traces", "--out", out / "figures")
+    with budget.stage("picture and page"):
+        _run("leaderboard", "build", out / "results", "--out", out / "site")
+    console.print(budget.table())
+    console.print(f"\nThe ranking as a picture: {out / 'site' / 'ranking.png'}", style="bold", soft_wrap=True)
+
+
+def _run(*words: object) -> None:
+    """Print a command and run it, in this process."""
+    from counterfact.cli.main import app  # noqa: PLC0415
+
+    arguments = [str(word) for word in words]
+    _step(shlex.join(["counterfact", *arguments]))
+    app(arguments, standalone_mode=False)
 
 
 def _step(command: str) -> None:

@@ -1,16 +1,22 @@
-"""`counterfact doctor`: what this machine has, and what would stop a run."""
+"""`counterfact doctor`: what this machine has, what would stop a run, and what there is for a model."""
 
 import platform
 import shutil
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from counterfact.cli._common import Json, console
+from counterfact.cli._common import Device, Dtype, DtypeName, Json, console, open_model
 from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json
 from counterfact.core.places import cache_folder, data_folder
+
+if TYPE_CHECKING:
+    from counterfact.api.describing import ModelDescription
 
 PACKAGES = (
     "torch transformers tokenizers safetensors numpy scikit-learn pydantic nltk datasets "
@@ -20,11 +26,35 @@ LOW_DISK = 2 * 1024**3
 """Bytes: second moments of one large model and a run's results."""
 
 
-def doctor(as_json: Json = False) -> None:
-    """Check the installation: packages, device, embedded data, cache.
+def doctor(
+    model: Annotated[
+        str | None, typer.Option(help="Look at this model too: a folder, a Hub id, or an embedded one.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    as_json: Json = False,
+) -> None:
+    """Check the installation: packages, device, embedded data, cache; with --model, what editing a model takes.
 
-    Example: `counterfact doctor`
+    Example: `counterfact doctor --model gpt2-xl`
     """
+    facts, faults = _installation()
+    found = None if model is None else _describe(model, device, dtype)
+    if as_json:
+        told: dict[str, Any] = {"facts": facts, "faults": faults}
+        told |= {} if found is None else {"model": asdict(found)}
+        console.print(canonical_json(told), soft_wrap=True, markup=False)
+    else:
+        _print_facts(facts)
+        if found is not None:
+            _print_model(found)
+        for fault in faults:
+            console.print(f"[red]fault:[/red] {escape(fault)}")
+    raise typer.Exit(1 if faults else 0)
+
+
+def _installation() -> tuple[dict[str, str], list[str]]:
+    """Return what there is, and what is wrong with it."""
     import torch  # noqa: PLC0415
 
     faults: list[str] = []
@@ -48,13 +78,48 @@ def doctor(as_json: Json = False) -> None:
     facts["cache"] = f"{cache_folder()}, {free / 1024**3:.0f} GiB free"
     if free < LOW_DISK:
         faults.append(f"under 2 GiB are free at {cache_folder()}: set COUNTERFACT_CACHE to a larger disk")
-    if as_json:
-        console.print(canonical_json({"facts": facts, "faults": faults}), soft_wrap=True)
-    else:
-        table = Table("what", "found", box=None)
-        for name, value in facts.items():
-            table.add_row(name, value)
-        console.print(table)
-        for fault in faults:
-            console.print(f"[red]fault:[/red] {fault}")
-    raise typer.Exit(1 if faults else 0)
+    return facts, faults
+
+
+def _describe(model: str, device: str | None, dtype: DtypeName) -> "ModelDescription":
+    from counterfact import describe_model  # noqa: PLC0415
+
+    return describe_model(open_model(model, device, dtype))
+
+
+def _print_facts(facts: dict[str, str]) -> None:
+    table = Table("what", "found", box=None)
+    for name, value in facts.items():
+        table.add_row(name, escape(value))
+    console.print(table)
+
+
+def _print_model(found: "ModelDescription") -> None:
+    """Say what a model is, what it needs, what is in the cache for it, and what editors wait for."""
+    from counterfact.lm.planning.memory import say  # noqa: PLC0415
+
+    console.print(f"\n{found.name}", style="bold", markup=False)
+    start = "none; a subject that begins a prompt stands at position 0" if found.start is None else found.start
+    _print_facts(
+        {
+            "family": found.family,
+            "layers": f"{found.layers}, 0 to {found.layers - 1}",
+            "width": f"{found.width}, {found.inner:,} inside an MLP",
+            "parameters": f"{found.parameters:,}, {found.dtype} on {found.device}",
+            "tokenizer": f"{found.vocabulary:,} tokens, rows of {found.max_length:,} at most; start token: {start}",
+            "memory": f"about {say(found.edit_bytes)} for one edit at a time, {say(found.evaluation_bytes)} for an "
+            "evaluation; --max-memory cuts work to what there is",
+        }
+    )
+    cached = [
+        f"layer {facts['layer']}: {facts['count']:,} tokens of {facts['texts']['name']}"
+        + (f", its first {facts['max_texts']:,} texts" if facts.get("max_texts") else "")
+        + ("" if facts["complete"] else ", not complete")
+        for facts in found.moments
+    ]
+    console.print("second moments in the cache: " + ("; ".join(cached) or "none"), markup=False)
+    table = Table("editor", "layer", "settings", "missing", box=None)
+    for one in found.editors:
+        layer = "" if one.layer is None else str(one.layer)
+        table.add_row(one.editor, layer, escape(one.source), escape(one.missing or "nothing"))
+    console.print(table)

@@ -8,10 +8,12 @@ from rich.panel import Panel
 from rich.table import Table
 
 from counterfact.cli._common import (
+    Contexts,
     Device,
     Dtype,
     Engine,
     Json,
+    MaxTexts,
     Model,
     Plugin,
     Precision,
@@ -20,12 +22,15 @@ from counterfact.cli._common import (
     Texts,
     console,
     load_plugins,
+    moment_words,
     notes,
     open_model,
+    progress_bar,
+    say_first_tokens,
 )
 from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json
-from counterfact.core.prompts import check_template, fill
+from counterfact.core.prompts import check_template, fill, read_templates
 
 if TYPE_CHECKING:
     from counterfact.evaluation.showcase import Saying
@@ -41,19 +46,25 @@ def edit(
     prompt: Annotated[str, typer.Argument(help="Prompt with {} for the subject.")],
     subject: Annotated[str, typer.Option(help="The subject of the fact.")],
     target: Annotated[str | None, typer.Option(help="The new object; leave out with --load.")] = None,
+    true: Annotated[
+        str | None, typer.Option(help="The object before the edit, which the new one must beat for the edit to take.")
+    ] = None,
     editor: Annotated[str, typer.Option(help="Name of the editor.")] = "rome",
     model: Model = "factlm",
-    save: Annotated[Path | None, typer.Option(help="Write the edit to this .safetensors file.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the edit to this .safetensors file.", dir_okay=False)] = None,
     load: Annotated[Path | None, typer.Option(help="Apply an edit that was saved, instead of making one.")] = None,
     also: Annotated[list[str] | None, typer.Option(help="Other prompts to look at, subject filled in.")] = None,
     set_: Set = None,
     texts: Texts = "embedded",
+    max_texts: MaxTexts = None,
+    contexts: Contexts = None,
     seed: Seed = 0,
     engine: Engine = "batched",
     device: Device = None,
     dtype: Dtype = "float32",
     precision: Precision = "strict",
     plugin: Plugin = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the context templates too.")] = False,
     as_json: Json = False,
 ) -> None:
     """Edit one fact and show next-token probabilities and a text before and after.
@@ -62,6 +73,8 @@ def edit(
     --save edit.safetensors`
     """
     from counterfact import Request, load_editor, load_edits, save_edits, say  # noqa: PLC0415
+    from counterfact.contracts.editors import edited_at_first_token, settings_of  # noqa: PLC0415
+    from counterfact.evaluation.showcase import why_not_taken  # noqa: PLC0415
 
     if (target is None) == (load is None):
         raise BadInput("give either --target, to make an edit, or --load, to apply one")
@@ -70,24 +83,50 @@ def edit(
     except ValueError as error:
         raise BadInput(str(error)) from error
     load_plugins(plugin)
-    lm = open_model(model, device, dtype, precision)
+    templates = None if contexts is None else read_templates(contexts)
+    settings_of([editor], set_ or ())
+    lm, failed = open_model(model, device, dtype, precision), None
     if load is not None:
         made = _only(load_edits(load, lm), load)
     else:
-        chosen = load_editor(lm, editor, set_ or (), texts=texts, seed=seed, engine=engine)
+        with progress_bar("edit") as advance:
+            chosen = load_editor(
+                lm,
+                editor,
+                set_ or (),
+                texts=texts,
+                max_texts=max_texts,
+                contexts=templates,
+                seed=seed,
+                engine=engine,
+                progress=advance,
+            )
         notes.print(f"{editor}: {chosen.resolved.source}", style="dim", soft_wrap=True)
-        made = chosen(Request(0, prompt, subject, str(target)))
+        if moment := chosen.provenance.get("second_moment"):
+            notes.print(moment_words(moment), style="dim", soft_wrap=True)
+        for template in chosen.provenance.get("context_templates", ()) if verbose else ():
+            notes.print(f"context: {template!r}", style="dim", markup=False, soft_wrap=True)
+        request = Request(0, prompt, subject, str(target), true)
+        say_first_tokens(editor, edited_at_first_token(lm, chosen.resolved.settings, [request]), 1)
+        made = chosen(request)
+        failed = why_not_taken(lm, request, made)
     if save is not None:
         save_edits(save, [made], {"model": lm.identity})
     prompts = [fill(prompt, subject), *(also or [])]
     shown = [(text, say(lm, text, seed=seed), say(lm, text, made, seed=seed)) for text in prompts]
     if as_json:
         values = [{"prompt": text, "before": vars(a), "after": vars(b)} for text, a, b in shown]
-        console.print(canonical_json({"edit": made.diagnostics, "prompts": values}), soft_wrap=True, markup=False)
+        console.print(
+            canonical_json({"edit": made.diagnostics, "not_taken": failed, "prompts": values}),
+            soft_wrap=True,
+            markup=False,
+        )
         return
     for text, before, after in shown:
         _print(text, before, after)
     console.print("  ".join(f"{name} {value:.4g}" for name, value in made.diagnostics.items()), style="dim")
+    if failed is not None:
+        console.print(f"The edit did not take: {failed}.", style="yellow", markup=False, soft_wrap=True)
     if save is not None:
         console.print(f"saved to {save}; apply it with --load {save}")
 

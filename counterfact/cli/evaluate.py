@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from counterfact.cli._common import (
+    Contexts,
     Device,
     Dtype,
     Engine,
     Json,
     Limit,
     MaxMemory,
+    MaxTexts,
     Model,
     Plugin,
     Precision,
@@ -22,15 +24,19 @@ from counterfact.cli._common import (
     console,
     load_plugins,
     memory_of,
+    moment_words,
     notes,
     open_model,
     progress_bar,
+    say_first_tokens,
 )
 from counterfact.cli._runners import RayAddress, Runners, Slurm, TextWorkers, Threads, Workers, open_runner
 from counterfact.cli.summarize import print_tables
 from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json
 from counterfact.core.places import model_place
+from counterfact.core.prompts import read_templates
+from counterfact.core.records import BadRecord
 
 if TYPE_CHECKING:
     from counterfact.core.settings import Resolved
@@ -46,15 +52,21 @@ def evaluate(
     dataset: Annotated[str, typer.Option(help="A folder that build wrote, a .json/.jsonl file, or a Hub id.")],
     model: Model = "factlm",
     editor: Annotated[list[str] | None, typer.Option(help="Name of an editor; may be repeated.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
+    out: Annotated[Path, typer.Option(help="Folder of results.", file_okay=False)] = Path("results"),
     benchmark: Annotated[
         str | None, typer.Option(help="What to measure by, as counterfact_plus; default: what the records are of.")
     ] = None,
     limit: Limit = None,
+    known: Annotated[
+        bool, typer.Option("--known", help="Only facts that the unedited model knows; `summarize` shows both kinds.")
+    ] = False,
     seed: Seed = 0,
     set_: Set = None,
     generate: Annotated[bool, typer.Option(help="Generate texts, for fluency and consistency.")] = True,
     length: Annotated[int, typer.Option(min=2, help="Tokens of a text, its prompt included.")] = 100,
+    stop_at_end: Annotated[
+        bool, typer.Option("--stop-at-end", help="End a text at the model's end token; the paper's protocol goes on.")
+    ] = False,
     defer_text_metrics: Annotated[bool, typer.Option(help="Keep texts; measure them later with score-texts.")] = False,
     network: Annotated[
         Path | None, typer.Option(help="Folder of the editor's trained network; default: where train leaves it.")
@@ -62,7 +74,8 @@ def evaluate(
     trained_records: Annotated[bool, typer.Option(help="Allow records that the network was trained on.")] = False,
     restart: Annotated[bool, typer.Option(help="Begin again instead of going on.")] = False,
     texts: Texts = "embedded",
-    max_texts: Annotated[int | None, typer.Option(min=1, help="How many of these texts.")] = None,
+    max_texts: MaxTexts = None,
+    contexts: Contexts = None,
     engine: Engine = "batched",
     device: Device = None,
     dtype: Dtype = "float32",
@@ -87,9 +100,14 @@ def evaluate(
 
     from counterfact import Options, load_dataset  # noqa: PLC0415
     from counterfact import evaluate as evaluate_editors  # noqa: PLC0415
+    from counterfact.contracts.editors import edited_at_first_token, settings_of  # noqa: PLC0415
 
     load_plugins(plugin)
-    names = check_editors(editor or ["rome"], settings=set_, network=network)
+    templates = None if contexts is None else read_templates(contexts)
+    names = editor or ["rome"]
+    settings_of(names, set_ or ())
+    if network and len(names) > 1:
+        raise BadInput(f"--network is the folder of one editor's network, got {', '.join(names)}; evaluate it alone")
     data = load_dataset(dataset, limit, benchmark=benchmark)
     if runner == "local":
         lm = open_model(model, device, dtype, precision)
@@ -102,12 +120,19 @@ def evaluate(
         seed=seed,
         generate=generate,
         length=length,
+        stop_at_end=stop_at_end,
         defer_text_metrics=defer_text_metrics,
         trained_records=trained_records,
         restart=restart,
         text_workers=text_workers,
         max_memory=memory,
     )
+    requests = [record.request for record in data.records if not isinstance(record, BadRecord)]
+
+    def told(editor: str, resolved: "Resolved[Any]") -> None:
+        announce(editor, resolved)
+        say_first_tokens(editor, edited_at_first_token(lm, resolved.settings, requests), len(requests))
+
     with (
         open_runner(
             runner,
@@ -132,10 +157,12 @@ def evaluate(
             settings=set_ or (),
             texts=texts,
             max_texts=max_texts,
+            contexts=templates,
+            known=known,
             networks={names[0]: network} if network else None,
             engine=engine,
             options=replace(options, runner=chosen, progress=advance),
-            announce=announce,
+            announce=told,
         )
     if as_json:
         console.print(canonical_json([run.data for run in runs]), soft_wrap=True, markup=False)
@@ -143,21 +170,8 @@ def evaluate(
     print_tables(runs.tables, "terminal")
     for run in runs:
         console.print(f"{run.data['editor']['name']}: {run.folder}", style="dim")
-
-
-def check_editors(names: list[str], *, settings: list[str] | None, network: Path | None) -> list[str]:
-    """Return the names of editors, before anything is loaded for them.
-
-    Raises:
-        BadInput: there is no such editor, or options that hold for one editor are given for several.
-    """
-    from counterfact.contracts.editors import EDITORS  # noqa: PLC0415
-
-    for name in names:
-        EDITORS.get(name)
-    if (settings or network) and len(names) > 1:
-        raise BadInput(f"--set and --network go with one editor, got {', '.join(names)}; evaluate them one by one")
-    return names
+        if moment := run.data["editor"]["provenance"].get("second_moment"):
+            console.print(f"  {moment_words(moment)}", style="dim")
 
 
 def announce(editor: str, resolved: "Resolved[Any]") -> None:

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 @board.command("build")
 def build(
     results: Annotated[Path, typer.Argument(help="Folder of results; every run and submission below it is read.")],
-    out: Annotated[Path, typer.Option(help="Folder of the site.")] = Path("leaderboard-site"),
+    out: Annotated[Path, typer.Option(help="Folder of the site.", file_okay=False)] = Path("leaderboard-site"),
     plugin: Plugin = None,
 ) -> None:
     """Rank all runs below a folder and write a static site; open its index.html.
@@ -36,7 +36,7 @@ def build(
 @board.command("submit")
 def submit(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    out: Annotated[Path, typer.Option(help="Folder to write; put it into a results repository.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; put it into a results repository.", file_okay=False)],
     plugin: Plugin = None,
 ) -> None:
     """Write a finished run as a submission: run.json and one compressed file with a line for each record.
@@ -56,7 +56,7 @@ def submit(
 @board.command("references")
 def references(
     results: Annotated[list[Path], typer.Argument(help="Folders of trusted runs of your own.")],
-    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("references.json"),
+    out: Annotated[Path, typer.Option(help="The file to write.", dir_okay=False)] = Path("references.json"),
     plugin: Plugin = None,
 ) -> None:
     """Write what submissions are held against: known data sets, and what unedited models score on them.
@@ -119,7 +119,9 @@ def check(
 
 @board.command("workflow")
 def workflow(
-    out: Annotated[Path, typer.Option(help="The file to write.")] = Path(".github/workflows/submissions.yml"),
+    out: Annotated[Path, typer.Option(help="The file to write.", dir_okay=False)] = Path(
+        ".github/workflows/submissions.yml"
+    ),
 ) -> None:
     """Write the CI workflow of a results repository: it checks every submission and builds the site.
 

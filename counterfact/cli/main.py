@@ -15,6 +15,7 @@ from counterfact.cli import (
     edit,
     editors,
     evaluate,
+    fetch_model,
     known,
     leaderboard,
     moment,
@@ -40,7 +41,7 @@ app = typer.Typer(
 )
 for room in (
     *(build, snapshot, data, audit, push),
-    *(moment, train, editors, edit, evaluate, summarize, compare),
+    *(fetch_model, moment, train, editors, edit, evaluate, summarize, compare),
     *(known, trace, sweep, leaderboard),
 ):
     room.register(app)

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from counterfact.cli._common import Device, Dtype, Json, Model, Texts, console, notes, open_model, progress_bar
+from counterfact.cli._common import (
+    Device,
+    Dtype,
+    Json,
+    Model,
+    Texts,
+    console,
+    error_words,
+    notes,
+    open_model,
+    progress_bar,
+)
 from counterfact.cli.sweep import parse_layers
 from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json
@@ -17,9 +28,6 @@ if TYPE_CHECKING:
     from counterfact.core.texts import TextSource
     from counterfact.lm.model.loading import LM
     from counterfact.lm.moments.second_moment import Advance, SecondMoment
-
-PAUSE = 30.0
-"""Seconds between two lines of progress where there is no terminal."""
 
 
 def register(app: typer.Typer) -> None:
@@ -34,13 +42,17 @@ def second_moment(
     ] = None,
     model: Model = "factlm",
     texts: Texts = "embedded",
-    limit: Annotated[int | None, typer.Option(min=1, help="How many texts, from the first.")] = None,
+    max_texts: Annotated[
+        int | None, typer.Option("--max-texts", "--limit", min=1, help="How many of these texts, from the first.")
+    ] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Stop at the group of 100 texts that reaches them.")] = None,
     so_far: Annotated[bool, typer.Option("--so-far", help="Use what an unfinished pass has summed so far.")] = False,
     import_: Annotated[
         list[Path] | None, typer.Option("--import", help="Check this .safetensors or .npz file and keep it.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Also copy to this file, or into this folder.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Also copy into this folder or, of a single one, to this .safetensors file.")
+    ] = None,
     max_memory: Annotated[
         float | None, typer.Option(min=0.001, help="GB for sums; more passes if they take more. Default: half of all.")
     ] = None,
@@ -51,22 +63,23 @@ def second_moment(
     """Compute and cache second moments; goes on where it stopped, and says what so few tokens do to an edit.
 
     Example: `counterfact second-moment --model gpt2-xl --layers 17 --texts 'wikimedia/wikipedia:20231101.en#1'
-    --limit 100000`
+    --max-texts 100000`
     """
     from counterfact.core.places import cache_folder  # noqa: PLC0415
     from counterfact.core.texts import load_texts  # noqa: PLC0415
+    from counterfact.lm.model.loading import read_config  # noqa: PLC0415
+    from counterfact.lm.moments.given import import_moment, place_for_copies  # noqa: PLC0415
 
     if bool(layers) == bool(import_):
         raise BadInput("give either --layers, to compute second moments, or --import, to take in files of them")
+    numbers = parse_layers(",".join(layers or []), int(read_config(model).num_hidden_layers)) if layers else []
+    target = None if out is None else place_for_copies(out, len(numbers or import_ or ()))
     lm = open_model(model, device, dtype)
     folder = cache_folder() / "second_moments"
     if import_:
-        from counterfact.lm.moments.given import import_moment  # noqa: PLC0415
-
-        found = [_describe(import_moment(path, lm, folder), out) for path in import_]
+        found = [_describe(import_moment(path, lm, folder), target) for path in import_]
     else:
-        job = _Job(lm, load_texts(texts), limit, tokens, folder, out)
-        numbers = parse_layers(",".join(layers or []), lm.n_layers)
+        job = _Job(lm, load_texts(texts), max_texts, tokens, folder, target)
         found = job.so_far(numbers) if so_far else job.compute(numbers, max_memory)
     if as_json:
         console.print(canonical_json(found), soft_wrap=True, markup=False)
@@ -79,12 +92,12 @@ class _Job:
     """Second moments over one source of texts."""
 
     def __init__(
-        self, lm: "LM", texts: "TextSource", limit: int | None, tokens: int | None, folder: Path, out: Path | None
+        self, lm: "LM", texts: "TextSource", max_texts: int | None, tokens: int | None, folder: Path, out: Path | None
     ) -> None:
         if texts.moments:
             raise BadInput(f"{texts.name} holds second moments; take them in with --import")
         self.lm, self.texts, self.folder, self.out = lm, texts, folder, out
-        self.limits = {"max_texts": limit, "max_tokens": tokens}
+        self.limits = {"max_texts": max_texts, "max_tokens": tokens}
 
     def so_far(self, layers: list[int]) -> list[dict[str, Any]]:
         """Take what there is at the last checkpoint."""
@@ -118,34 +131,19 @@ class _Job:
 
 @contextmanager
 def _progress(label: str) -> Iterator[Callable[["Advance"], None]]:
-    """Show a bar on a terminal, else a line now and then; at the end say how fast it was."""
-    start, latest, said = time.monotonic(), None, 0.0
+    """Show how far a pass has come; at the end say how fast it was."""
+    start, latest = time.monotonic(), None
     with progress_bar("second moments") as advance:
 
         def told(now: "Advance") -> None:
-            nonlocal latest, said
+            nonlocal latest
             latest = now
-            advance(f"{label}, {now.tokens_per_second:,.0f} tokens/s", now.texts, now.total)
-            if not notes.is_terminal and time.monotonic() - max(start, said) > PAUSE:
-                said = time.monotonic()
-                notes.print(f"{label}: {_so_much(now)}", soft_wrap=True)
+            advance(label, now.texts, now.total, f"{now.tokens:,} tokens, {now.tokens_per_second:,.0f} tokens/s")
 
         yield told
     if latest is not None:
         seconds = time.monotonic() - start
         notes.print(f"{label}: {latest.tokens:,} tokens; {seconds:,.1f} s, {latest.tokens_per_second:,.0f} tokens/s")
-
-
-def _so_much(now: "Advance") -> str:
-    of = "" if now.total is None else f" of {now.total:,}"
-    left = "" if now.seconds_left is None else f", {_duration(now.seconds_left)} left"
-    return f"{now.texts:,}{of} texts, {now.tokens:,} tokens, {now.tokens_per_second:,.0f} tokens/s{left}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:
@@ -173,11 +171,7 @@ def _line(facts: dict[str, Any]) -> str:
     if facts["ridge"]:
         parts.append(f"singular, so a ridge of {facts['ridge']:.1e} is added: take more texts")
     if error := facts["sampling"]:
-        whole = "endless text of this kind" if facts["complete"] else "the whole pass"
-        parts.append(
-            f"direction of an edit: cosine to that of {whole} about {error['cosine']:.4f}; "
-            f"its update within about {error['update']:.1%} of its size"
-        )
+        parts.append(error_words(error, complete=facts["complete"]))
     elif "read" in facts:
         parts.append("too few tokens to say how far an edit's direction is from its limit")
     left_out = {"unreadable": "could not be read", "not_finite": "gave keys that are not finite"}

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def snapshot(
-    out: Annotated[Path, typer.Argument(help="The slice, .nt or .nt.gz.")],
+    out: Annotated[Path, typer.Argument(help="The slice, .nt or .nt.gz.", dir_okay=False)],
     sparql: Sparql = None,
     dump: Annotated[Path | None, typer.Option(help="Instead, a truthy dump: .nt, .nt.gz or .nt.bz2.")] = None,
     pararel: Pararel = None,

@@ -5,7 +5,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from counterfact.cli._common import Device, Dtype, Limit, Model, Plugin, Texts, console, load_plugins, open_model
+from counterfact.cli._common import (
+    Device,
+    Dtype,
+    Limit,
+    MaxTexts,
+    Model,
+    Plugin,
+    Texts,
+    console,
+    load_plugins,
+    open_model,
+    progress_bar,
+)
 
 if TYPE_CHECKING:
     from counterfact.evaluation.store import Run
@@ -39,7 +51,7 @@ def summarize(
 
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.", file_okay=False)],
     form: Annotated[str, typer.Option("--format", help="rome: the reference implementation's case files.")] = "rome",
     plugin: Plugin = None,
 ) -> None:
@@ -57,9 +69,10 @@ def export(
 def reproduce(
     dataset: Annotated[str, typer.Option(help="The official counterfact.json.")],
     model: Model = "gpt2-xl",
-    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
+    out: Annotated[Path, typer.Option(help="Folder of results.", file_okay=False)] = Path("results"),
     limit: Limit = None,
     texts: Texts = "embedded",
+    max_texts: MaxTexts = None,
     device: Device = None,
     dtype: Dtype = "float32",
 ) -> None:
@@ -70,16 +83,18 @@ def reproduce(
     from counterfact.contracts.datasets import load_dataset  # noqa: PLC0415
     from counterfact.contracts.editors import Resources  # noqa: PLC0415
     from counterfact.core.texts import load_texts  # noqa: PLC0415
+    from counterfact.evaluation.options import Options  # noqa: PLC0415
     from counterfact.evaluation.reproduce import records_needed, verdict_table  # noqa: PLC0415
     from counterfact.evaluation.reproduce import reproduce as check  # noqa: PLC0415
 
     data = load_dataset(dataset, min(limit or records_needed(model), records_needed(model)))
     lm = open_model(model, device, dtype)
-    resources = Resources(second_moment_texts=load_texts(texts))
+    resources = Resources(second_moment_texts=load_texts(texts), second_moment_max_texts=max_texts)
     verdicts = []
-    for verdict in check(lm, data, out, resources=resources):
-        verdicts.append(verdict)
-        print_tables([verdict_table([verdict])], "terminal")
+    with progress_bar("reproducing") as advance:
+        for verdict in check(lm, data, out, resources=resources, options=Options(progress=advance)):
+            verdicts.append(verdict)
+            print_tables([verdict_table([verdict])], "terminal")
     raise typer.Exit(0 if all(verdict.inside for verdict in verdicts) else 1)
 
 

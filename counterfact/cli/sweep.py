@@ -7,10 +7,12 @@ import typer
 from rich.table import Table
 
 from counterfact.cli._common import (
+    Contexts,
     Device,
     Dtype,
     Limit,
     MaxMemory,
+    MaxTexts,
     Model,
     Plugin,
     Precision,
@@ -25,7 +27,7 @@ from counterfact.cli._common import (
 )
 from counterfact.cli.evaluate import announce
 from counterfact.core.errors import BadInput
-from counterfact.core.settings import parse_overrides
+from counterfact.core.prompts import read_templates
 
 if TYPE_CHECKING:
     from counterfact.api.sweeping import Sweep
@@ -45,11 +47,15 @@ def sweep(
     ] = None,
     editor: Annotated[str, typer.Option(help="An editor that has a layer.")] = "rome",
     model: Model = "factlm",
-    out: Annotated[Path, typer.Option(help="Folder of results; the figure goes to `sweep` in it.")] = Path("results"),
+    out: Annotated[
+        Path, typer.Option(help="Folder of results; the figure goes to `sweep` in it.", file_okay=False)
+    ] = Path("results"),
     limit: Limit = 50,
     seed: Seed = 0,
     set_: Set = None,
     texts: Texts = "embedded",
+    max_texts: MaxTexts = None,
+    contexts: Contexts = None,
     device: Device = None,
     dtype: Dtype = "float32",
     precision: Precision = "strict",
@@ -63,9 +69,12 @@ def sweep(
     """
     from counterfact import Options, load_dataset  # noqa: PLC0415
     from counterfact import sweep as sweep_editor  # noqa: PLC0415
+    from counterfact.contracts.editors import settings_of  # noqa: PLC0415
     from counterfact.tracing.causal import CAVEAT  # noqa: PLC0415
 
     load_plugins(plugin)
+    templates = None if contexts is None else read_templates(contexts)
+    settings = settings_of([editor], set_ or ())[editor]
     data = load_dataset(dataset, limit)
     lm = open_model(model, device, dtype, precision)
     with progress_bar("sweep") as advance:
@@ -76,8 +85,10 @@ def sweep(
             out,
             layers=parse_layers(layers, lm.n_layers),
             positions=position or (),
-            settings=parse_overrides(set_ or ()),
+            settings=settings,
             texts=texts,
+            max_texts=max_texts,
+            contexts=templates,
             options=Options(seed=seed, max_memory=memory_of(lm, max_memory), progress=advance),
             announce=announce,
         )

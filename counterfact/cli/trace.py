@@ -22,7 +22,7 @@ from counterfact.cli._common import (
 if TYPE_CHECKING:
     from counterfact.tracing.store import TraceRun
 
-Results = Annotated[Path, typer.Option(help="Folder of results.")]
+Results = Annotated[Path, typer.Option(help="Folder of results.", file_okay=False)]
 
 
 def register(app: typer.Typer) -> None:
@@ -109,7 +109,9 @@ def _say(run: "TraceRun") -> None:
 def figures(
     runs: Annotated[list[Path] | None, typer.Argument(help="Folders; every run of traces below them is drawn.")] = None,
     model: Annotated[str, typer.Option(help="Without folders: trace this model first, on what it knows.")] = "factlm",
-    out: Annotated[Path, typer.Option(help="Folder of the figures; default: `figures` in each run.")] = Path("figures"),
+    out: Annotated[
+        Path, typer.Option(help="Folder of the figures; default: `figures` in each run.", file_okay=False)
+    ] = Path("figures"),
     results: Results = Path("results"),
     limit: Annotated[int, typer.Option(min=1, help="Facts to trace, without folders.")] = 200,
     each: Annotated[int, typer.Option(min=0, help="Draw a picture of each of so many facts.")] = 10,

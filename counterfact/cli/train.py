@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from counterfact.cli._common import Device, Dtype, Json, Model, Seed, Set, console, notes, open_model, progress_bar
+from counterfact.cli._common import (
+    Device,
+    Dtype,
+    Json,
+    MaxTexts,
+    Model,
+    Seed,
+    Set,
+    console,
+    notes,
+    open_model,
+    progress_bar,
+)
 from counterfact.core.errors import BadInput, Failed
 from counterfact.core.files import canonical_json
 
@@ -46,11 +58,13 @@ def train(
     texts: Annotated[str, typer.Option(help="Plain texts: `embedded`, a .txt/.jsonl file, a folder, a Hub id.")] = (
         "embedded"
     ),
-    max_texts: Annotated[int | None, typer.Option(min=1, help="How many of these texts.")] = None,
+    max_texts: MaxTexts = None,
     reserve: Annotated[
         int, typer.Option(min=0, help="First CounterFact records, for evaluation; their subjects are not trained on.")
     ] = 1000,
-    out: Annotated[Path | None, typer.Option(help="The network's folder; by default where `evaluate` looks.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The network's folder; by default where `evaluate` looks.", file_okay=False)
+    ] = None,
     seed: Seed = 0,
     set_: Set = None,
     restart: Annotated[bool, typer.Option(help="Begin again instead of going on.")] = False,

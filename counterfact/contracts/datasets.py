@@ -26,6 +26,8 @@ class Dataset:
     """sha256 of the canonical JSON of the records read, in order (after `limit`)."""
     path: str
     reference_texts: ReferenceTexts | None = None
+    known_of: int | None = None
+    """How many records were read, where only those are taken whose fact the unedited model knows; None: all are."""
 
     @property
     def benchmark(self) -> Benchmark[Any]:

@@ -12,7 +12,7 @@ from counterfact.core.errors import BadInput
 from counterfact.core.places import cache_folder
 from counterfact.core.records import Request
 from counterfact.core.registry import Registry
-from counterfact.core.settings import Choices, Resolved, Settings, resolve_settings, settings_beside
+from counterfact.core.settings import Choices, Resolved, Settings, resolve_settings, settings_beside, share_settings
 from counterfact.core.texts import TextSource
 from counterfact.lm.edits.edit import Edit
 from counterfact.lm.model.loading import LM
@@ -22,8 +22,8 @@ from counterfact.lm.planning.batch_plan import Plan, default_plan
 
 S = TypeVar("S", bound=Settings)
 
-Progress = Callable[[int, int | None], None]
-"""Called with how many texts are done, and of how many if that is known."""
+Progress = Callable[[str, int, int | None], None]
+"""Told what is being done, how much of it is done, and of how much if that is known."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Resources:
     engine: Engine = "batched"
     """How edits are computed, by editors that have both engines; the edits agree within float tolerance."""
     progress: Progress | None = None
-    """Told how far a second moment has come: texts done, of how many if that is known."""
+    """Told how far what takes long has come before the first edit: of a second moment, in texts."""
 
     def plan_for(self, lm: LM) -> Plan:
         """The plan in force."""
@@ -144,15 +144,16 @@ class Resources:
             )
         if self.second_moment_texts.moments:
             return given_moment(self.second_moment_texts.moments, lm, layer)
-        told = self.progress
+        told, texts = self.progress, self.second_moment_texts
+        stage = f"second moment of layer {layer} of {lm.name}, over texts of {texts.name}"
         return second_moments(
             lm,
             [layer],
-            self.second_moment_texts,
+            texts,
             max_texts=self.second_moment_max_texts,
             tokens_per_batch=self.plan_for(lm).tokens_per_batch,
             folder=self.cache / "second_moments",
-            progress=None if told is None else lambda now: told(now.texts, now.total),
+            progress=None if told is None else lambda now: told(stage, now.texts, now.total),
         )[layer]
 
 
@@ -198,6 +199,22 @@ class EditorSpec:
 
 
 EDITORS: Registry[EditorSpec] = Registry("editor", "editors")
+
+
+def settings_of(names: Sequence[str], choices: Choices = ()) -> dict[str, dict[str, Any]]:
+    """Return what is chosen of the settings of each editor, by its name.
+
+    Args:
+        names: of editors.
+        choices: settings by name, with an editor's name and a dot before those that are meant for it alone.
+
+    Raises:
+        BadInput: there is no such editor, or none of them has such a setting.
+
+    >>> settings_of(["rome", "ft"], ["layer=1", "ft.steps=5"])
+    {'rome': {'layer': 1}, 'ft': {'layer': 1, 'steps': 5}}
+    """
+    return share_settings(choices, {name: tuple(EDITORS.get(name).settings.model_fields) for name in names})
 
 
 def editor(
@@ -252,6 +269,30 @@ def seen_in_training(prepared: Editor, requests: Sequence[Request]) -> list[int]
     """Return the ids of those requests that a prepared editor's network was trained on."""
     find: Callable[[Sequence[Request]], list[int]] = getattr(prepared, "seen_in_training", lambda _: [])
     return find(requests)
+
+
+def edited_at_first_token(lm: LM, settings: Settings, requests: Sequence[Request]) -> list[int]:
+    """Return the ids of those requests that an editor with a token position would edit at a prompt's very first token.
+
+    There models keep an attention sink: a state several times as large as those of other tokens. A tokenizer that puts
+    a start token first keeps subjects away from it.
+
+    Args:
+        lm: the model.
+        settings: of the editor; without a `position` it reads no single token.
+        requests: whose prompts are looked at.
+    """
+    rule = getattr(settings, "position", None)
+    if rule is None or lm.encoding.start:
+        return []
+    found = []
+    for request in requests:
+        try:
+            [(_, position)] = lm.locate([request.prompt], [request.subject], rule)
+        except ValueError:
+            continue  # it cannot be edited at all
+        found += [request.id] if position == 0 else []
+    return found
 
 
 def check_layer(layer: int, lm: LM) -> None:

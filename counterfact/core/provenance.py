@@ -1,10 +1,12 @@
-"""Which code this is: its version, and the commit of its own repository or the one it was built from."""
+"""Which code this is: its version, the commit of its own repository or the one it was built from, and its source."""
 
 import json
 import os
 import subprocess
 import tomllib
-from importlib import metadata
+from functools import cache
+from hashlib import sha256
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,25 @@ def code_identity() -> dict[str, Any]:
     built = here.with_name(BUILT_FROM)
     state = json.loads(built.read_text(encoding="utf-8")) if built.exists() else checkout_state(here.parents[2])
     return {"version": version, **state}
+
+
+@cache
+def code_hash(*packages: str) -> str:
+    """Return a hash of the source of all modules in some packages: what code has computed is kept under it.
+
+    Args:
+        packages: names, as `counterfact.editing`; what is below them counts too.
+
+    Raises:
+        ModuleNotFoundError: there is no such package.
+    """
+    digest = sha256()
+    for package in packages:
+        for root in import_module(package).__path__:
+            for path in sorted(Path(root).rglob("*.py")):
+                digest.update(f"{package}/{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0".encode())
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def checkout_state(root: Path) -> dict[str, Any]:

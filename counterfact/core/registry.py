@@ -4,7 +4,6 @@ A plug-in is one new file: the registry imports every module of its package whos
 underscore, then the entry points of its group, then files named by `--plugin`.
 """
 
-import difflib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -14,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from counterfact.core.errors import BadInput
+from counterfact.core.errors import BadInput, did_you_mean
 
 T = TypeVar("T")
 _PLUGIN = "counterfact_plugin_"
@@ -48,9 +47,7 @@ class Registry(Generic[T]):
         self.discover()
         if name in self._things:
             return self._things[name]
-        near = difflib.get_close_matches(name, self._things, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise BadInput(f"no {self.kind} named {name!r}.{hint} Known: {', '.join(sorted(self._things))}")
+        raise BadInput(f"no {self.kind} named {name!r}. {did_you_mean(name, sorted(self._things))}")
 
     def __contains__(self, name: object) -> bool:
         self.discover()

@@ -1,7 +1,7 @@
 """Settings that refuse what they do not know, and where each value came from."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
@@ -9,7 +9,7 @@ from typing import Any, Generic, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from counterfact.core.errors import BadInput
+from counterfact.core.errors import BadInput, did_you_mean
 
 S = TypeVar("S", bound="Settings")
 
@@ -83,9 +83,37 @@ def resolve_settings(
         scaled = f", scaled to {n_layers} layers" if values else ""
         source = f"no settings file for {Path(model_name).name}: defaults{scaled}"
         where = cls.__name__
-    given = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    given = _given(overrides)
     cls.check(values, where)
     return Resolved(cls.check({**values, **given}, "--set"), source, given)
+
+
+def share_settings(choices: Choices, methods: Mapping[str, Collection[str]]) -> dict[str, dict[str, Any]]:
+    """Deal a run's choices out to its methods: `rome.layer` to that one, `layer` to all that have such a setting.
+
+    What is chosen for one method goes before what is chosen for all.
+
+    Args:
+        choices: names with or without a method before a dot.
+        methods: the names of each method's settings.
+
+    Raises:
+        BadInput: no method has a setting of that name; a likely one is suggested.
+
+    >>> share_settings(["layer=3", "rome.layer=5"], {"rome": ["layer"], "ft": ["layer", "steps"], "identity": []})
+    {'rome': {'layer': 5}, 'ft': {'layer': 3}, 'identity': {}}
+    """
+    given = _given(choices)
+    shares: dict[str, dict[str, Any]] = {method: {} for method in methods}
+    for full, value in sorted(given.items(), key=lambda item: "." in item[0]):
+        one, _, name = full.rpartition(".")
+        takers = [method for method, names in methods.items() if name in names and one in {"", method}]
+        if not takers:
+            known = [f"{method}.{name}" if one else name for method, names in methods.items() for name in names]
+            raise BadInput(f"--set: no setting {full!r}. {did_you_mean(full, dict.fromkeys(known))}")
+        for method in takers:
+            shares[method][name] = value
+    return shares
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
@@ -98,6 +126,10 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     {'layer': 3, 'lengths': [2, 5]}
     """
     return dict(map(_parse_override, words))
+
+
+def _given(choices: Choices) -> dict[str, Any]:
+    return dict(choices) if isinstance(choices, Mapping) else parse_overrides(choices)
 
 
 def _parse_override(text: str) -> tuple[str, Any]:

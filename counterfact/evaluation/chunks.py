@@ -201,9 +201,15 @@ def _generate(job: Job, states: list[State]) -> None:
     flat = [prompt for mine in prompts for prompt in mine]
     if not flat:
         return
-    generated = iter(
-        generate(job.lm, flat, seeds, edit_index, edits, length=length, top_k=job.task.options.top_k, plan=job.plan)
+    options = job.task.options
+    made = generate(
+        *(job.lm, flat, seeds, edit_index, edits),
+        length=length,
+        top_k=options.top_k,
+        stop_at_end=options.stop_at_end,
+        plan=job.plan,
     )
+    generated = iter(made)
     for state, mine in zip(states, prompts, strict=True):
         results = [next(generated) for _ in mine]
         state.block["text"] = [result.text if isinstance(result, Generation) else None for result in results]

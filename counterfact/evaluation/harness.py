@@ -74,6 +74,8 @@ def evaluate(
         if (folder / RUN).exists():
             return _finished(folder, identity, texts)
         begin(folder, identity)
+        told = options.progress if runner.name == "local" else None
+        resources = replace(resources, progress=told)
         task = Task(dataset, folder.resolve(), options.for_workers(), spec.name, settings, resources)
         prepared = runner.prepare(lm, task, spec)
         seen = _count_seen(prepared, spec.name, dataset, allowed=options.trained_records)

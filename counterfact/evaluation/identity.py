@@ -64,7 +64,7 @@ def trial_of(lm: LM, dataset: Dataset, *, seed: int, generation: Mapping[str, in
         lm: the model.
         dataset: the records; its reference texts count too.
         seed: of editing and of generation.
-        generation: length and top_k, or `None` where nothing is generated.
+        generation: length, top_k, and whether texts end at an end token; `None` where nothing is generated.
         schedule: which records share an edit.
     """
     return Trial(
@@ -75,6 +75,7 @@ def trial_of(lm: LM, dataset: Dataset, *, seed: int, generation: Mapping[str, in
             "content_hash": dataset.content_hash,
             "reference_texts_hash": hash_references(dataset),
             "record_ids": compress_ids([record.case_id for record in dataset.records]),
+            **({} if dataset.known_of is None else {"known_of": dataset.known_of}),
         },
         model=dict(lm.identity),
         protocol={

@@ -5,15 +5,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from counterfact.contracts.benchmarks import Benchmark
+from counterfact.contracts.editors import Progress
 from counterfact.contracts.metrics import TextMetric
 from counterfact.evaluation.schedule import Schedule
 from counterfact.lm.planning.batch_plan import Plan
 
 if TYPE_CHECKING:
     from counterfact.evaluation.runners import Runner
-
-Progress = Callable[[str, int, int], None]
-"""Told the pass ("unedited", an editor's name), how many records are done, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,8 @@ class Options:
     length: int = 100
     """Tokens of a text, its prompt included."""
     top_k: int = 5
+    stop_at_end: bool = False
+    """Whether a text ends at the model's end token; the paper's protocol goes on to the full length."""
     defer_text_metrics: bool = False
     """Keep texts and leave their metrics to `score_texts`, where nltk is not installed."""
     plan: Plan | None = None
@@ -43,11 +43,14 @@ class Options:
     text_workers: int | None = None
     """Processes that measure texts beside each worker, while it goes on; `None`: one beside a GPU, none on a CPU."""
     progress: Progress | None = None
+    """Told of each pass ("unedited", an editor's name) how many records are done and of how many, and of what an editor
+    prepares that takes long."""
 
     def generation(self, benchmark: Benchmark[Any]) -> dict[str, int] | None:
         """Return what a run's protocol says of generated texts; `None` where there are none."""
         has_texts = self.generate and benchmark.generation_prompts is not None
-        return {"length": self.length, "top_k": self.top_k} if has_texts else None
+        told = {"length": self.length, "top_k": self.top_k, **({"stop_at_end": 1} if self.stop_at_end else {})}
+        return told if has_texts else None
 
     def text_metrics(self, benchmark: Benchmark[Any]) -> list[TextMetric]:
         """Return the metrics of texts that are taken in this run, and not deferred."""

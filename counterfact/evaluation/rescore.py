@@ -24,9 +24,8 @@ def score_texts(folder: Path, dataset: Dataset | None = None) -> Run:
     """
     run = load_run(folder)
     if dataset is None:
-        dataset = load_dataset(
-            run.data["environment"]["dataset_path"], run.data["n"]["asked"], benchmark=run.benchmark.name
-        )
+        read = run.known_of or run.data["n"]["asked"]
+        dataset = load_dataset(run.data["environment"]["dataset_path"], read, benchmark=run.benchmark.name)
     found = run.data["dataset"]["content_hash"]
     if dataset.content_hash != found:
         raise BadInput(f"{folder} was run on records with hash {found[:8]}, these have {dataset.content_hash[:8]}")

@@ -1,15 +1,18 @@
-"""What a model says at one prompt, with and without an edit: the next-token probabilities and a text."""
+"""What a model says at one prompt, with and without an edit, and whether the edit took."""
 
 from dataclasses import dataclass
 
 import torch
 
+from counterfact.core.records import Request
 from counterfact.core.seeds import derive_seed
 from counterfact.lm.edits.apply import Edit, per_row
 from counterfact.lm.edits.edit import in_context
 from counterfact.lm.generation import Generation, generate
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.precision import float32_products
+from counterfact.lm.queries import Query, Unscored
+from counterfact.lm.scoring import score
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,24 @@ class Saying:
     """A text sampled from the prompt, prompt included."""
 
 
+def next_tokens(lm: LM, prompt: str, edit: Edit | None = None, *, top: int = 5) -> tuple[tuple[str, float], ...]:
+    """Return the likeliest next tokens at `prompt` and their probabilities, best first.
+
+    Args:
+        lm: the model.
+        prompt: text, subject filled in.
+        edit: the edit; None: the model as it is.
+        top: how many tokens to return.
+    """
+    edits, edit_index = _alone(edit)
+    ids = torch.tensor(lm.encoding.prompts(in_context([prompt], edit_index, edits)), device=lm.device)
+    with float32_products(lm.precision), torch.inference_mode(), per_row(lm, edits, edit_index):
+        logits = lm.model(input_ids=ids).logits[0, -1].float()
+    probabilities, tokens = logits.softmax(-1).topk(top)
+    pairs = zip(tokens.tolist(), probabilities.tolist(), strict=True)
+    return tuple((lm.decode([token]), probability) for token, probability in pairs)
+
+
 def say(lm: LM, prompt: str, edit: Edit | None = None, *, seed: int = 0, length: int = 60, top: int = 5) -> Saying:
     """Return the next-token probabilities at `prompt` and a sampled text, of the model or of the edited model.
 
@@ -30,20 +51,50 @@ def say(lm: LM, prompt: str, edit: Edit | None = None, *, seed: int = 0, length:
         prompt: text, subject filled in.
         edit: the edit; None: the model as it is.
         seed: seed of the sample; the same for both models, so that the texts can be compared.
-        length: tokens of the text, prompt included.
+        length: tokens of the text, prompt included; it ends earlier where the model ends it.
         top: how many next tokens to return.
 
     Raises:
         ValueError: the text could not be generated; the message says why.
     """
-    edits, edit_index = ([], [-1]) if edit is None else ([edit], [0])
-    ids = torch.tensor(lm.encoding.prompts(in_context([prompt], edit_index, edits)), device=lm.device)
+    edits, edit_index = _alone(edit)
     with float32_products(lm.precision):
-        with torch.inference_mode(), per_row(lm, edits, edit_index):
-            logits = lm.model(input_ids=ids).logits[0, -1].float()
-        [generated] = generate(lm, [prompt], [derive_seed(seed, "say", prompt)], edit_index, edits, length=length)
-    probabilities, tokens = logits.softmax(-1).topk(top)
-    pairs = zip(tokens.tolist(), probabilities.tolist(), strict=True)
+        seeds = [derive_seed(seed, "say", prompt)]
+        [generated] = generate(lm, [prompt], seeds, edit_index, edits, length=length, stop_at_end=True)
     if not isinstance(generated, Generation):
         raise ValueError(f"no text could be generated: {generated.reason}")
-    return Saying(tuple((lm.decode([token]), probability) for token, probability in pairs), generated.text)
+    return Saying(next_tokens(lm, prompt, edit, top=top), generated.text)
+
+
+def why_not_taken(lm: LM, request: Request, edit: Edit) -> str | None:
+    """Return what the edited model says instead, where an edit did not take; None where it did.
+
+    An edit takes if after its own prompt the new object is likelier, per token, than the true one; where the true one
+    is not given, if the model's likeliest continuation is the new one.
+
+    Args:
+        lm: the model.
+        request: what was requested.
+        edit: what was made of it.
+
+    Raises:
+        ValueError: the prompt cannot be scored; the message says why.
+    """
+    targets = [request.target_new] if request.target_true is None else [request.target_new, request.target_true]
+    with float32_products(lm.precision):
+        [scores] = score(lm, [Query(request.filled, tuple(targets))], [0], [edit])
+    if isinstance(scores, Unscored):
+        raise ValueError(f"the prompt could not be scored: {scores.reason}")
+    new, *true = scores
+    if new.mean_nll < true[0].mean_nll if true else all(new.correct):
+        return None
+    other = request.target_true or "something else"
+    found = f"after it the model still prefers {other} to {request.target_new} ({new.mean_nll:.2f} nats a token)"
+    if (loss := edit.diagnostics.get("loss")) is not None:
+        found += f"; its search ended at a loss of {loss:.2f} nats, where 0 would be certainty of {request.target_new}"
+    return found
+
+
+def _alone(edit: Edit | None) -> tuple[list[Edit], list[int]]:
+    """Return the edits, and the index, of one row."""
+    return ([], [-1]) if edit is None else ([edit], [0])

@@ -64,9 +64,17 @@ class Run:
         return str(self.data["editor"]["name"])
 
     @property
+    def known_of(self) -> int | None:
+        """Among how many records those were sought whose fact the model knows; None: all records were taken."""
+        read: int | None = self.data["dataset"].get("known_of")
+        return read
+
+    @property
     def label(self) -> str:
         """The editor's name and what the run chose itself, for tables."""
         notes = [f"{name}={value}" for name, value in self.data["editor"]["given"].items()]
+        if self.known_of is not None:
+            notes.append("known facts")
         if seen := self.data["editor"].get("seen_in_training"):
             notes.append(f"trained on {seen} of these records")
         return f"{self.editor} ({', '.join(notes)})" if notes else self.editor

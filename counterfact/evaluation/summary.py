@@ -5,6 +5,7 @@ https://arxiv.org/abs/2202.05262
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from counterfact.evaluation.paper import PaperRow, Published, paper_rows
 from counterfact.evaluation.store import Run
 from counterfact.evaluation.tables import Cell, Row, Table, to_json, to_latex, to_markdown
 from counterfact.statistics.summary import Summary, blocks_of, paired_differences
+from counterfact.statistics.values import took
 
 ORDER = (
     *("identity", "ft", "ft_l", "kn", "ke", "ke_cf", "ke_zsre", "ke_cf_neighbors"),
@@ -26,6 +28,8 @@ ORDER = (
 
 def summary_tables(runs: Sequence[Run], paper: str | None = None) -> list[Table]:
     """Return one table for each data set and model, the unedited model in its first row.
+
+    Runs on the facts that the model knows stand below those on all, after the unedited model's scores on these facts.
 
     Args:
         runs: finished runs.
@@ -105,20 +109,43 @@ def render(tables: Sequence[Table], form: str) -> str:
 
 def _table(runs: Sequence[Run], paper: str | None) -> Table:
     first, benchmark = runs[0].data, runs[0].benchmark
-    rows = [Row(f"{first['model']['name']} (unedited)", _cells(first["pre"]), _n(first["n"]["unedited"]))]
-    rows += [Row(run.label, _cells(run.data["metrics"]), _n(run.data["n"]), 1) for run in runs]
+    rows: list[Row] = []
+    for place, (read, some) in enumerate(groupby(runs, lambda run: run.known_of)):
+        chosen = list(some)
+        unedited, name = chosen[0].data, "unedited" if read is None else f"unedited, known facts of {read:,}"
+        rows.append(
+            Row(f"{first['model']['name']} ({name})", _cells(unedited["pre"]), _n(unedited["n"]["unedited"]), 2 * place)
+        )
+        rows += [Row(run.label, _cells(run.data["metrics"]), _n(run.data["n"]), 2 * place + 1) for run in chosen]
     if paper is not None:
         published = paper_rows(benchmark.name, paper)
         if not published:
             raise BadInput(f"the paper has no rows for {paper!r} on {benchmark.title}; it has gpt2-xl and a few others")
-        rows += [Row(f"paper: {row.label}", _published(row), str(row.n), 2) for row in published]
+        rows += [Row(f"paper: {row.label}", _published(row), str(row.n), rows[-1].section + 1) for row in published]
     return Table(
         title=f"{benchmark.on(runs[0].dataset)}, {first['model']['name']}@{first['model']['revision'][:8]}",
         groups=benchmark.columns,
         rows=tuple(rows),
         notation=benchmark.notation,
-        note="; ".join(["x100, with half the width of the 95 % interval", *_other_units(benchmark)]),
+        note="; ".join(["x100, with half the width of the 95 % interval", *_other_units(benchmark), *_not_taken(runs)]),
     )
+
+
+def _not_taken(runs: Sequence[Run]) -> list[str]:
+    """Return how many edits of each run did not take, and how far their searches came.
+
+    An edit that changes nothing and was not searched for, such as those of `identity`, was no attempt.
+    """
+    told = []
+    for run in runs:
+        edits = [(line.get("edit", {}), took(line["post"])) for line in run.cases if "post" in line]
+        asked = [(edit, taken) for edit, taken in edits if edit.get("update_frobenius") != 0 or "loss" in edit]
+        missed = [edit for edit, taken in asked if taken is False]
+        if missed:
+            losses = sorted(edit["loss"] for edit in missed if edit.get("loss") is not None)
+            nats = f" (their searches ended at losses of {losses[0]:.2f} to {losses[-1]:.2f} nats)" if losses else ""
+            told.append(f"{run.label}: {len(missed)} of {len(asked)} edits did not take{nats}")
+    return told
 
 
 def _cells(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Cell]:
@@ -155,6 +182,6 @@ def _n(counts: Mapping[str, Any]) -> str:
     return str(counts["asked"]) if counts["scored"] == counts["asked"] else f"{counts['scored']}/{counts['asked']}"
 
 
-def _place(run: Run) -> tuple[int, str, str]:
+def _place(run: Run) -> tuple[int, int, str, str]:
     known = ORDER.index(run.editor) if run.editor in ORDER else len(ORDER)
-    return known, run.label, Path(run.folder).name
+    return run.known_of or 0, known, run.label, Path(run.folder).name

@@ -28,6 +28,7 @@ class DatasetPart(Border):
     content_hash: Digest
     reference_texts_hash: Digest | None
     record_ids: Annotated[str, Field(max_length=500_000)]
+    known_of: Count | None = None
 
 
 class ModelPart(Border):

@@ -1,7 +1,7 @@
 """Sample texts: many rows side by side, each with its own prompt, edit and seed."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -48,13 +48,14 @@ def generate(
     *,
     length: int = 100,
     top_k: int = 5,
+    stop_at_end: bool = False,
     plan: Plan | None = None,
 ) -> list[Generation | Unscored]:
     """Go on with each prompt under its edit, by top-k sampling, up to `length` tokens in all.
 
     All rows stand at the same column: a prompt that is longer than the shortest keeps its own tokens until they are
-    used up, so nothing is padded. An end-of-text token does not stop a row. The draw for column t of a row is the
-    t-th number of a generator of its own, and picks from the cumulative distribution over the `top_k` likeliest
+    used up, so nothing is padded. An end token stops a row only on request. The draw for column t of a row is the t-th
+    number of a generator of its own, and picks from the cumulative distribution over the `top_k` likeliest
     tokens, renormalised, in float64; so a text depends on its seed and not on what is generated beside it.
 
     Args:
@@ -65,6 +66,7 @@ def generate(
         edits: what `edit_index` points into.
         length: tokens in all, context and prompt included.
         top_k: 1 takes the likeliest token always.
+        stop_at_end: whether a text ends before the first of the model's end tokens after its prompt.
         plan: sizes of batches, by default those for the model on its device.
 
     Returns:
@@ -101,7 +103,24 @@ def generate(
         for start in range(0, len(waiting), max(size, 1)):
             for row in in_halves("generate", waiting[start : start + size], run, plan):
                 results[row.number] = Unscored("out of memory with one row")
+    if stop_at_end:
+        ends = end_tokens(lm)
+        results |= {row.number: _cut(results[row.number], len(row.ids), ends) for row in rows}
     return [_finish(lm, results[i], context[i]) for i in range(len(rows))]
+
+
+def end_tokens(lm: LM) -> frozenset[int]:
+    """Return the tokens that end a text: those of the model's generation settings, else the tokenizer's own."""
+    told = getattr(lm.model.generation_config, "eos_token_id", None)
+    ends = lm.tokenizer.eos_token_id if told is None else told
+    return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+
+
+def _cut(result: list[int] | Unscored, prompt: int, ends: Collection[int]) -> list[int] | Unscored:
+    """Return a row up to its first end token after the prompt."""
+    if isinstance(result, Unscored):
+        return result
+    return result[: next((place for place in range(prompt, len(result)) if result[place] in ends), None)]
 
 
 def _check(

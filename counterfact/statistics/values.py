@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from operator import lt
 
 from counterfact.contracts.metrics import Block
 from counterfact.core.numbers import finite
@@ -38,6 +39,22 @@ def magnitude(values: Iterable[Pair]) -> float | None:
 def accuracy(block: Block, prompts: str) -> float | None:
     """Return the share of `true` among the booleans of one sort of prompt."""
     return mean([float(value) for value in block.get(f"{prompts}_prompts_correct") or []])
+
+
+def took(block: Block) -> bool | None:
+    """Return whether an edit took: after its own prompt the new object is likelier than the true one (a tie is not).
+
+    Where the true object is not scored, every token of the new one must be the model's first choice; `None` where the
+    prompt of the edit was not asked at all.
+
+    >>> took({"rewrite_prompts_probs": [{"target_new": 2.0, "target_true": 2.0}]})
+    False
+    >>> took({"rewrite_prompts_correct": [True, True]}), took({})
+    (True, None)
+    """
+    asked = pairs(block, "rewrite")
+    share = success(asked, lt) if asked else accuracy(block, "rewrite")
+    return None if share is None else share == 1.0
 
 
 def mean(values: list[float]) -> float | None:

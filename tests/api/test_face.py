@@ -76,8 +76,8 @@ def test_runs_show_themselves_as_tables(lm: LM, tmp_path: Path) -> None:
     assert [run.editor for run in runs] == told == ["identity", "ft"]
     [table] = runs.tables
     assert len(table.rows) == 3 and str(runs).count("| ft |") == 1
-    with pytest.raises(BadInput, match="go with one editor"):
-        evaluate(lm, tmp_path / "data", ["identity", "ft"], settings={"layer": 1})
+    with pytest.raises(BadInput, match=r"no setting 'rome\.layer'"):
+        evaluate(lm, tmp_path / "data", ["identity", "ft"], settings={"rome.layer": 1})
     found = sweep(lm, tmp_path / "data", "ft", tmp_path / "results", layers=[1], settings={"steps": 2})
     assert {point.layer for point in found.points} == {1} and all(file.exists() for file in found.files)
     with pytest.raises(BadInput, match="expected layers from 0 to"):

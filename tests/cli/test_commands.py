@@ -9,13 +9,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from counterfact.contracts.editors import edited_at_first_token
 from counterfact.core.files import write_json, write_jsonl
+from counterfact.core.records import Request
+from counterfact.editors.rome import RomeSettings
+from counterfact.leaderboard.schema import DatasetPart
 from tests.support import ROOT
-from tests.support.evaluating import counterfact, counterfact_record
-from tests.support.models import tiny_folder
+from tests.support.evaluating import counterfact, counterfact_record, zsre
+from tests.support.models import tiny_folder, tiny_lm
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -76,12 +81,69 @@ def test_the_way_from_records_to_a_page(command: Command, dataset: Path, tmp_pat
     assert len(list((tmp_path / "rome").glob("case_*.json"))) == 6
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["evaluate", "--dataset", "data", "--out", "FILE"], "is a file"),
+        (["known", "--out", "FOLDER"], "is a directory"),
+        (["edit", "{} is", "--subject", "A", "--target", "B", "--save", "FOLDER"], "is a directory"),
+        (["build", "--out", "FILE"], "is a file"),
+    ],
+)
+def test_a_file_for_a_folder_is_refused_at_once(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("FILE").write_text("")
+    Path("FOLDER").mkdir()
+    code, _, err = command(*arguments)
+    assert code == 2 and said in " ".join(err.split())
+
+
 def test_stats_and_doctor(command: Command, dataset: Path) -> None:
     code, out, _ = command("stats", dataset, "--json")
     assert code == 0
     assert json.loads(out)
     code, out, _ = command("doctor", "--json")
     assert "torch" in json.loads(out)["facts"]
+
+
+def test_the_doctor_looks_at_a_model(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COUNTERFACT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "texts.txt").write_text("The ferry to the island leaves. The bridge is new.\n" * 40)
+
+    def look() -> dict[str, Any]:
+        _, out, err = command("doctor", "--model", tiny_folder("llama"), "--json")
+        assert not err.count("Traceback")
+        found: dict[str, Any] = json.loads(out)["model"]
+        return found
+
+    found = look()
+    assert (found["family"], found["layers"], found["width"]) == ("llama", 3, 32)
+    assert found["parameters"] > found["width"] * found["vocabulary"]
+    assert found["evaluation_bytes"] >= found["edit_bytes"] > 0 and found["moments"] == []
+    editors = {one["editor"]: one for one in found["editors"]}
+    assert editors["identity"]["missing"] is None and editors["rome"]["layer"] == 1
+    assert "scaled to 3 layers" in editors["rome"]["source"]
+    assert "second moment of layer 1" in editors["rome"]["missing"]
+    assert "a network trained on counterfact" in editors["mend_cf"]["missing"]
+    asked = ("second-moment", "--model", tiny_folder("llama"), "--layer", 1, "--texts", tmp_path / "texts.txt")
+    for some, missing in ((("--max-texts", 20), True), ((), False)):
+        code, _, err = command(*asked, *some)
+        assert code == 0, err
+        found = look()
+        assert {facts["layer"] for facts in found["moments"]} == {1}
+        assert bool({one["editor"]: one for one in found["editors"]}["rome"]["missing"]) == missing
+    _, out, _ = command("doctor", "--model", tiny_folder("llama"))
+    said = " ".join(out.split())
+    assert (
+        "second moments in the cache: layer 1:" in said
+        and "its first 20 texts" in said
+        and "start token:" in said
+        and "llama" in said
+    )
+    code, _, err = command("doctor", "--model", "./nothing")
+    assert code == 2 and "nothing" in err
 
 
 @pytest.mark.parametrize(
@@ -94,7 +156,9 @@ def test_stats_and_doctor(command: Command, dataset: Path) -> None:
         (["--set", "layer=one", "--editor", "rome"], "layer"),
         (["--set", "layer=99", "--editor", "rome"], "layers 0 to 2"),
         (["--texts", "./no-such-texts", "--editor", "rome"], "no-such-texts"),
-        (["--set", "layer=1", "--editor", "rome", "--editor", "ft"], "one editor"),
+        (["--set", "rome.layr=1", "--editor", "rome", "--editor", "ft"], "Did you mean 'rome.layer'"),
+        (["--set", "kn.layer=1", "--editor", "rome", "--editor", "ft"], "no setting 'kn.layer'"),
+        (["--network", "folder", "--editor", "mend", "--editor", "ke"], "one editor's network"),
         (["--plugin", "nothing.py"], "nothing.py"),
         (["--limit", "0"], "limit"),
         (["--dtype", "float99"], "float99"),
@@ -115,6 +179,63 @@ def test_bad_arguments_end_with_2_and_a_reason(
     assert said in err
     assert "Traceback" not in err
     assert not list(tmp_path.rglob("cases.jsonl"))
+
+
+def test_known_facts_are_evaluated_alone_and_shown_below_all(
+    command: Command, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = evaluate(dataset, tmp_path / "results", "--defer-text-metrics")
+    code, _, err = command(*asked, "--known")
+    assert code == 2 and "knows none of the 6 facts" in err
+    monkeypatch.setattr("counterfact.api.evaluating.known_records", lambda _, records: records[1:3])
+    runs = []
+    for more in ([], ["--known"]):
+        code, out, err = command(*asked, *more, "--json")
+        assert code == 0, err
+        runs += json.loads(out)
+    whole, known = (run["dataset"] for run in runs)
+    assert runs[1]["n"]["asked"] == 2 and known["content_hash"] == whole["content_hash"]
+    assert (known["record_ids"], known["known_of"], "known_of" in whole) == ("1-2", 7, False)
+    assert DatasetPart.model_validate(known).known_of == 7
+    code, out, _ = command("summarize", tmp_path / "results", "--format", "json")
+    [table] = json.loads(out)
+    name = Path(tiny_folder("gpt2")).name
+    labels = [f"{name} (unedited)", "identity", f"{name} (unedited, known facts of 7)", "identity (known facts)"]
+    assert [row["label"] for row in table["rows"]] == labels
+    assert [row["n"] for row in table["rows"]] == ["6/7", "6/7", "2", "2"]
+    [run] = [path.parent for path in tmp_path.rglob("run.json") if "known_of" in path.read_text()]
+    code, _, err = command("score-texts", run)
+    assert code == 0, err
+    zsre(tmp_path / "questions.json")
+    code, _, err = command(*evaluate(tmp_path / "questions.json", tmp_path / "results", "--known"))
+    assert code == 2 and "records of zsRE have none" in err
+
+
+def test_settings_go_to_the_editors_that_have_them(command: Command, dataset: Path, tmp_path: Path) -> None:
+    editors = ("--editor", "ft", "--editor", "ft_l", "--editor", "identity")
+    chosen = ("--set", "ft_l.steps=2", "--set", "steps=1", "--set", "layer=1", "--no-generate", "--limit", 2)
+    code, out, err = command(*evaluate(dataset, tmp_path / "results", *editors, *chosen, "--json"))
+    assert code == 0, err
+    given = {run["editor"]["name"]: run["editor"]["given"] for run in json.loads(out)}
+    assert given == {"ft": {"steps": 1, "layer": 1}, "ft_l": {"steps": 2, "layer": 1}, "identity": {}}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "--dataset", "data"],
+        ["sweep", "--dataset", "data"],
+        ["edit", "{} is", "--subject", "A", "--target", "B"],
+    ],
+)
+def test_an_unknown_setting_is_refused_before_anything_is_opened(command: Command, arguments: list[str]) -> None:
+    code, _, err = command(*arguments, "--model", "./no-such-model", "--set", "layr=1")
+    assert code == 2 and "no setting 'layr'. Did you mean 'layer'?" in err
+
+
+def test_what_is_swept_is_not_set(command: Command, dataset: Path) -> None:
+    code, _, err = command("sweep", "--dataset", dataset, "--model", tiny_folder("gpt2"), "--set", "layer=1")
+    assert code == 2 and "layer is swept" in err
 
 
 def test_a_memory_is_planned_for_and_said(command: Command, dataset: Path, tmp_path: Path) -> None:
@@ -184,6 +305,67 @@ def test_a_full_disk_is_said(command: Command, dataset: Path, tmp_path: Path, mo
     assert code == 1
     assert "the disk is full" in err
     assert "Traceback" not in err
+
+
+def test_an_edit_that_does_not_take_is_said(command: Command, tmp_path: Path) -> None:
+    asked = ["edit", "{} was born in", "--subject", "Anna Ferrand", "--target", "Turin", "--editor", "ft"]
+    asked += ["--model", tiny_folder("gpt2"), "--set", "layer=1"]
+    weak = ["--set", "steps=1", "--set", "learning_rate=1.0e-9"]
+    code, out, err = command(*asked, *weak)
+    assert code == 0, err
+    said = " ".join(out.split())
+    assert "The edit did not take: after it the model still prefers something else to Turin" in said
+    assert "its search ended at a loss of" in said
+    found = []
+    for target, true in (("Turin", "Oslo"), ("Oslo", "Turin")):
+        code, out, err = command(*asked, *weak, "--target", target, "--true", true, "--json")
+        assert code == 0, err
+        found.append(json.loads(out)["not_taken"])
+        assert found[-1] is None or f"still prefers {true} to {target}" in found[-1]
+    assert found.count(None) == 1
+    strong = ["--set", "steps=200", "--set", "learning_rate=0.05"]
+    code, out, err = command(*asked, *strong)
+    assert code == 0, err
+    assert "did not take" not in out
+
+
+def test_contexts_are_given_shown_and_part_of_a_run(command: Command, dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "contexts.txt").write_text("In the evening. {}\n\nIt is said that {}\n")
+    rome = ["--editor", "rome", "--set", "layer=1", "--set", "steps=2", "--set", "covariance=false"]
+    asked = ["edit", "{} was born in", "--subject", "Oslo", "--target", "Turin", "--model", tiny_folder("gpt2"), *rome]
+    code, _, err = command(*asked, "--contexts", tmp_path / "contexts.txt", "-v")
+    assert code == 0, err
+    shown = [line for line in err.splitlines() if line.startswith("context: ")]
+    assert shown == ["context: '{}'", "context: 'In the evening. {}'", "context: 'It is said that {}'"]
+    code, _, err = command(*asked, "-v", "--set", "contexts_per_length=2")
+    assert code == 0 and err.count("context: '") + err.count('context: "') == 5
+    found = []
+    for contexts in ([], ["--contexts", tmp_path / "contexts.txt"]):
+        run = evaluate(dataset, tmp_path / "results", *rome, "--limit", 1, "--no-generate", "--json", *contexts)
+        code, out, err = command(*run)
+        assert code == 0, err
+        found.append(json.loads(out)[0]["editor"])
+    assert found[0]["resources"]["context_templates"] is None
+    assert found[1]["resources"]["context_templates"] == found[1]["provenance"]["context_templates_hash"]
+    (tmp_path / "contexts.txt").write_text("{}\nno slot\n")
+    code, _, err = command(*asked, "--contexts", tmp_path / "contexts.txt")
+    assert code == 2 and "contexts.txt:2: expected one {}" in err
+
+
+def test_edits_at_the_first_token_are_counted_once(command: Command, tmp_path: Path) -> None:
+    records = [counterfact_record(case_id) for case_id in range(3)]
+    records[0]["requested_rewrite"] |= {"prompt": "{} was born in", "subject": "a"}
+    records[1]["requested_rewrite"] |= {"prompt": "It is said that {} was born in", "subject": "a"}
+    write_json(tmp_path / "records.json", records)
+    asked = ["--limit", 2, "--no-generate", "--set", "layer=1", "--set", "steps=2"]
+    rome = ["--editor", "rome", "--set", "rome.covariance=false", "--set", "rome.contexts_per_length=0"]
+    code, _, err = command(*evaluate(tmp_path / "records.json", tmp_path / "results", *asked, *rome, "--editor", "ft"))
+    assert code == 0, err
+    said = "rome: 1 of 2 requests edit the first token of their prompt"
+    assert err.count("edit the first token") == 1 and said in err
+    request, settings = Request(0, "{} was born in", "a", "Oslo"), RomeSettings(layer=1)
+    assert edited_at_first_token(tiny_lm("gpt2"), settings, [request]) == [0]
+    assert edited_at_first_token(tiny_lm("llama"), settings, [request]) == [], "a start token stands before the subject"
 
 
 def test_edit_save_and_load(command: Command, tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from counterfact.cli.moment import _duration, _so_much
-from counterfact.lm.moments.corpus_pass import Advance
+from counterfact.cli._progress import Pace
 from tests.cli.test_commands import Command, command, kill_and_go_on  # noqa: F401
 from tests.lm.test_given_moments import published
 from tests.support.models import SENTENCES, tiny_folder
@@ -46,13 +45,30 @@ def test_all_layers_at_once(command: Command, texts: Path, cache: Path) -> None:
 
 
 def test_memory_limits_the_layers_of_a_pass(command: Command, texts: Path) -> None:  # noqa: F811
-    code, _, err = command(*TINY, "--layers", "0-2", "--texts", texts, "--max-memory", 0.001, "--limit", 20)
+    code, _, err = command(*TINY, "--layers", "0-2", "--texts", texts, "--max-memory", 0.001, "--max-texts", 20)
     assert (code, "3 layers in 1 pass:" in err) == (0, True)
-    code, _, err = command("second-moment", "--layers", "0-5", "--max-memory", 0.02, "--limit", 10)
+    code, _, err = command("second-moment", "--layers", "0-5", "--max-memory", 0.02, "--max-texts", 10)
     assert (code, "6 layers in 3 passes: 18.9 MB" in err) == (0, True)
-    code, _, err = command("second-moment", "--layers", "1", "--max-memory", 0.001, "--limit", 10)
+    code, _, err = command("second-moment", "--layers", "1", "--max-memory", 0.001, "--max-texts", 10)
     assert code == 2
     assert "the sums of layer 1 take 0.01 GB" in err
+
+
+def test_copies_of_several_layers_go_into_a_folder(command: Command, texts: Path, tmp_path: Path) -> None:  # noqa: F811
+    asked = (*TINY, "--layers", "0,2", "--texts", texts, "--max-texts", 20)
+    code, _, err = command(*asked, "--out", tmp_path / "moments.safetensors")
+    assert code == 2 and "2 second moments do not go into one file" in err
+    assert "tokens/s" not in err and not list(tmp_path.glob("moments*"))
+    for name in ("moments", "of-v1.0/"):
+        code, out, err = command(*asked, "--out", f"{tmp_path}/{name}")
+        assert code == 0, err
+        copies = sorted((tmp_path / name).iterdir())
+        assert [path.name.split("-")[-2] for path in copies] == ["layer0", "layer2"]
+        assert all(f"{path.parent.name}/{path.name}" in out for path in copies)
+    code, _, err = command(*TINY, "--layer", 0, "--texts", texts, "--out", tmp_path / "one.pt")
+    assert code == 2 and "expected a folder or a name that ends in .safetensors" in err
+    code, _, err = command(*TINY, "--layer", 0, "--texts", texts, "--out", f"{texts}/")
+    assert code == 2 and "cannot be made a folder" in err
 
 
 def test_a_file_is_handed_on_and_taken_in(
@@ -89,8 +105,7 @@ def test_what_is_there_so_far(command: Command, texts: Path, monkeypatch: pytest
     monkeypatch.setattr("counterfact.lm.moments.corpus_pass.SECONDS", 0.0)
     monkeypatch.setattr("counterfact.lm.moments.corpus_pass.SHARE", 1e9)
     with monkeypatch.context() as patched:
-        patched.setattr("counterfact.cli.moment._so_much", stop_at(150))
-        patched.setattr("counterfact.cli.moment.PAUSE", -1e9)
+        patched.setattr("counterfact.cli._progress.Pace.tell", stop_at(150))
         assert command(*asked)[0] == 130
     code, out, _ = command(*asked, "--so-far")
     assert code == 0
@@ -103,19 +118,11 @@ def test_what_is_there_so_far(command: Command, texts: Path, monkeypatch: pytest
 
 
 def stop_at(texts: int):  # type: ignore[no-untyped-def]
-    def so_much(now: Advance) -> str:
-        if now.texts >= texts:
+    def tell(_pace: Pace, _stage: str, done: int, _total: int | None, _note: str) -> None:
+        if done >= texts:
             raise KeyboardInterrupt
-        return _so_much(now)
 
-    return so_much
-
-
-def test_words_of_progress() -> None:
-    assert _so_much(Advance(5, None, 1200, 99.6, None)) == "5 texts, 1,200 tokens, 100 tokens/s"
-    now = Advance(1500, 100_000, 812_000, 5210.2, 8003.0)
-    assert _so_much(now) == "1,500 of 100,000 texts, 812,000 tokens, 5,210 tokens/s, 2 h 13 min left"
-    assert [_duration(seconds) for seconds in (4.4, 61, 3600)] == ["4 s", "1 min 1 s", "1 h 0 min"]
+    return tell
 
 
 @pytest.mark.soak
@@ -124,7 +131,7 @@ def test_a_pass_killed_at_random_moments_gives_the_same_bytes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = ("second-moment", "--layers", "all", "--limit", 1500)
+    asked = ("second-moment", "--layers", "all", "--max-texts", 1500)
     assert command(*asked)[0] == 0
     calm = contents(tmp_path / "cache")
     monkeypatch.setenv("COUNTERFACT_CACHE", str(tmp_path / "wild"))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from counterfact.contracts.datasets import load_dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.files import JsonLog, canonical_json, read_json, read_jsonl, write_atomic, write_json, write_jsonl
+from counterfact.core.provenance import code_hash
 from counterfact.core.records import BadRecord
 from counterfact.core.registry import Registry, load_plugin
 from counterfact.core.settings import Settings, resolve_settings
@@ -274,3 +275,25 @@ def test_the_one_writer_sweeps_up_what_a_killed_one_left(tmp_path: Path) -> None
         (tmp_path / name).write_text("whole")
     with one_writer(tmp_path, wait=False):
         assert sorted(path.name for path in tmp_path.iterdir()) == [".a.short", ".gitignore", "run.json"]
+
+
+def test_a_hash_of_code_changes_with_any_module_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = tmp_path / "some_code" / "room"
+    room.mkdir(parents=True)
+    for path in (room.parent / "__init__.py", room / "__init__.py", room / "work.py"):
+        path.write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = [code_hash("some_code")]
+    for change in ("x = 1", "x = 2"):
+        code_hash.cache_clear()
+        (room / "work.py").write_text(change)
+        found.append(code_hash("some_code"))
+    code_hash.cache_clear()
+    (room / "work.py").rename(room / "other.py")
+    found.append(code_hash("some_code"))
+    (room / "notes.txt").write_text("no code")
+    code_hash.cache_clear()
+    assert len(set(found)) == 4 and code_hash("some_code") == found[-1]
+    assert code_hash("some_code") != code_hash("some_code", "counterfact.core")
+    with pytest.raises(ModuleNotFoundError):
+        code_hash("no_such_code")

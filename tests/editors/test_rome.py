@@ -185,6 +185,18 @@ def test_variants_share_one_search_and_a_damaged_file_is_made_again(
         assert torch.equal(change(edit), change(second)) and torch.equal(change(edit), change(third))
 
 
+def test_values_of_other_code_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny_lm("gpt2")
+    prepared("rome", lm, resources(lm, tmp_path), "steps=2")(REQUESTS[:1], 0)
+    assert len(list((tmp_path / "values").iterdir())) == 1
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(counterfact.editors.rome, "code_hash", lambda *names: asked.append(names) or "other code")
+    prepared("rome", lm, resources(lm, tmp_path), "steps=2")(REQUESTS[:1], 0)
+    assert len(list((tmp_path / "values").iterdir())) == 2
+    searched = {name.rpartition(".")[0] for name in (find_values.__module__, plain.__name__, Site.__module__)}
+    assert searched <= set(asked[0])
+
+
 def test_a_nan_stays_in_its_record(tmp_path: Path) -> None:
     lm = tiny_lm("gpt_neox")  # its head is not its embedding
     usual = {token for template in TEMPLATES for token in lm.tokens(fill(template, REQUESTS[0].filled))}

@@ -158,6 +158,21 @@ def test_the_identity_editor_says_what_the_unedited_model_says(dataset: Dataset,
     assert run.data["metrics"] == run.data["pre"]
 
 
+def test_texts_that_end_at_an_end_token_are_another_run(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = run_identity(dataset, tmp_path)
+    everything = frozenset(range(tiny_lm("gpt2", "float32").vocabulary))
+    monkeypatch.setattr("counterfact.lm.generation.end_tokens", lambda _lm: everything)
+    stopped = run_identity(dataset, tmp_path, stop_at_end=True)
+    assert stopped.data["protocol"]["generation"] == {"length": LENGTH, "top_k": 5, "stop_at_end": 1}
+    assert stopped.folder != usual.folder and stopped.unedited_folder != usual.unedited_folder
+    short, long = (
+        [text for line in run.cases if "post" in line for text in line["post"]["text"]] for run in (stopped, usual)
+    )
+    assert all(whole.startswith(text) and text != whole for text, whole in zip(short, long, strict=True))
+
+
 def test_the_run_file(run: Run, dataset: Dataset) -> None:
     data = run.data
     assert data["schema"] == SCHEMA

@@ -84,6 +84,36 @@ def test_missing_prints_as_a_dash(runs: list[Run]) -> None:
     assert to_json(table)["rows"][1]["cells"]["GE"] == {"value": None, "low": None, "high": None}
 
 
+def test_edits_that_did_not_take_are_counted_under_the_table(runs: list[Run]) -> None:
+    def line(case_id: int, new: float, true: float, edit: dict[str, float]) -> dict[str, Any]:
+        return {
+            "case_id": case_id,
+            "post": {"rewrite_prompts_probs": [{"target_new": new, "target_true": true}]},
+            "edit": edit,
+        }
+
+    searched = [
+        line(0, 1.0, 2.0, {"loss": 0.1}),
+        line(1, 2.0, 2.0, {"loss": 6.87, "update_frobenius": 0.0}),
+        line(2, 3.0, 2.0, {"loss": 5.0}),
+    ]
+    run = changed(of(runs, "fake"))
+    run.__dict__["cases"] = [*searched, {"case_id": 3, "error": {"stage": "edit", "reason": "none"}}]
+    still = changed(of(runs, "identity"))
+    still.__dict__["cases"] = [line(0, 3.0, 2.0, {"update_frobenius": 0.0})]
+    [table] = summary_tables([run, still])
+    assert table.note.endswith(
+        "; fake: 2 of 3 edits did not take (their searches ended at losses of 5.00 to 6.87 nats)"
+    )
+    assert "identity:" not in table.note
+    accurate = changed(of(runs, "fake", "zsre"))
+    accurate.__dict__["cases"] = [
+        {"case_id": 0, "post": {"rewrite_prompts_correct": [True, False]}, "edit": {}},
+        {"case_id": 1, "post": {"rewrite_prompts_correct": [True]}, "edit": {}},
+    ]
+    assert summary_tables([accurate])[0].note.endswith("; fake: 1 of 2 edits did not take")
+
+
 TABLE = Table(
     title="a_b & c",
     groups=(("Score", ("S",)), ("Efficacy", ("ES", "EM"))),

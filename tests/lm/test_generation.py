@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from counterfact.lm.edits.apply import Edit, LowRank, merged
-from counterfact.lm.generation import Generation, _top, clean_text, generate
+from counterfact.lm.generation import Generation, _top, clean_text, end_tokens, generate
 from counterfact.lm.model.hooks import Site, hooked
 from counterfact.lm.model.loading import LM, load_lm
 from counterfact.lm.planning.batch_plan import Plan, Split
@@ -193,3 +193,21 @@ def test_the_largest_of_runs_are_the_largest(columns: int) -> None:
     torch.testing.assert_close(found, scores.topk(5).values, equal_nan=True)
     torch.testing.assert_close(scores.gather(1, places), found, equal_nan=True)
     assert all(len(set(row)) == 5 for row in places.tolist())
+
+
+def test_a_text_ends_at_an_end_token_after_its_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny_lm()
+    whole = ids_of(generate(lm, PROMPTS, range(5), top_k=1, length=LENGTH))
+    starts = [len(lm.prompt_tokens(prompt)) for prompt in PROMPTS]
+    ends = [whole[0][starts[0] + 3], whole[1][0], whole[2][starts[2]]]
+    for told, expected in ((ends, set(ends)), (ends[0], {ends[0]}), (None, {lm.tokenizer.eos_token_id})):
+        monkeypatch.setattr(lm.model.generation_config, "eos_token_id", told)
+        assert end_tokens(lm) == expected
+        found = generate(lm, PROMPTS, range(5), top_k=1, length=LENGTH, stop_at_end=True)
+        for ids, all_of_it, start in zip(ids_of(found), whole, starts, strict=True):
+            stops = [place for place in range(start, LENGTH) if all_of_it[place] in expected]
+            assert ids == all_of_it[: min(stops, default=LENGTH)]
+    monkeypatch.setattr(lm.model.generation_config, "eos_token_id", ends)
+    found = generate(lm, PROMPTS, range(5), top_k=1, length=LENGTH, stop_at_end=True)
+    assert len(ids_of(found)[2]) == starts[2], "an end token at once leaves the prompt"
+    assert ids_of(generate(lm, PROMPTS, range(5), top_k=1, length=LENGTH)) == whole

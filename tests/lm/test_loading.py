@@ -87,7 +87,7 @@ def test_an_unknown_family_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_or_broken_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"expected a folder with a config.json, or a Hub id"):
+    with pytest.raises(BadInput, match=r"expected a folder with a config.json, a .gguf file, or a Hub id"):
         load_lm(tmp_path / "nowhere")
     with pytest.raises(BadInput, match=r"expected a folder with a config.json"):
         load_lm(tmp_path)

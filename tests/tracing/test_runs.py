@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import counterfact
 from counterfact.core.errors import BadInput
 from counterfact.core.files import write_json, write_jsonl
 from counterfact.tracing.averages import CLASSES, average, classes_of, mean_of_tokens, summary
@@ -101,6 +102,44 @@ def test_what_a_model_names_first_is_known_and_the_prompt_leads_there() -> None:
         assert (fact.prompt + " " + fact.prediction).startswith(f"{fact.subject} is in")
         assert fact.prediction == texts[fact.known_id]
         assert fact.attribute == words[fact.known_id]
+
+
+def test_facts_of_a_file_are_asked_and_keep_their_ids(tmp_path: Path) -> None:
+    lm, prompt = tiny_lm(), "Anna Ferrand is in"
+    length = len(lm.prompt_tokens(prompt))
+    from counterfact.lm.generation import Generation, generate
+
+    [made] = generate(lm, [prompt], [0], length=length + 10, top_k=1)
+    assert isinstance(made, Generation)
+    first = next(iter(re.findall(r"\w+", lm.decode(made.ids[length:]))))
+    other = {"prediction": " there, as another model says", "relation_id": "P131"}
+    asked = [
+        {"known_id": 7, "subject": "Anna Ferrand", "attribute": "Nowhere", "template": "{} is in", "prompt": prompt},
+        {
+            "known_id": 5,
+            "subject": "Anna Ferrand",
+            "attribute": first,
+            "prompt": f"{prompt} the",
+            "template": "{} is in",
+        },
+        {"known_id": 9, "subject": "Anna Ferrand", "attribute": first, "prompt": prompt},
+        {"known_id": 4, "subject": "Norway", "attribute": first, "template": "{} is in", "prompt": "Oslo is in"},
+    ]
+    write_json(tmp_path / "known_1000.json", [{**fact, **other} for fact in asked])
+    found = counterfact.known_facts(lm, facts=tmp_path / "known_1000.json", out=tmp_path / "known.json")
+    assert [fact.known_id for fact in found.facts] == [5, 9]
+    assert [fact.known_id for fact in found.failed] == [4] and found.asked == 4
+    assert all(fact.relation_id == "P131" and fact.prediction != other["prediction"] for fact in found.facts)
+    assert read_facts(tmp_path / "known.json") == found.facts
+    assert counterfact.known_facts(lm, facts=tmp_path / "known_1000.json", limit=1).asked == 1
+    with pytest.raises(BadInput, match="three sources"):
+        counterfact.known_facts(lm, pararel=tmp_path, facts=tmp_path / "known_1000.json")
+
+
+def test_the_facts_that_the_paper_traced_can_be_asked(real_data: Path) -> None:
+    found = counterfact.known_facts(tiny_lm(), facts=real_data / "known_1000" / "known_1000.json", limit=40)
+    assert (found.asked, found.failed) == (40, [])
+    assert len(read_facts(real_data / "known_1000" / "known_1000.json")) == 1209
 
 
 def test_damage_and_strange_folders_are_told(tmp_path: Path) -> None:

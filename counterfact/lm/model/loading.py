@@ -20,6 +20,8 @@ from counterfact.lm.model.adapting import adapt
 from counterfact.lm.model.attention_scores import ScoreChange, score_changes
 from counterfact.lm.model.encoding import Encoding, Located, SubjectRule
 from counterfact.lm.model.hooks import find_module
+from counterfact.lm.model.gguf import Announce, convert_once, is_gguf
+from counterfact.lm.model.packaged import fetch, packaged_model
 from counterfact.lm.model.precision import Precision, check_precision
 from counterfact.lm.model.sites import Layout, layout_of
 
@@ -184,14 +186,17 @@ def load_lm(
     device: torch.device | str | None = None,
     dtype: Dtype = "float32",
     precision: Precision = "strict",
+    announce: Announce | None = None,
 ) -> LM:
-    """Load a model from a folder, from the embedded data, or from the Hub (or its cache).
+    """Load a model from a folder, a GGUF file, the embedded data, an installed package, or the Hub (or its cache).
 
     Args:
-        name_or_path: a folder with `config.json`, weights and a tokenizer; the name of an embedded model; or a Hub id.
+        name_or_path: a folder with `config.json`, weights and a tokenizer; a GGUF file, which is unpacked once, to the
+            cache; the name of an embedded or packaged model (`factlm`, `smollm2`); or a Hub id.
         device: by default the accelerator if there is one.
         dtype: of the weights in memory.
         precision: of float32 products in runs: `tf32` on a CUDA device that has it.
+        announce: told that a GGUF file is converted, which takes a while.
 
     Raises:
         BadInput: no such model, a family without a layout, quantised weights, no fast tokenizer, unknown dtype, a
@@ -201,7 +206,7 @@ def load_lm(
         raise BadInput(f"expected a dtype among {', '.join(DTYPES)}, got {dtype!r}")
     device = torch.device(device or default_device())
     check_precision(precision, device, DTYPES[dtype])
-    folder, name, commit = _find(model_place(str(name_or_path)))
+    folder, name, commit = _find(str(name_or_path), announce)
     config = _check_config(folder)
     layout = layout_of(config)
     weights_hash = _hash_weights(folder)
@@ -246,9 +251,11 @@ def read_config(name_or_path: str | Path) -> Any:
     Raises:
         BadInput: there is no such model, its family has no layout, or its weights are quantised.
     """
-    place = model_place(str(name_or_path))
-    check_hub_name(place)
-    return _check_config(place)
+    name = str(name_or_path)
+    if here := _find_here(name):
+        return _check_config(here)
+    check_hub_name(name)
+    return _check_config(name)
 
 
 def default_device() -> torch.device:
@@ -257,13 +264,15 @@ def default_device() -> torch.device:
     return found or torch.device("cpu")
 
 
-def _find(name: str) -> tuple[Path, str, str | None]:
+def _find(name: str, announce: Announce | None) -> tuple[Path, str, str | None]:
     """Return the folder that holds the model, its name, and its commit if it comes from the Hub."""
+    if here := _find_here(name, announce):
+        return here, here.resolve().name, None
     path = Path(name)
-    if (path / "config.json").is_file():
-        return path, path.resolve().name, None
     if path.exists() or name.startswith((".", "/", "~")) or len(path.parts) > 2:
-        raise BadInput(f"no model at {name}: expected a folder with a config.json, or a Hub id such as openai/gpt2")
+        raise BadInput(
+            f"no model at {name}: expected a folder with a config.json, a .gguf file, or a Hub id such as openai/gpt2"
+        )
     check_hub_name(name)
     from huggingface_hub import snapshot_download  # noqa: PLC0415
 
@@ -276,6 +285,16 @@ def _find(name: str) -> tuple[Path, str, str | None]:
     except Exception as error:
         raise BadInput(f"no folder {name}, and the Hub gave no model of that name: {error}") from error
     return folder, name, folder.name
+
+
+def _find_here(name: str, announce: Announce | None = None) -> Path | None:
+    """Return the folder of a model that needs no network, if there is one; a GGUF file becomes a folder first."""
+    path = Path(model_place(name))
+    if is_gguf(path):
+        path = convert_once(path, announce)
+    elif not path.exists() and (packaged := packaged_model(name)) is not None:
+        path = fetch(packaged, announce=announce)
+    return path if (path / "config.json").is_file() else None
 
 
 def _check_config(folder: str | Path) -> Any:

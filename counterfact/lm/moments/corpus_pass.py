@@ -42,11 +42,11 @@ class Advance:
     tokens: int
     tokens_per_second: float
     seconds_left: float | None
-    """Seconds left at this speed; `None` where the end is not known."""
+    """Seconds left at this speed; `None` where the end, or as yet the speed, is not known."""
 
 
 Progress = Callable[[Advance], None]
-"""Called after each batch."""
+"""Called before the first batch, and after each."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,8 @@ class Pass:
     def _go(self, budget: int, progress: Progress | None, checkpoint_every: int | None) -> None:
         limits = self.limits
         clock = _Clock(self.read, self.tokens, limits, self.source)
+        if progress is not None:
+            progress(clock.tell(self.read, self.tokens))
         keeper = _Keeper(self.save, self.read, checkpoint_every)
         rest = islice(self.source.texts(), self.read, limits.texts)
         while limits.tokens is None or self.tokens < limits.tokens:
@@ -192,10 +194,10 @@ class _Clock:
     def tell(self, texts: int, tokens: int) -> Advance:
         seconds = max(time.monotonic() - self._since, 1e-6)
         left = []
-        if self._total is not None:
-            left.append((self._total - texts) * seconds / max(1, texts - self._texts))
-        if self._limits.tokens is not None:
-            left.append((self._limits.tokens - tokens) * seconds / max(1, tokens - self._tokens))
+        if self._total is not None and texts > self._texts:
+            left.append((self._total - texts) * seconds / (texts - self._texts))
+        if self._limits.tokens is not None and tokens > self._tokens:
+            left.append((self._limits.tokens - tokens) * seconds / (tokens - self._tokens))
         remaining = max(0.0, min(left)) if left else None
         return Advance(texts, self._total, tokens, (tokens - self._tokens) / seconds, remaining)
 

@@ -4,6 +4,7 @@ Meng, Bau, Andonian, Belinkov. Statistics for ROME. https://rome.baulab.info/dat
 """
 
 import logging
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -97,6 +98,44 @@ def moment_facts(path: Path) -> dict[str, Any]:
         return read_facts(path)
     except Damaged as error:
         raise BadInput(str(error)) from error
+
+
+def kept_moments(folder: Path, lm: LM) -> list[dict[str, Any]]:
+    """Return what the second moments of a model that are kept in a folder say of themselves, by layer and name.
+
+    What cannot be read is passed over, and so are checkpoints of passes.
+    """
+    found = []
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            facts = read_facts(path)
+        except Damaged as error:
+            log.warning("%s; passed over", error)
+            continue
+        if "layer" in facts and facts["model"]["weights_hash"] == lm.weights_hash:
+            found.append({**facts, "path": str(path)})
+    return sorted(found, key=lambda facts: int(facts["layer"]))
+
+
+def place_for_copies(out: str, copies: int) -> Path:
+    """Return where copies of second moments go: a file, or a folder, which is made.
+
+    A name that ends in `.safetensors` is a file; one without a suffix, or with a slash at its end, is a folder.
+
+    Raises:
+        BadInput: several are to go into one file, or the name is neither.
+    """
+    path = Path(out)
+    if path.is_dir() or out.endswith(("/", os.sep)) or not path.suffix:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"{out} cannot be made a folder: {error.strerror}; choose another name") from error
+    elif path.suffix != ".safetensors":
+        raise BadInput(f"expected a folder or a name that ends in .safetensors, got {out}")
+    elif copies > 1:
+        raise BadInput(f"{copies} second moments do not go into one file, {out}: give a folder, as {path.stem}/")
+    return path
 
 
 def copy_moment(moment: SecondMoment, target: Path) -> Path:

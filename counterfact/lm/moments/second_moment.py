@@ -126,7 +126,7 @@ def second_moments(
         max_tokens: stop at the end of the group of 100 texts in which so many tokens are reached.
         tokens_per_batch: rows times padded width in one pass, by default the plan's.
         folder: where the moments are kept.
-        progress: told after each batch.
+        progress: told before the first batch and after each; never where everything is there already.
         checkpoint_every: texts between two checkpoints, rounded up to whole groups; by default one each minute, or
             as rarely as keeps writing them below a twentieth of the time.
 

@@ -1,0 +1,1 @@
+"""Tests with a pretrained model; opt in with `make test-real`."""
