@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from counterfact.cli._common import Device, Dtype, Json, Model, Texts, console, notes, open_model, progress_bar
+from counterfact.cli._common import (
+    Device,
+    Dtype,
+    Json,
+    Model,
+    Precision,
+    Texts,
+    console,
+    notes,
+    open_model,
+    progress_bar,
+)
 from counterfact.cli.sweep import parse_layers
 from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json
@@ -46,6 +57,7 @@ def second_moment(
     ] = None,
     device: Device = None,
     dtype: Dtype = "float32",
+    precision: Precision = "strict",
     as_json: Json = False,
 ) -> None:
     """Compute and cache second moments; goes on where it stopped, and says what so few tokens do to an edit.
@@ -58,7 +70,7 @@ def second_moment(
 
     if bool(layers) == bool(import_):
         raise BadInput("give either --layers, to compute second moments, or --import, to take in files of them")
-    lm = open_model(model, device, dtype)
+    lm = open_model(model, device, dtype, precision)
     folder = cache_folder() / "second_moments"
     if import_:
         from counterfact.lm.moments.given import import_moment  # noqa: PLC0415

@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from counterfact.cli._common import Device, Dtype, Json, Model, Seed, Set, console, notes, open_model, progress_bar
+from counterfact.cli._common import (
+    Device,
+    Dtype,
+    Json,
+    Model,
+    Precision,
+    Seed,
+    Set,
+    console,
+    notes,
+    open_model,
+    progress_bar,
+)
 from counterfact.core.errors import BadInput, Failed
 from counterfact.core.files import canonical_json
 
@@ -56,6 +68,7 @@ def train(
     restart: Annotated[bool, typer.Option(help="Begin again instead of going on.")] = False,
     device: Device = None,
     dtype: Dtype = "float32",
+    precision: Precision = "strict",
     autocast: Annotated[bool, typer.Option(help="Run the model's products in bfloat16.")] = False,
     everything: Annotated[
         bool, typer.Option("--all", help="Train all editors on all data, several at a time.")
@@ -79,7 +92,7 @@ def train(
     from counterfact import train as train_editor  # noqa: PLC0415
     from counterfact.training.trainer import Options  # noqa: PLC0415
 
-    lm, steps = open_model(model, device, dtype), None
+    lm, steps = open_model(model, device, dtype, precision), None
 
     def announce(resolved: "Resolved[Any]") -> None:
         nonlocal steps

@@ -7,9 +7,9 @@ import torch
 from counterfact.core.seeds import derive_seed
 from counterfact.lm.edits.apply import Edit, per_row
 from counterfact.lm.edits.edit import in_context
+from counterfact.lm.forward.packed_products import packed_products
 from counterfact.lm.generation import Generation, generate
 from counterfact.lm.model.loading import LM
-from counterfact.lm.model.precision import float32_products
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def say(lm: LM, prompt: str, edit: Edit | None = None, *, seed: int = 0, length:
     """
     edits, edit_index = ([], [-1]) if edit is None else ([edit], [0])
     ids = torch.tensor(lm.encoding.prompts(in_context([prompt], edit_index, edits)), device=lm.device)
-    with float32_products(lm.precision):
+    with packed_products(lm):
         with torch.inference_mode(), per_row(lm, edits, edit_index):
             logits = lm.model(input_ids=ids).logits[0, -1].float()
         [generated] = generate(lm, [prompt], [derive_seed(seed, "say", prompt)], edit_index, edits, length=length)

@@ -43,7 +43,7 @@ class LM:
     """sha256 over the weight files, in the order of their names."""
     dtype: torch.dtype
     precision: Precision = "strict"
-    """Precision of float32 products on a CUDA device, in force within a block of `float32_products`."""
+    """Precision of float32 products, in force within a block of `packed_products`."""
 
     @property
     def device(self) -> torch.device:
@@ -155,7 +155,7 @@ def load_lm(
         name_or_path: a folder with `config.json`, weights and a tokenizer; the name of an embedded model; or a Hub id.
         device: by default the accelerator if there is one.
         dtype: of the weights in memory.
-        precision: of float32 products in runs: `tf32` on a CUDA device that has it.
+        precision: of float32 products in runs: `tf32` on a CUDA device, `bf16` on a processor, where they have it.
 
     Raises:
         BadInput: no such model, a family without a layout, quantised weights, no fast tokenizer, unknown dtype, a
