@@ -141,6 +141,13 @@ def test_bf16_is_held_against_its_own_ceiling(dataset: Path, tmp_path: Path, mon
     assert result["agreement"]["one_at_a_time"]["update_relative_largest"] > 1e-4
 
 
+def test_the_sides_agree_on_a_llama_too(dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "main_job-llama.json"
+    given = [f"--model={tiny_folder('llama')}", f"--dataset={dataset}", "--device=cpu", "--set=layer=1", *SMALL]
+    assert main([*given, "--length=60", "--counted=0", f"--out={out}"]) == 0
+    assert read_json(out)["agrees"]
+
+
 def test_drift_of_another_model_by_scores_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
