@@ -64,6 +64,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "job_small": measured.job_small,
     "job_factlm": measured.job_factlm,
     "growth": measured.growth,
+    "drift_factlm": measured.drift_factlm,
     "moment_errors": measured.moment_errors,
     "moment_speed": measured.moment_speed,
 }

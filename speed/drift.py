@@ -2,10 +2,14 @@
 
 `python -m speed.drift` on factlm and the embedded data set. The context templates and the second moment are
 those of strict float32 in every setting, so that what is compared is arithmetic and not another draw. Runs are kept
-in a folder and gone on with, so a stopped benchmark can be run again. `tf32` is left out where there is no CUDA.
+in a folder and gone on with, so a stopped benchmark can be run again. `tf32` and `bf16` are left out where the device
+does not have them. Of another model, scores alone:
+
+    python -m speed.drift --model MODEL --editors identity rome --set layer=3 --records 20 --no-texts --settings bf16
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +20,7 @@ import torch
 
 from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.contracts.editors import EDITORS, Resources
+from counterfact.core.errors import BadInput
 from counterfact.core.files import write_json
 from counterfact.core.places import cache_folder, data_folder
 from counterfact.core.texts import load_texts
@@ -24,15 +29,18 @@ from counterfact.evaluation.harness import evaluate
 from counterfact.evaluation.options import Options
 from counterfact.evaluation.store import Run
 from counterfact.lm.model.loading import LM, Dtype, default_device, load_lm
+from counterfact.lm.model.precision import Precision, check_precision
 from counterfact.lm.planning.batch_plan import Plan, default_plan
 from speed.machine import describe
+from speed.main_job import command_of
 from speed.setting import open_records
 
 RESULTS = Path(__file__).parent / "results"
 BASE = "float32"
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16", "float64")
 CHUNKS = {f"chunk {size}": size for size in (1, 7, 64)}
-SETTINGS = (*DTYPES, "tf32", *CHUNKS)
+FAST: tuple[Precision, ...] = ("tf32", "bf16")
+SETTINGS = (*DTYPES, *FAST, *CHUNKS)
 METRICS = ("S", "ES", "EM", "PS", "PM", "NS", "NM", "GE", "RS")
 TEXTS = 400
 """Texts that the second moment is taken over."""
@@ -40,18 +48,31 @@ TEXTS = 400
 
 def open_setting(setting: str, model: Path, device: str | None) -> tuple[LM, Plan]:
     """Return the model as a setting wants it, and its plan."""
-    if setting == "tf32":
-        lm = load_lm(model, device=device, precision="tf32")
-    else:
-        lm = load_lm(model, device=device, dtype=next((name for name in DTYPES if name == setting), "float32"))
+    dtype: Dtype = next((name for name in DTYPES if name == setting), "float32")
+    precision: Precision = next((name for name in FAST if name == setting), "strict")
+    lm = load_lm(model, device=device, dtype=dtype, precision=precision)
     plan = default_plan(lm)
     return lm, replace(plan, chunk=CHUNKS.get(setting, plan.chunk))
 
 
-def shared_resources(model: Path, device: str | None, cache: Path) -> Resources:
+def is_possible(setting: str, device: torch.device) -> bool:
+    """Whether a device can compute in a setting."""
+    try:
+        check_precision(setting if setting in FAST else "strict", device, torch.float32)
+    except BadInput:
+        return False
+    return True
+
+
+def choices_of(editor: str, chosen: argparse.Namespace) -> Sequence[str]:
+    """Return the settings given for an editor; the unedited model has none."""
+    return () if editor == "identity" else chosen.set
+
+
+def shared_resources(model: Path, device: str | None, cache: Path, choices: Sequence[str]) -> Resources:
     """Return what all settings are given: templates and second moment of strict float32."""
     lm = load_lm(model, device=device)
-    chosen: Any = EDITORS.get("rome").resolve(lm.name, lm.n_layers).settings
+    chosen: Any = EDITORS.get("rome").resolve(lm.name, lm.n_layers, choices).settings
     own = Resources(second_moment_texts=load_texts("embedded"), second_moment_max_texts=TEXTS, cache=cache)
     return Resources(
         context_templates=context_templates(lm, own, chosen.context_lengths, chosen.contexts_per_length),
@@ -69,8 +90,8 @@ def run_setting(
     for name in editors:
         spec, start = EDITORS.get(name), time.perf_counter()
         resources = replace(shared, cache=folder / "cache")
-        options = Options(plan=replace(plan, splits=[]))
-        resolved = spec.resolve(lm.name, lm.n_layers)
+        options = Options(plan=replace(plan, splits=[]), generate=chosen.texts)
+        resolved = spec.resolve(lm.name, lm.n_layers, choices_of(name, chosen))
         runs[name] = evaluate(lm, spec, resolved, dataset, folder, resources=resources, options=options)
         print(f"{setting}, {name}: {time.perf_counter() - start:.1f} s", flush=True)
     return runs
@@ -78,7 +99,8 @@ def run_setting(
 
 def metrics_of(run: Run) -> dict[str, float | None]:
     """The values of the paper's metrics."""
-    return {name: run.data["metrics"][name]["value"] for name in METRICS}
+    found = run.data["metrics"]
+    return {name: found[name]["value"] for name in METRICS if name in found}
 
 
 def pairs_of(block: Mapping[str, Any]) -> list[Mapping[str, float]]:
@@ -99,7 +121,7 @@ def compare(run: Run, base: Run) -> dict[str, Any]:
             # Which object is likelier is what every success flag is made of.
             flips += (pair["target_new"] < pair["target_true"]) != (before["target_new"] < before["target_true"])
             flags += 1
-        both = list(zip(one["text"], other["text"], strict=True))
+        both = list(zip(one.get("text", ()), other.get("text", ()), strict=True))
         same, texts = same + sum(a == b for a, b in both), texts + len(both)
     tensor = torch.tensor(moved, dtype=torch.float64)
     return {
@@ -117,14 +139,15 @@ def compare(run: Run, base: Run) -> dict[str, Any]:
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Write a table for docs/precision.md."""
+    """Write a table for people."""
     head = ["", *METRICS, "nats, largest", "nats, mean", "flags changed", "same texts"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for label, found in results.items():
-        values = [f"{found['metrics'][name]:.2f}" for name in METRICS]
+        metrics = (found["metrics"].get(name) for name in METRICS)
+        values = ["–" if value is None else f"{value:.2f}" for value in metrics]
         values += [f"{found[f'nats_{kind}_difference']:.1e}" for kind in ("largest", "mean")]
         values += [f"{found['flags_changed']} of {found['flags']}"]
-        values += [f"{100 * found['texts_identical'] / found['texts']:.1f} %"]
+        values += [f"{100 * found['texts_identical'] / found['texts']:.1f} %" if found["texts"] else "–"]
         lines.append(f"| {label} | {' | '.join(values)} |")
     return "\n".join(lines)
 
@@ -137,6 +160,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--records", type=int, default=100)
     parser.add_argument("--editors", nargs="+", default=["identity", "ft", "rome"])
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
+    parser.add_argument("--set", action="append", default=[], help="a setting of the editors, as name=value")
+    parser.add_argument("--no-texts", dest="texts", action="store_false", help="scores only")
     parser.add_argument("--runs", type=Path, default=cache_folder() / "bench" / "drift", help="where runs are kept")
     parser.add_argument("--device")
     parser.add_argument("--name", help="of the result file; without it nothing is written")
@@ -146,14 +171,14 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Run what is asked, compare with strict float32, print, and write the result."""
     chosen = parse()
-    cuda = torch.device(chosen.device or default_device()).type == "cuda"
-    settings = [BASE, *(name for name in chosen.settings if name != BASE and (cuda or name != "tf32"))]
+    device = torch.device(chosen.device or default_device())
+    settings = [BASE, *(name for name in chosen.settings if name != BASE and is_possible(name, device))]
     place = chosen.dataset
     if place is None:
         open_records(None)
         place = str(cache_folder() / "bench" / "counterfact")
     dataset = load_dataset(place, chosen.records)
-    shared = shared_resources(chosen.model, chosen.device, chosen.runs / "shared")
+    shared = shared_resources(chosen.model, chosen.device, chosen.runs / "shared", chosen.set)
     runs = {setting: run_setting(setting, chosen.editors, dataset, shared, chosen) for setting in settings}
     found = {
         editor: {setting: compare(runs[setting][editor], runs[BASE][editor]) for setting in settings}
@@ -162,9 +187,9 @@ def main() -> None:
     for editor, results in found.items():
         print(f"\n{editor}\n\n{table(results)}")
     if chosen.name:
-        machine = describe(torch.device(chosen.device or default_device()))
+        machine = describe(device)
         about = {"model": chosen.model.name, "dataset": dataset.label, "records": len(dataset.records)}
-        command = "python -m speed.drift"
+        command = command_of("drift", sys.argv[1:])
         write_json(RESULTS / f"drift-{chosen.name}.json", {"command": command, **about, **machine, "drift": found})
 
 

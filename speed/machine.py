@@ -6,8 +6,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,11 @@ from typing import Any
 
 import torch
 import transformers
+
+from counterfact.lm.forward.operators import multiply_packed, pack_weight, packed_linear, rounded_linear
+from counterfact.lm.model.loading import LM
+from counterfact.lm.model.precision import Precision, float32_products
+from counterfact.lm.model.sites import weight_shape
 
 PROBE = "import torch; a, b = torch.rand(64, 96), torch.rand(96, 128); torch.addmm(torch.rand(128), a, b)"
 
@@ -75,55 +80,55 @@ def measure_ceiling(width: int, device: torch.device) -> Ceiling:
     return Ceiling(2 * a.numel() * 4 * width / product / 1e9, big.numel() * 4 / read / 1e9)
 
 
-def packed_ceiling(width: int, rows: int = 1024, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Return what packed oneDNN products of rows x H by H x 4H reach on this processor, float32, in GFLOP/s.
+def packed_ceiling(
+    width: int,
+    rows: int = 1024,
+    clock: Callable[[], float] = time.perf_counter,
+    *,
+    inner: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> float:
+    """Return what packed oneDNN products of rows x H by H x inner reach on this processor, in GFLOP/s.
 
-    By the clock of the runs that are held against it, or a busy machine lowers the ceiling and not the runs.
+    Args:
+        width: H.
+        rows: rows.
+        clock: of the runs that are held against it, or a busy machine lowers the ceiling and not the runs.
+        inner: 4 H by default.
+        dtype: what float32 factors are rounded to; rounding them, and giving back float32, is part of the time.
     """
-    layer, states = torch.nn.Linear(width, 4 * width), torch.rand(rows, width)
-    packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
-    bias = layer.bias.detach()
-    best = _best(
-        lambda: torch.ops.mkldnn._linear_pointwise(states, packed, bias, "none", [], ""), torch.device("cpu"), 50, clock
-    )
-    return 8 * rows * width**2 / best / 1e9
+    layer, states = torch.nn.Linear(width, inner or 4 * width), torch.rand(rows, width)
+    packed, bias = pack_weight(layer.weight.detach().to(dtype)), layer.bias.detach()
+    best = _best(lambda: multiply_packed(states, packed, bias), torch.device("cpu"), 50, clock)
+    return 2 * rows * layer.weight.numel() / best / 1e9
 
 
-def product_ceiling(width: int, device: torch.device, dtype: torch.dtype) -> float:
-    """Return what torch's own products reach, in GFLOP/s: 1024 x H by H x 4H, on an accelerator 16,384 x H."""
+def product_ceiling(width: int, inner: int, device: torch.device, dtype: torch.dtype) -> float:
+    """Return what torch's own products reach, in GFLOP/s: 1024 x H by H x inner, on an accelerator 16,384 x H."""
     rows = 1024 if device.type == "cpu" else 16384
-    shapes = ((rows, width), (width, 4 * width), (4 * width,))
+    shapes = ((rows, width), (width, inner), (inner,))
     a, b, bias = (torch.rand(shape, device=device, dtype=dtype) for shape in shapes)
-    return 8 * rows * width**2 / _best(lambda: torch.addmm(bias, a, b), device, 50) / 1e9
+    return 2 * rows * width * inner / _best(lambda: torch.addmm(bias, a, b), device, 50) / 1e9
 
 
-def product_ceilings(width: int, device: torch.device) -> dict[str, float]:
-    """Return the ceilings of every kind of product that a side may use here, in GFLOP/s, by the names of `Way`."""
-    half = torch.bfloat16
-    if device.type != "cpu":
-        with tf32(device):
-            fast = product_ceiling(width, device, torch.float32)
-        plain = product_ceiling(width, device, torch.float32)
-        return {"float32": plain, "TF32": fast, "bfloat16": product_ceiling(width, device, half)}
-    found = {"float32": product_ceiling(width, device, torch.float32)}
-    mkldnn: Any = torch.backends.mkldnn
-    if mkldnn.is_available():
-        found["packed"] = packed_ceiling(width)
-    return found | {"bfloat16": product_ceiling(width, device, half)}
-
-
-@contextmanager
-def tf32(device: torch.device, wanted: bool = True) -> Iterator[None]:
-    """Let products of float32 on an accelerator round their inputs to TF32 within the block; elsewhere do nothing."""
-    if device.type == "cpu" or not wanted:
-        yield
-        return
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+def product_ceilings(lm: LM) -> dict[str, float]:
+    """Return the ceilings of the products that a side may use here, at the shape of the MLP, in GFLOP/s by name."""
+    width, (inner, _), device = lm.width, weight_shape(lm.model, lm.layout.fc_out(0)), lm.device
+    kinds: tuple[tuple[str, Precision, torch.dtype], ...] = (
+        ("float32", "strict", torch.float32),
+        ("TF32", "tf32", torch.float32),
+        ("bfloat16", "strict", torch.bfloat16),
+    )
+    found = {}
+    for name, precision, dtype in kinds:
+        if device.type != "cpu" or precision == "strict":
+            with float32_products(precision):
+                found[name] = product_ceiling(width, inner, device, dtype)
+    if device.type == "cpu" and packed_linear.works:
+        found["packed"] = packed_ceiling(width, inner=inner)
+        if rounded_linear.works:
+            found["packed, bf16"] = packed_ceiling(width, inner=inner, dtype=torch.bfloat16)
+    return found
 
 
 def forget_peak(device: torch.device) -> None:

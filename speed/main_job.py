@@ -1,6 +1,7 @@
 """Times the main job, an edit by ROME and its measurement, against the same job done one record at a time.
 
     python -m speed.main_job --model factlm --records 6
+    python -m speed.main_job --model smollm2 --precision bf16 --set layer=3 --records 1 --chunk 8
     python -m speed.main_job --shape gpt2-small --dataset counterfact.json --chunk 16 --records 1
     python -m speed.main_job --shape gpt2-xl --dataset counterfact.json --chunk 512 --dtype bfloat16 --device cuda
 
@@ -24,6 +25,7 @@ from typing import Any
 from counterfact.core.files import write_json
 from counterfact.core.process import keep_freed_memory
 from counterfact.lm.model.loading import DTYPES
+from counterfact.lm.model.precision import PRECISIONS
 from counterfact.lm.planning.batch_plan import default_plan
 from speed.machine import describe, device_name
 from speed.measure import Extent, measure
@@ -48,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--counted", type=int, default=1, help="records whose operations are counted; 0: none")
     found.add_argument("--device", help="cpu, cuda ...; by default an accelerator if there is one")
     found.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights")
-    found.add_argument("--tf32", action="store_true", help="let an accelerator's float32 products round to TF32")
+    found.add_argument("--precision", choices=PRECISIONS, default="strict", help="of float32 products")
     found.add_argument("--without", action="store_true", help="measure our side without packed products too")
     found.add_argument("--set", action="append", default=[], help="a setting of ROME, as name=value; may be repeated")
     found.add_argument("--out", type=Path, help="the file to write; by default in speed/results")
@@ -112,6 +114,7 @@ def main(given: Sequence[str] | None = None) -> int:
             chunk=arguments.chunk,
             device=arguments.device,
             dtype=arguments.dtype,
+            precision=arguments.precision,
             tokenizer=arguments.tokenizer,
             overrides=tuple(arguments.set),
         )
@@ -123,12 +126,11 @@ def main(given: Sequence[str] | None = None) -> int:
         length=arguments.length,
         counted=arguments.counted,
         without=arguments.without,
-        rounded=arguments.tf32,
     )
     result = {**facts(setting, command_of("main_job", given)), "records": count, "length": arguments.length}
     result = rounded({**result, **measure(setting, extent)})
     show(result)
-    kind = "tf32" if arguments.tf32 else arguments.dtype
+    kind = arguments.dtype if arguments.precision == "strict" else arguments.precision
     name = slug("main_job", arguments.shape or setting.lm.name, kind, device_name(setting.lm.device))
     path = arguments.out or RESULTS / f"{name}.json"
     write_json(path, json.loads(json.dumps(result)))

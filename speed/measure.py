@@ -9,14 +9,16 @@ import torch
 from counterfact.editing.requests import encode
 from counterfact.lm.forward.packed_products import packs_products
 from counterfact.lm.model.loading import LM
+from counterfact.lm.model.precision import float32_products
 from speed.jobs import STAGES, UNEDITED, Outcome, Times, Way, deviations, many_at_once, one_by_one
-from speed.machine import Ceiling, measure_ceiling, product_ceilings, product_library, tf32
+from speed.machine import Ceiling, measure_ceiling, product_ceilings, product_library
 from speed.one_at_a_time import OneAtATime
 from speed.setting import Setting
 from speed.work import Work, edit_work, generate_work, score_work
 
 BOUNDS = {
     "float32": {"update_relative_largest": 1e-3, "nats_largest": 1e-2},
+    "bf16": {"update_relative_largest": 0.3, "nats_largest": 2.0},
     "TF32": {"update_relative_largest": 0.1, "nats_largest": 0.3},
     "bfloat16": {"update_relative_largest": 0.3, "nats_largest": 2.0},
 }
@@ -40,13 +42,11 @@ class Extent:
     """Records whose operations are counted, on both sides; 0: none."""
     without: bool = False
     """Whether our side is measured without packed products as well."""
-    rounded: bool = False
-    """Whether an accelerator's float32 products round to TF32."""
 
 
 def ways_of(lm: LM, without: bool) -> list[Way]:
-    """Return the ways that exist on a device: with packed products too where those do."""
-    packs = packs_products(lm)
+    """Return the ways that exist on a device: with packed products too where those do, and in bf16 only so."""
+    packs, without = packs_products(lm), without and lm.precision != "bf16"
     ways = [Way("one_at_a_time", packed) for packed in (False, True)[: 1 + packs]]
     ours = [Way("ours", packed) for packed in ((True, False)[: 1 + without] if packs else (False,))]
     return ways + ours
@@ -55,13 +55,12 @@ def ways_of(lm: LM, without: bool) -> list[Way]:
 def measure(setting: Setting, extent: Extent) -> dict[str, Any]:
     """Run all ways in turns, compare what they came to, and set their times beside the least time."""
     lm = setting.lm
-    kind = _kind(lm, extent)
-    with tf32(lm.device, extent.rounded):
-        ceilings = product_ceilings(lm.width, lm.device)
+    kind, ceilings = _kind(lm), product_ceilings(lm)
+    with float32_products(lm.precision):
         times, outcomes = _run(setting, extent, ways_of(lm, extent.without))
-        counted = _count(setting, extent)
-        ceilings = {name: max(value, ceilings[name]) for name, value in product_ceilings(lm.width, lm.device).items()}
-    reached = {way: ceilings["packed" if way.packed else kind] for way in times}
+    counted = _count(replace(setting, lm=replace(lm, precision="strict")), extent)
+    ceilings = {name: max(value, ceilings[name]) for name, value in product_ceilings(lm).items()}
+    reached = {way: ceilings[_product(lm, way)] for way in times}
     ours = next(way for way in times if way.side == "ours")
     best = Ceiling(max(reached.values()), measure_ceiling(lm.width, lm.device).gigabytes)
     passes, few = outcomes[ours].passes, max(1, extent.counted)
@@ -72,7 +71,7 @@ def measure(setting: Setting, extent: Extent) -> dict[str, Any]:
     floors = {stage: part.seconds(best) for stage, part in work.items()}
     floors["total"] = sum(floors[stage] for stage in STAGES)  # the stages run one after the other
     return {
-        "products": {way.name: _library(lm, way, extent.rounded) for way in times},
+        "products": {way.name: _library(lm, way) for way in times},
         "ceilings_gflops": ceilings,
         "ceiling": {"gflops": best.gflops, "gigabytes": best.gigabytes},
         "agreement": agreement,
@@ -102,17 +101,24 @@ def measure(setting: Setting, extent: Extent) -> dict[str, Any]:
     }
 
 
-def _kind(lm: LM, extent: Extent) -> str:
+def _kind(lm: LM) -> str:
+    """Name what the products of our side are rounded to."""
     if lm.dtype == torch.bfloat16:
         return "bfloat16"
-    return "TF32" if extent.rounded and lm.device.type != "cpu" else "float32"
+    return {"strict": "float32", "tf32": "TF32", "bf16": "bf16"}[lm.precision]
 
 
-def _library(lm: LM, way: Way, rounded: bool) -> str:
+def _product(lm: LM, way: Way) -> str:
+    """Name the ceiling of a way's products."""
     if way.packed:
-        return "oneDNN, packed weights"
-    library = product_library(lm.device)
-    return f"{library}, TF32" if rounded and lm.device.type != "cpu" else library
+        return "packed, bf16" if lm.precision == "bf16" else "packed"
+    return "float32" if lm.precision == "bf16" else _kind(lm)
+
+
+def _library(lm: LM, way: Way) -> str:
+    if way.packed:
+        return "oneDNN, packed weights" + (", bf16" if lm.precision == "bf16" else "")
+    return product_library(lm.device) + (", TF32" if lm.precision == "tf32" else "")
 
 
 def _run(setting: Setting, extent: Extent, ways: Sequence[Way]) -> tuple[dict[Way, Times], dict[Way, Outcome]]:

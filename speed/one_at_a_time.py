@@ -8,7 +8,6 @@ one record are padded into one batch, the edit is written into the weight, gener
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from counterfact.editors.rome import RomeSettings, key_direction, rank_one
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from counterfact.lm.forward.blocks import pad_right
 from counterfact.lm.model.loading import LM
+from counterfact.lm.model.sites import weight_view
 from counterfact.lm.moments.second_moment import SecondMoment
 
 TOP_K = 5
@@ -46,7 +46,7 @@ class OneAtATime:
     @contextmanager
     def edited(self, change: tuple[Tensor, Tensor]) -> Iterator[None]:
         """Write u r^T into the weight, and afterwards the original again."""
-        weight: Any = self.lm.model.get_submodule(self.lm.layout.fc_out(self.settings.layer)).weight
+        weight = weight_view(self.lm.model, self.lm.layout.fc_out(self.settings.layer))
         before = weight.detach().clone()
         with torch.no_grad():
             weight += torch.outer(*change).to(weight)

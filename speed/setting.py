@@ -18,6 +18,7 @@ from counterfact.editing.contexts import context_templates
 from counterfact.editors.rome import RomeSettings
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from counterfact.lm.model.loading import LM, Dtype, default_device, load_lm
+from counterfact.lm.model.precision import Precision, check_precision
 from counterfact.lm.moments.second_moment import SecondMoment
 from speed.shapes import SHAPES, Shape, random_lm, read_tokenizer, train_tokenizer
 
@@ -38,6 +39,7 @@ class Wanted:
     chunk: int = 32
     device: str | None = None
     dtype: Dtype = "float32"
+    precision: Precision = "strict"
     tokenizer: Path | None = None
     """Folder of GPT-2's tokenizer, for a shape; `None`: one is trained on the records."""
     overrides: tuple[str, ...] = ()
@@ -134,6 +136,8 @@ def describe_only(wanted: Wanted) -> Setting:
 def _begin(wanted: Wanted) -> tuple[str, list[CounterFactRecord], LM, RomeSettings]:
     name, records = open_records(wanted.dataset)
     lm, overrides = _open(wanted, records), wanted.overrides
+    check_precision(wanted.precision, lm.device, lm.dtype)
+    lm = replace(lm, precision=wanted.precision)
     if wanted.shape is not None:
         overrides = (f"layer={wanted.shape.edited_layer}", *overrides)
     settings: Settings = EDITORS.get("rome").resolve(lm.name, lm.n_layers, list(overrides)).settings

@@ -21,8 +21,8 @@ from counterfact.core.records import Request
 from counterfact.core.settings import Choices, Resolved
 from counterfact.core.texts import load_texts
 from counterfact.lm.edits.edit import Edit
+from counterfact.lm.forward.packed_products import packed_products
 from counterfact.lm.model.loading import LM
-from counterfact.lm.model.precision import float32_products
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class LoadedEditor:
             Failed: a single request could not be edited.
         """
         asked = [requests] if isinstance(requests, Request) else requests
-        with float32_products(self.lm.precision):
+        with packed_products(self.lm):
             made = edit_singly(self.editor, asked, self.seed)
         if not isinstance(requests, Request):
             return made

@@ -12,8 +12,8 @@ from counterfact.core.places import data_folder
 from counterfact.core.records import BadRecord
 from counterfact.core.seeds import derive_seed
 from counterfact.core.texts import load_texts
+from counterfact.lm.forward.packed_products import packed_products
 from counterfact.lm.model.loading import LM
-from counterfact.lm.model.precision import float32_products
 from counterfact.tracing import known
 from counterfact.tracing.causal import trace_plan
 from counterfact.tracing.corruption import make_corruption
@@ -155,7 +155,7 @@ def trace(
     for name in names:
         told = partial(progress, f"{name} facts") if progress else None
         settings, compute = ways[name]()
-        with float32_products(lm.precision):
+        with packed_products(lm):
             yield keep(
                 Path(out), run_identity(lm, name, settings, asked[:limit]), asked[:limit], compute, progress=told
             )

@@ -25,8 +25,8 @@ Model = Annotated[str, typer.Option(help="A folder, a GGUF file, a Hub id, or a 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... By default a GPU where there is one.")]
 DtypeName = Literal["float32", "bfloat16", "float64"]
 Dtype = Annotated[DtypeName, typer.Option(help="Precision of the weights.")]
-PrecisionName = Literal["strict", "tf32"]
-Precision = Annotated[PrecisionName, typer.Option(help="Of float32 products on a GPU.")]
+PrecisionName = Literal["strict", "tf32", "bf16"]
+Precision = Annotated[PrecisionName, typer.Option(help="Of float32 products: `tf32` on a GPU, `bf16` on a processor.")]
 MaxMemory = Annotated[
     str | None, typer.Option(help="As 8GB or 512MB: cut work into batches that are estimated to need no more.")
 ]

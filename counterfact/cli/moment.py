@@ -13,6 +13,7 @@ from counterfact.cli._common import (
     Dtype,
     Json,
     Model,
+    Precision,
     Texts,
     console,
     error_words,
@@ -58,6 +59,7 @@ def second_moment(
     ] = None,
     device: Device = None,
     dtype: Dtype = "float32",
+    precision: Precision = "strict",
     as_json: Json = False,
 ) -> None:
     """Compute and cache second moments; goes on where it stopped, and says what so few tokens do to an edit.
@@ -74,7 +76,7 @@ def second_moment(
         raise BadInput("give either --layers, to compute second moments, or --import, to take in files of them")
     numbers = parse_layers(",".join(layers or []), int(read_config(model).num_hidden_layers)) if layers else []
     target = None if out is None else place_for_copies(out, len(numbers or import_ or ()))
-    lm = open_model(model, device, dtype)
+    lm = open_model(model, device, dtype, precision)
     folder = cache_folder() / "second_moments"
     if import_:
         found = [_describe(import_moment(path, lm, folder), target) for path in import_]

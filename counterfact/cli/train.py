@@ -17,6 +17,7 @@ from counterfact.cli._common import (
     Json,
     MaxTexts,
     Model,
+    Precision,
     Seed,
     Set,
     console,
@@ -70,6 +71,7 @@ def train(
     restart: Annotated[bool, typer.Option(help="Begin again instead of going on.")] = False,
     device: Device = None,
     dtype: Dtype = "float32",
+    precision: Precision = "strict",
     autocast: Annotated[bool, typer.Option(help="Run the model's products in bfloat16.")] = False,
     everything: Annotated[
         bool, typer.Option("--all", help="Train all editors on all data, several at a time.")
@@ -93,7 +95,7 @@ def train(
     from counterfact import train as train_editor  # noqa: PLC0415
     from counterfact.training.trainer import Options  # noqa: PLC0415
 
-    lm, steps = open_model(model, device, dtype), None
+    lm, steps = open_model(model, device, dtype, precision), None
 
     def announce(resolved: "Resolved[Any]") -> None:
         nonlocal steps

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -49,7 +50,8 @@ def _texts(lm: LM, resources: Resources, length: int, count: int) -> list[str]:
     if not lm.text_start:
         raise BadInput(f"{lm.name}: the tokenizer has no start or end token to generate context templates from")
     seeds = [derive_seed(resources.seed, "context", length, i) for i in range(count)]
-    made = generate(lm, [lm.text_start] * count, seeds, length=length, top_k=TOP_K, plan=resources.plan_for(lm))
+    exact = replace(lm, precision="strict")  # runs of all precisions share them
+    made = generate(exact, [lm.text_start] * count, seeds, length=length, top_k=TOP_K, plan=resources.plan_for(lm))
     texts = []
     for item in made:
         if not isinstance(item, Generation):

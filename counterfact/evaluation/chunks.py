@@ -23,7 +23,6 @@ from counterfact.lm.edits.apply import Edit
 from counterfact.lm.forward.packed_products import packed_products
 from counterfact.lm.generation import Generation, generate
 from counterfact.lm.model.loading import LM
-from counterfact.lm.model.precision import float32_products
 from counterfact.lm.planning.batch_plan import Plan, Split, is_out_of_memory
 from counterfact.lm.queries import Unscored
 from counterfact.lm.scoring import score
@@ -83,9 +82,9 @@ def run_chunk(job: Job, records: Sequence[Record | BadRecord]) -> list[Outcome]:
         [states[r.case_id] for r in group if r.case_id in states] for group in job.task.options.schedule.cut(records)
     ]
     alone = [[state] for state in states.values()]
-    with float32_products(job.lm.precision):
+    with packed_products(job.lm):
         if (editor := job.editor) is not None:
-            _stage("edit", job.plan, groups, lambda some: _edit(job.lm, editor, job.task.options.seed, some))
+            _stage("edit", job.plan, groups, lambda some: _edit(editor, job.task.options.seed, some))
         _stage("score", job.plan, alone, lambda some: _score(job, _flat(some)))
         _stage("generate", job.plan, alone, lambda some: _generate(job, _flat(some)))
         _stage("text", job.plan, alone, lambda some: _measure_texts(job, _flat(some)))
@@ -134,9 +133,8 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _edit(lm: LM, editor: Editor, seed: int, groups: list[list[State]]) -> None:
-    with packed_products(lm):
-        made = editor([[state.record.request for state in group] for group in groups], seed)
+def _edit(editor: Editor, seed: int, groups: list[list[State]]) -> None:
+    made = editor([[state.record.request for state in group] for group in groups], seed)
     if len(made) != len(groups):
         raise ValueError(f"expected what became of each of {len(groups)} groups, got {len(made)}")
     for group, edited in zip(groups, made, strict=True):

@@ -36,7 +36,7 @@ def next_tokens(lm: LM, prompt: str, edit: Edit | None = None, *, top: int = 5) 
     """
     edits, edit_index = _alone(edit)
     ids = torch.tensor(lm.encoding.prompts(in_context([prompt], edit_index, edits)), device=lm.device)
-    with float32_products(lm.precision), torch.inference_mode(), per_row(lm, edits, edit_index):
+    with float32_products(lm.precision), packed_products(lm), torch.inference_mode(), per_row(lm, edits, edit_index):
         logits = lm.model(input_ids=ids).logits[0, -1].float()
     probabilities, tokens = logits.softmax(-1).topk(top)
     pairs = zip(tokens.tolist(), probabilities.tolist(), strict=True)

@@ -6,6 +6,7 @@ Schedule: Mitchell et al. Fast Model Editing at Scale. ICLR 2022. https://arxiv.
 import logging
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -19,6 +20,7 @@ from counterfact.core.errors import BadInput, Failed
 from counterfact.core.files import JsonLog, differences, one_writer, read_json, write_json, write_jsonl
 from counterfact.core.settings import Resolved
 from counterfact.editing.networks import INFO, NETWORKS, Hypernetwork, NetworkSettings, Task, read_info, save_network
+from counterfact.lm.forward.packed_products import packed_products
 from counterfact.lm.model.loading import LM
 from counterfact.training.examples import Example, Sampler, Source, validation_examples
 from counterfact.training.state import load_state, remove_states, save_state
@@ -89,10 +91,12 @@ def train(
         What the folder's `editor.json` says.
 
     Raises:
-        BadInput: the folder was begun with something else.
+        BadInput: the folder was begun with something else; autocast is asked for beside a precision.
         TrainingFailed: no network came out whose validation loss and edit success are better than those of no edit.
     """
     options = options or Options()
+    if options.autocast and lm.precision != "strict":
+        raise BadInput(f"autocast and a precision of {lm.precision} say two things of the same products: give one")
     described = source.describe()
     trained_on = {key: described.pop(key) for key in ("record_ids", "requests")}
     identity = {
@@ -117,7 +121,9 @@ def train(
             _check_same(folder, read_json(folder / UNFINISHED), identity)
         write_json(folder / UNFINISHED, identity)
         training = Training(lm, NETWORKS.get(name).build(lm, resolved.settings), resolved.settings, source, options)
-        training.run(folder)
+        # Autocast chooses the products of its own accord.
+        with nullcontext() if options.autocast else packed_products(lm):
+            training.run(folder)
         training.load_best()
         done = training.progress
         info = {

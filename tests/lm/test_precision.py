@@ -9,43 +9,63 @@ from typing import Any
 import pytest
 import torch
 
+from counterfact.contracts.editors import EDITORS, Resources
 from counterfact.core.errors import BadInput
 from counterfact.core.records import Request
 from counterfact.core.settings import Resolved
+from counterfact.editing.contexts import context_templates
 from counterfact.editors.rome import Rome, RomeSettings
 from counterfact.evaluation.harness import evaluate
-from counterfact.lm.edits.edit import Edit
-from counterfact.lm.model.loading import load_lm
+from counterfact.lm.edits.edit import Edit, LowRank
+from counterfact.lm.forward import operators
+from counterfact.lm.forward.fused_activations import fused_activations
+from counterfact.lm.forward.operators import bfloat16_units
+from counterfact.lm.forward.packed_products import packed_products
+from counterfact.lm.model.hooks import find_module
+from counterfact.lm.model.loading import LM, load_lm
 from counterfact.lm.model.precision import check_precision, float32_products
+from counterfact.lm.model.sites import weight_view
+from counterfact.lm.moments.second_moment import second_moments
 from counterfact.lm.planning.batch_plan import default_plan
 from counterfact.lm.queries import Query, TargetScore
 from counterfact.lm.scoring import score
-from tests.support.editing import REQUESTS, Networks, edits_of, prepared, resources
+from tests.support.editing import REQUESTS, TEXTS, Networks, edits_of, prepared, resources
 from tests.support.evaluating import FakeSettings, counterfact, fake_spec, low_rank_edit, options
-from tests.support.models import tiny_folder, tiny_lm
+from tests.support.models import FAMILIES, tiny_folder, tiny_lm
 
 MATMUL: Any = torch.backends.cuda.matmul
+ON_CPU: Any = torch.backends.mkldnn.matmul
+needs_units = pytest.mark.skipif(
+    not (torch.backends.mkldnn.is_available() and bfloat16_units()),
+    reason="this processor has no units that multiply bfloat16; on one with AVX512-BF16 or AMX the test runs",
+)
 
 
 def tf32_is_on() -> bool:
     """Whether float32 products on CUDA devices are TF32 now."""
-    if not hasattr(MATMUL, "fp32_precision"):
-        return bool(MATMUL.allow_tf32)
     chosen = MATMUL.fp32_precision
     return bool((torch.backends.fp32_precision if chosen == "none" else chosen) == "tf32")
 
 
 @contextmanager
 def chosen_before(name: str) -> Iterator[None]:
-    """A process that chose a precision for itself."""
-    old = MATMUL.fp32_precision
-    MATMUL.allow_tf32 = name == "tf32"
-    MATMUL.fp32_precision = name
+    """A process that chose a precision for itself, on CUDA devices; by the newer switch."""
+    with kept_switches():
+        MATMUL.allow_tf32 = name == "tf32"
+        MATMUL.fp32_precision = name
+        yield
+
+
+@contextmanager
+def kept_switches() -> Iterator[None]:
+    """Torch's switches as they are now, again after the block."""
+    old = [(switch, switch.fp32_precision) for switch in (MATMUL, ON_CPU)]
     try:
         yield
     finally:
-        MATMUL.allow_tf32 = old == "tf32"
-        MATMUL.fp32_precision = old
+        torch.set_float32_matmul_precision("highest")
+        for switch, name in old:
+            switch.fp32_precision = name
 
 
 @pytest.mark.parametrize("before", ["none", "ieee", "tf32"])
@@ -61,12 +81,34 @@ def test_a_precision_holds_within_its_block_only(before: str) -> None:
         assert MATMUL.fp32_precision == before and MATMUL.allow_tf32 == (before == "tf32")
 
 
+@pytest.mark.parametrize("precision", ["strict", "tf32", "bf16"])
+@pytest.mark.parametrize("before", ["highest", "high", "medium"])
+def test_what_the_older_switch_chose_is_put_back_and_not_in_force(precision: Any, before: str) -> None:
+    with kept_switches():
+        torch.set_float32_matmul_precision(before)
+        chosen = MATMUL.fp32_precision, ON_CPU.fp32_precision
+        with float32_products(precision):
+            assert tf32_is_on() == (precision == "tf32") and ON_CPU.fp32_precision == "ieee"
+        assert torch.get_float32_matmul_precision() == before
+        assert (MATMUL.fp32_precision, ON_CPU.fp32_precision) == chosen
+
+
+@pytest.mark.parametrize("precision", ["strict", "bf16"])
+def test_a_process_that_lets_processors_round_does_not_change_a_run(precision: Any) -> None:
+    with kept_switches():
+        torch.set_float32_matmul_precision("highest")
+        ON_CPU.fp32_precision = "bf16"  # now the older switch is contradicted, and torch refuses to read it
+        with float32_products(precision):
+            assert ON_CPU.fp32_precision == "ieee"
+        assert ON_CPU.fp32_precision == "bf16"
+
+
 def test_what_a_device_does_not_have_is_refused() -> None:
     with pytest.raises(BadInput, match="tf32 products need a CUDA device, and the model is on cpu: leave --precision"):
         load_lm(tiny_folder("gpt2"), device="cpu", precision="tf32")
     with pytest.raises(BadInput, match="these weights are bfloat16: leave --precision out, or choose --dtype float32"):
         load_lm(tiny_folder("gpt2"), device="cpu", dtype="bfloat16", precision="tf32")
-    with pytest.raises(BadInput, match="expected a precision among strict, tf32, got 'fast'"):
+    with pytest.raises(BadInput, match="expected a precision among strict, tf32, bf16, got 'fast'"):
         load_lm(tiny_folder("gpt2"), device="cpu", precision="fast")  # type: ignore[arg-type]
 
 
@@ -79,6 +121,113 @@ def test_an_old_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     check_precision("tf32", torch.device("cuda"), torch.float32)
 
 
+def test_bf16_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInput, match="bf16 is a precision of float32 products, and these weights are float64"):
+        load_lm(tiny_folder("gpt2"), device="cpu", dtype="float64", precision="bf16")
+    with pytest.raises(BadInput, match="need a processor, and the model is on cuda: choose --precision tf32 or"):
+        check_precision("bf16", torch.device("cuda"), torch.float32)
+    with pytest.raises(BadInput, match="need a processor, and the model is on mps: leave --precision out"):
+        check_precision("bf16", torch.device("mps"), torch.float32)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setitem(vars(operators.rounded_linear), "works", False)
+    with pytest.raises(BadInput, match=r"bf16 products need oneDNN, which torch .* lacks here"):
+        load_lm(tiny_folder("gpt2"), device="cpu", precision="bf16")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
+    with pytest.raises(BadInput, match=r"units for them \(AVX512-BF16 or AMX\), and this one has none: leave"):
+        load_lm(tiny_folder("gpt2"), device="cpu", precision="bf16")
+    # Nor is a run that was promised bf16 products computed in others.
+    with pytest.raises(BadInput, match="and this one has none"), packed_products(in_bf16("gpt2")):
+        pass
+
+
+def in_bf16(family: str) -> LM:
+    """A tiny model whose products are to be in bf16."""
+    return replace(tiny_lm(family, "float32"), precision="bf16")
+
+
+@needs_units
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("rows", [1, 7, 300])
+def test_products_of_blocks_are_rounded_and_the_output_layer_is_not(family: str, rows: int) -> None:
+    lm, draw = in_bf16(family), torch.Generator().manual_seed(0)
+    inner, head = find_module(lm.model, lm.layout.fc_out(0)), lm.model.get_output_embeddings()
+    for module, weight in ((inner, weight_view(lm.model, lm.layout.fc_out(0))), (head, head.weight.T)):
+        states = torch.randn(rows, len(weight), generator=draw)
+        bias = torch.zeros(()) if module.bias is None else module.bias
+        with packed_products(lm):
+            found = module(states)
+        assert found.dtype == torch.float32
+        exact = states.double() @ weight.double() + bias.double()
+        if module is head:
+            assert off(found, exact) < 1e-6
+            continue
+        assert 1e-4 < off(found, exact) < 1e-2
+        # Factors are rounded, the sum is not, and the result is once more.
+        expected = states.bfloat16().double() @ weight.bfloat16().double() + bias.double()
+        torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-5)
+
+
+@needs_units
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_in_bf16_are_near_the_strict_ones(family: str) -> None:
+    strict, rounded = tiny_lm(family, "float32"), in_bf16(family)
+    ids = torch.arange(12).view(2, 6)
+    with torch.no_grad():
+        exact = strict.model(ids).logits
+        with fused_activations(rounded):
+            found = rounded.model(ids).logits
+        assert 1e-4 < off(found, exact) < 3e-2
+        # Afterwards, and in a strict block, nothing is left of it.
+        assert torch.equal(rounded.model(ids).logits, exact)
+        with packed_products(strict):
+            assert off(strict.model(ids).logits, exact) < 1e-5
+
+
+@needs_units
+def test_gradients_are_products_in_bf16_too() -> None:
+    lm, draw = in_bf16("gpt2"), torch.Generator().manual_seed(0)
+    module, weight = find_module(lm.model, lm.layout.fc_out(0)), weight_view(lm.model, lm.layout.fc_out(0)).double()
+    states = torch.randn(9, len(weight), generator=draw).requires_grad_()
+    slopes = torch.randn(9, lm.width, generator=draw)
+    with packed_products(lm):
+        found = module(states)
+    (gradient,) = torch.autograd.grad(found, states, slopes)  # out of the block, as in training
+    assert gradient.dtype == torch.float32 and 1e-4 < off(gradient, slopes.double() @ weight.T) < 1e-2
+    expected = slopes.bfloat16().double() @ weight.bfloat16().double().T
+    torch.testing.assert_close(gradient.double(), expected, rtol=2**-8, atol=1e-5)
+
+
+def off(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Norm of the difference, relative to the norm."""
+    return float((found - expected).norm() / expected.norm())
+
+
+@needs_units
+@pytest.mark.parametrize("engine", ["batched", "plain"])
+def test_an_edit_in_bf16_is_its_own_and_near_the_strict_one(engine: Any, tmp_path: Path) -> None:
+    settings = RomeSettings(layer=1, steps=5, covariance=False)
+    found = {}
+    for lm in (tiny_lm("gpt2", "float32"), in_bf16("gpt2")):
+        given = Resources(context_templates=("{}", "So. {}"), cache=tmp_path, engine=engine)
+        with packed_products(lm):
+            [edited] = EDITORS.get("rome").prepare(lm, settings, given)([REQUESTS[:1]], 0)
+        [delta] = edited.edit.deltas if edited.edit is not None else ()
+        assert isinstance(delta, LowRank)
+        found[lm.precision] = delta.weight_change
+    assert 1e-4 < off(found["bf16"], found["strict"]) < 0.2
+
+
+@needs_units
+def test_second_moments_are_in_the_precision_and_contexts_are_shared(tmp_path: Path) -> None:
+    moments, contexts = {}, {}
+    for lm in (tiny_lm("gpt2", "float32"), in_bf16("gpt2")):
+        [moment] = second_moments(lm, [1], TEXTS, folder=tmp_path).values()
+        moments[lm.precision] = moment.matrix
+        contexts[lm.precision] = context_templates(lm, Resources(cache=tmp_path / lm.precision), (10,), 2)
+    assert 1e-5 < off(moments["bf16"], moments["strict"]) < 1e-2
+    assert contexts["bf16"] == contexts["strict"]
+
+
 def test_a_run_has_its_precision_and_says_so(tmp_path: Path) -> None:
     seen: list[bool] = []
 
@@ -88,16 +237,17 @@ def test_a_run_has_its_precision_and_says_so(tmp_path: Path) -> None:
 
     data = counterfact(tmp_path / "data", 2, bad=())
     strict = tiny_lm("gpt2", "float32")
-    fast = replace(strict, precision="tf32")
+    kinds = ("strict", "tf32", *(["bf16"] if bfloat16_units() else []))
     folders = {}
-    for lm in (strict, fast):
+    for lm in (replace(strict, precision=kind) for kind in kinds):
         with chosen_before("tf32"):  # nor does a run depend on what the process had chosen
             resolved = Resolved(FakeSettings(), "tests", {})
             done = evaluate(lm, fake_spec(spying), resolved, data, tmp_path / "r", options=options(generate=False))
             assert tf32_is_on()
         folders[done.data["model"]["dtype"]] = done.folder
-    assert seen == [False, False, True, True]
-    assert set(folders) == {"float32", "float32, tf32 products"} and len(set(folders.values())) == 2
+    assert seen[:4] == [False, False, True, True] and not any(seen[4:])
+    assert set(folders) == {"float32", *(f"float32, {kind} products" for kind in kinds[1:])}
+    assert len(set(folders.values())) == len(kinds)
 
 
 def test_values_of_another_precision_are_not_taken_from_the_cache(tmp_path: Path) -> None:

@@ -9,14 +9,16 @@ import pytest
 
 from counterfact.core.files import read_json, write_json
 from counterfact.editing.requests import encode
-from speed import measure, plots, runners
+from counterfact.lm.forward.operators import bfloat16_units
+from speed import drift, measure, plots, runners
 from speed.growth import fit
 from speed.jobs import STAGES, Times, many_at_once
 from speed.main_job import main
 from speed.setting import Setting, Wanted, describe_only, prepare
 from speed.shapes import SHAPES, Shape
 from speed.work import Sizes, edit_work, generate_work, score_work
-from tests.support.evaluating import counterfact_record
+from tests.support.evaluating import counterfact, counterfact_record
+from tests.support.models import tiny_folder
 
 TINY = Shape(layers=3, width=32, heads=4, vocabulary=4096, edited_layer=0)
 BLOCK = 32 * 96 + 32 * 32 + 2 * 32 * 128
@@ -117,6 +119,53 @@ def test_sides_that_differ_get_no_ratio(dataset: Path, tmp_path: Path, monkeypat
     given = ["--shape=factlm-like", f"--dataset={dataset}", "--device=cpu", *SMALL, "--counted=0", f"--out={out}"]
     assert main(given) == 1
     assert all(ratio is None for row in read_json(out)["stages"] for ratio in row["ratios"].values())
+
+
+needs_units = pytest.mark.skipif(
+    not bfloat16_units(),
+    reason="this processor has no units that multiply bfloat16; on one with AVX512-BF16 or AMX the test runs",
+)
+
+
+@needs_units
+def test_bf16_is_held_against_its_own_ceiling(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SHAPES, "factlm-like", TINY)
+    out = tmp_path / "main_job-bf16.json"
+    given = ["--shape=factlm-like", f"--dataset={dataset}", "--device=cpu", "--precision=bf16", "--without", *SMALL]
+    assert main([*given, f"--out={out}"]) == 0
+    result = read_json(out)
+    assert result["model"]["dtype"] == "float32, bf16 products"
+    assert result["products"]["ours_packed"] == "oneDNN, packed weights, bf16" and "ours" not in result["products"]
+    ceilings = result["ceilings_gflops"]
+    assert result["ceiling"]["gflops"] == max(ceilings["float32"], ceilings["packed, bf16"])
+    assert result["agreement"]["one_at_a_time"]["update_relative_largest"] > 1e-4
+
+
+def test_the_sides_agree_on_a_llama_too(dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "main_job-llama.json"
+    given = [f"--model={tiny_folder('llama')}", f"--dataset={dataset}", "--device=cpu", "--set=layer=1", *SMALL]
+    assert main([*given, "--length=60", "--counted=0", f"--out={out}"]) == 0
+    assert read_json(out)["agrees"]
+
+
+def test_drift_of_another_model_by_scores_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(drift, "TEXTS", 5)
+    monkeypatch.setattr(drift, "RESULTS", tmp_path)
+    counterfact(tmp_path / "data", 2, bad=())
+    words = "drift --editors identity rome --settings tf32 bf16 float64 --set=layer=1 --set=contexts_per_length=1"
+    words += " --no-texts --device=cpu --name=tiny"
+    folders = [f"--model={tiny_folder('gpt2')}", f"--dataset={tmp_path / 'data'}", f"--runs={tmp_path / 'runs'}"]
+    monkeypatch.setattr(sys, "argv", [*words.split(), *folders])
+    drift.main()
+    found = read_json(tmp_path / "drift-tiny.json")
+    assert str(tmp_path) not in found["command"]
+    assert list(found["drift"]["rome"]) == ["float32", *(["bf16"] if bfloat16_units() else []), "float64"]
+    differences = {name: row["nats_largest_difference"] for name, row in found["drift"]["rome"].items()}
+    assert differences["float32"] == 0 < differences["float64"] < 1e-2
+    assert all(1e-3 < value < 1 for name, value in differences.items() if name == "bf16")
+    assert "| – |" in capsys.readouterr().out
 
 
 def test_a_bare_node_runs_it_in_half_precision(dataset: Path, tmp_path: Path) -> None:

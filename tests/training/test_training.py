@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from counterfact.core.texts import TextSource
 from counterfact.editing.networks import INFO, NETWORKS, TASKS, WEIGHTS, load_network, read_info, save_network
 from counterfact.evaluation.harness import evaluate
 from counterfact.evaluation.store import Run
+from counterfact.lm.forward.operators import bfloat16_units
 from counterfact.lm.model.loading import LM, load_lm
 from counterfact.training.examples import Sampler, validation_examples
 from counterfact.training.sources import open_source
@@ -130,6 +132,23 @@ def test_mixed_precision_trains_a_network_in_full_precision(name: str, tmp_path:
     assert half["untrained"]["edit"] != full["untrained"]["edit"]
     network = load_network(tmp_path / "half", lm, name, "text").network
     assert all(tensor.dtype == torch.float32 for tensor in network.state_dict().values())
+
+
+@pytest.mark.skipif(not bfloat16_units(), reason="this processor has no units that multiply bfloat16; others have")
+def test_a_precision_holds_in_training_and_is_part_of_it(tmp_path: Path) -> None:
+    lm = tiny_lm("gpt2", "float32")
+    strict, rounded = run(lm, tmp_path / "strict"), run(replace(lm, precision="bf16"), tmp_path / "rounded")
+    assert rounded["model"]["dtype"] == "float32, bf16 products"
+    assert rounded["untrained"]["edit"] != strict["untrained"]["edit"]
+    assert rounded["validation"]["total"] == pytest.approx(strict["validation"]["total"], rel=0.1)
+    with pytest.raises(BadInput, match=r"was trained with another model\.dtype"):
+        run(lm, tmp_path / "rounded")
+
+
+def test_autocast_beside_a_precision_is_refused(tmp_path: Path) -> None:
+    lm = replace(tiny_lm("gpt2", "float32"), precision="tf32")
+    with pytest.raises(BadInput, match="autocast and a precision of tf32 say two things of the same products"):
+        run(lm, tmp_path, autocast=True)
 
 
 def test_a_damaged_state_costs_only_what_came_after_the_older_one(

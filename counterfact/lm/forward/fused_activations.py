@@ -10,7 +10,7 @@ from transformers.activations import GELUActivation, GELUTanh, NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
 from counterfact.lm.forward.operators import multiply_packed
-from counterfact.lm.forward.packed_products import packed_products, packed_weight, packs_products
+from counterfact.lm.forward.packed_products import factor_dtype, packed_products, packed_weight, packs_products
 from counterfact.lm.model.hooks import find_module, shadowed
 from counterfact.lm.model.loading import LM
 
@@ -25,7 +25,7 @@ def fused_activations(lm: LM) -> Iterator[None]:
     For passes without gradients; fuses nothing where `packs_products` says no, or for other activations. An MLP in
     which something is hooked between product and GELU, as an edit of the first projection is, runs as it always does.
     """
-    fusion = _Fusion()
+    fusion = _Fusion(lm)
     with packed_products(lm), ExitStack() as stack:
         fuses = packs_products(lm) and not lm.layout.has_experts
         for layer in range(lm.n_layers) if fuses else ():
@@ -41,7 +41,8 @@ def fused_activations(lm: LM) -> Iterator[None]:
 class _Fusion:
     """Products that apply the GELU that follows, and GELUs that let pass what has had it."""
 
-    def __init__(self) -> None:
+    def __init__(self, lm: LM) -> None:
+        self.lm = lm
         self.done = False
         """Whether the last product applied it."""
         self.hidden: set[nn.Module] = set()
@@ -59,7 +60,7 @@ class _Fusion:
         if not self.done:
             return plain(states)
         bias, algorithm = None if fc_in.bias is None else fc_in.bias.detach(), ALGORITHMS[type(gelu)]
-        return multiply_packed(states, packed_weight(fc_in), bias, algorithm)
+        return multiply_packed(states, packed_weight(fc_in, factor_dtype(self.lm, fc_in)), bias, algorithm)
 
     def activation(self, plain: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
         done, self.done = self.done, False

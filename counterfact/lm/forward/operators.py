@@ -74,6 +74,15 @@ def _plain_linear(states: Tensor, weight: Tensor, bias: Tensor | None, gelu: str
     return (product if gelu is None else F.gelu(product, approximate=gelu),)
 
 
+def _rounded_linear(states: Tensor, weight: Tensor, bias: Tensor | None, gelu: str | None) -> tuple[Tensor]:
+    return _packed_linear(states, weight.bfloat16(), bias, gelu)
+
+
+def _plain_rounded_linear(states: Tensor, weight: Tensor, bias: Tensor | None, gelu: str | None) -> tuple[Tensor]:
+    (exact,) = _plain_linear(states.bfloat16().float(), weight.bfloat16().float(), bias, gelu)
+    return (exact.bfloat16().float(),)
+
+
 def _drawn(*shape: int) -> Tensor:
     count = torch.Size(shape).numel()
     return torch.linspace(-1, 1, count, dtype=torch.float32, device="cpu").square().view(shape)
@@ -96,15 +105,28 @@ packed_linear = Operator(_packed_linear, _plain_linear, lambda: (_drawn(3, 8), _
 
 States (..., d_in), weight (d_out, d_in), bias, approximation of a GELU that follows or `None` -> (..., d_out)."""
 
+rounded_linear = Operator(_rounded_linear, _plain_rounded_linear, packed_linear.example)
+"""`packed_linear` with factors and result rounded to bfloat16, and sums, bias and GELU in float32."""
+
+
+def bfloat16_units() -> bool:
+    """Return whether the processor has units that multiply bfloat16, as AVX512-BF16 and AMX are."""
+    return any(bool(has) for name, has in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
+
 
 def pack_weight(weight: Tensor) -> Tensor:
-    """Return a weight (d_out, d_in) in float32 as oneDNN wants it; only where `packed_linear` works."""
+    """Return a weight (d_out, d_in) in float32 or bfloat16 as oneDNN wants it; only where `packed_linear` works."""
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
     return packed
 
 
 def multiply_packed(states: Tensor, packed: Tensor, bias: Tensor | None, gelu: str | None = None) -> Tensor:
-    """Multiply states (..., d_in) by a packed weight, add the bias, and apply a GELU where one is named."""
+    """Multiply states (..., d_in) by a packed weight, add the bias, and apply a GELU where one is named.
+
+    Factors and result are rounded to the dtype of the weight, sums are in float32, and what is returned has the dtype
+    of the states.
+    """
+    factors = states.to(packed.dtype)
     activation = ("none", "") if gelu is None else ("gelu", gelu)
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(states, packed, bias, activation[0], [], activation[1])
-    return result
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(factors, packed, bias, activation[0], [], activation[1])
+    return result.to(states.dtype)

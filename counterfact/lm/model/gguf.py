@@ -142,7 +142,7 @@ def _write(file: Path, folder: Path) -> None:
     with _named(file, "cannot be read as a model"):
         config = AutoConfig.from_pretrained(**where)
     with _named(file, "cannot be used"):
-        layout_of(config.model_type)
+        layout_of(config)
     with _named(file, "holds no tokenizer that can be used"):
         tokenizer = AutoTokenizer.from_pretrained(**where)
     if not tokenizer.is_fast:

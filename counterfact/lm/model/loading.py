@@ -19,8 +19,8 @@ from counterfact.core.places import check_hub_name, model_place
 from counterfact.lm.model.adapting import adapt
 from counterfact.lm.model.attention_scores import ScoreChange, score_changes
 from counterfact.lm.model.encoding import Encoding, Located, SubjectRule
-from counterfact.lm.model.hooks import find_module
 from counterfact.lm.model.gguf import Announce, convert_once, is_gguf
+from counterfact.lm.model.hooks import find_module
 from counterfact.lm.model.packaged import fetch, packaged_model
 from counterfact.lm.model.precision import Precision, check_precision
 from counterfact.lm.model.sites import Layout, layout_of
@@ -51,7 +51,7 @@ class LM:
     """sha256 over the weight files, in the order of their names."""
     dtype: torch.dtype
     precision: Precision = "strict"
-    """Precision of float32 products on a CUDA device, in force within a block of `float32_products`."""
+    """Precision of float32 products, in force within a block of `packed_products`."""
 
     @property
     def device(self) -> torch.device:
@@ -195,7 +195,7 @@ def load_lm(
             cache; the name of an embedded or packaged model (`factlm`, `smollm2`); or a Hub id.
         device: by default the accelerator if there is one.
         dtype: of the weights in memory.
-        precision: of float32 products in runs: `tf32` on a CUDA device that has it.
+        precision: of float32 products in runs: `tf32` on a CUDA device, `bf16` on a processor, where they have it.
         announce: told that a GGUF file is converted, which takes a while.
 
     Raises:

@@ -261,6 +261,7 @@ def _facts(lm: LM, texts: TextSource, max_texts: int | None, max_tokens: int | N
         "texts": texts.content_hash,
         "max_texts": max_texts,
         "max_tokens": max_tokens,
+        **({} if lm.precision == "strict" else {"precision": lm.precision}),
     }
     return {
         "key": hash_json(identity),
