@@ -5,6 +5,7 @@ https://arxiv.org/abs/2202.05262
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from counterfact.core.files import canonical_json
 from counterfact.evaluation.paper import PaperRow, Published, paper_rows
 from counterfact.evaluation.store import Run
 from counterfact.evaluation.tables import Cell, Row, Table, to_json, to_latex, to_markdown
-from counterfact.statistics.summary import Summary, blocks_of, paired_differences
+from counterfact.statistics.intervals import published_interval
+from counterfact.statistics.summary import Side, Summary, blocks_of, paired_differences, record_values
 
 ORDER = (
     *("identity", "ft", "ft_l", "kn", "ke", "ke_cf", "ke_zsre", "ke_cf_neighbors"),
@@ -105,8 +107,14 @@ def render(tables: Sequence[Table], form: str) -> str:
 
 def _table(runs: Sequence[Run], paper: str | None) -> Table:
     first, benchmark = runs[0].data, runs[0].benchmark
-    rows = [Row(f"{first['model']['name']} (unedited)", _cells(first["pre"]), _n(first["n"]["unedited"]))]
-    rows += [Row(run.label, _cells(run.data["metrics"]), _n(run.data["n"]), 1) for run in runs]
+    unedited, posts = _cells(first["pre"]), [_cells(run.data["metrics"]) for run in runs]
+    note = "x100, with the 95 % interval"
+    if paper is not None:
+        unedited = _as_published(unedited, runs[0].unedited, "pre", benchmark)
+        posts = [_as_published(cells, run.cases, "post", benchmark) for cells, run in zip(posts, runs, strict=True)]
+        note = "x100, ± 1.96 standard deviations / √n, as the paper has it; S with its interval from a bootstrap"
+    rows = [Row(f"{first['model']['name']} (unedited)", unedited, _n(first["n"]["unedited"]))]
+    rows += [Row(run.label, cells, _n(run.data["n"]), 1) for run, cells in zip(runs, posts, strict=True)]
     if paper is not None:
         published = paper_rows(benchmark.name, paper)
         if not published:
@@ -117,7 +125,7 @@ def _table(runs: Sequence[Run], paper: str | None) -> Table:
         groups=benchmark.columns,
         rows=tuple(rows),
         notation=benchmark.notation,
-        note="; ".join(["x100, with half the width of the 95 % interval", *_other_units(benchmark)]),
+        note="; ".join([note, *_other_units(benchmark)]),
     )
 
 
@@ -126,6 +134,19 @@ def _cells(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Cell]:
         name: Cell(entry["value"], entry["low"], entry["high"], decimals=_decimals(name))
         for name, entry in metrics.items()
     }
+
+
+def _as_published(
+    cells: Mapping[str, Cell], lines: Sequence[Mapping[str, Any]], side: Side, benchmark: Benchmark[Any]
+) -> dict[str, Cell]:
+    """Put the paper's interval in the place of each metric's own."""
+    result = dict(cells)
+    for name, values in record_values(blocks_of(lines, side), benchmark).items():
+        scale = METRICS.get(name).scale
+        found = published_interval([value * scale for value in values if value is not None])
+        if name in cells:
+            result[name] = replace(cells[name], low=found.low, high=found.high)
+    return result
 
 
 def _decimals(name: str) -> int:

@@ -112,10 +112,16 @@ def _counted(n: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_metric(where: str, entry: Mapping[str, Any], computed: Mapping[str, Any]) -> None:
-    """Raise unless an entry is what the records give; one of an earlier definition cannot be computed here any more."""
+    """Raise unless an entry is what the records give; one of an earlier definition cannot be computed here any more.
+
+    An interval of another definition is compared with nothing: the board computes it anew.
+    """
     if entry["definition"] < computed["definition"]:
         return
+    other_interval = entry.get("interval", 1) != computed["interval"]
     for key, value in computed.items():
+        if other_interval and key in {"low", "high", "interval"}:
+            continue
         if not _equal(entry[key], value):
             code = "definition-differs" if key in {"definition", "unit"} else "aggregate-differs"
             raise Refused(code, f"{where}.{key} is {entry[key]!r:.40}, the records give {value!r}")
