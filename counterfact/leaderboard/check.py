@@ -107,7 +107,9 @@ def check_aggregates(submission: Submission, _references: References) -> None:
 
 def _counted(n: Mapping[str, Any]) -> dict[str, Any]:
     """Return the counts that follow from the records; in words, versions may say differently what a text lacks."""
-    unedited = {name: value for name, value in n.get("unedited", {}).items() if name != "texts_missing"}
+    unedited = n.get("unedited")
+    if isinstance(unedited, Mapping):
+        unedited = {name: value for name, value in unedited.items() if name != "texts_missing"}
     return {**n, "texts_missing": None, "unedited": unedited}
 
 
