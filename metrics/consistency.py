@@ -85,6 +85,7 @@ class ReferenceScorer:
     "counterfact",
     needs=("sklearn",),
     missing="no reference text for the relation and the new object",
+    interval="student",
 )
 def consistency(references: ReferenceTexts | None) -> TextMeasure:
     """Reference score (consistency): how near the generated texts are to texts about the new object's own subjects.

@@ -17,7 +17,7 @@ from counterfact.statistics.values import pairs, success
 PAPER = "arXiv:2202.05262"
 
 
-@metric("ES", "% of records", "higher", PAPER, "counterfact")
+@metric("ES", "% of records", "higher", PAPER, "counterfact", interval="wilson")
 def efficacy_score(block: Block) -> float | None:
     r"""Efficacy score: whether, after the prompt of the edit, the new object is likelier than the true one.
 

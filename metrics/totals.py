@@ -16,7 +16,7 @@ from counterfact.statistics.values import magnitude, success, total_pairs
 PAPER = "arXiv:2202.05262"
 
 
-@metric("ES_total", "% of records", "higher", PAPER, "counterfact")
+@metric("ES_total", "% of records", "higher", PAPER, "counterfact", interval="wilson")
 def efficacy_score_total(block: Block) -> float | None:
     r"""Efficacy score of whole targets: $\mathbf{1}[L(o^*) < L(o^c)]$ after the prompt of the edit.
 

@@ -6,6 +6,7 @@ maps the record's generated texts. Means, intervals and composites are taken in 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import update_wrapper
 from typing import Any, Literal
 
 from counterfact.core.numbers import finite
@@ -15,6 +16,10 @@ from counterfact.core.registry import Registry
 Block = Mapping[str, Any]
 """What one record's `post` or `pre` holds, with the record's `target_tokens` beside it (see `statistics.summary`)."""
 Better = Literal["higher", "lower", "neither"]
+Bounds = tuple[float | None, float | None]
+"""The least and the largest value of one record, `None` where there is none."""
+IntervalRule = Literal["wilson", "plus_four", "student"]
+"""For records that are 0 or 1, for values between two bounds, for others; see `statistics.intervals`."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,10 @@ class Metric:
     """Names of the benchmarks whose blocks it reads."""
     definition: int
     """Raised whenever the number can change; stored with every result."""
-    bounds: tuple[float | None, float | None]
+    bounds: Bounds
     """The least and the largest value of one record, before scaling."""
+    interval: IntervalRule
+    """How its interval is computed."""
     scale: float
     """What a mean is multiplied by for print."""
     compute: Callable[[Block], float | None]
@@ -87,14 +94,23 @@ def metric(
     paper: str,
     *benchmarks: str,
     definition: int = 1,
-    bounds: tuple[float | None, float | None] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
+    interval: IntervalRule | None = None,
     scale: float = 100.0,
 ) -> Callable[[Callable[[Block], float | None]], Callable[[Block], float | None]]:
-    """Register the decorated function as the metric `symbol`; its docstring is the definition."""
+    """Register the decorated function as the metric `symbol`; its docstring is the definition.
+
+    Args:
+        symbol: in tables.
+        unit, better, paper, benchmarks, definition, bounds, scale: as `Metric`.
+        interval: as `Metric`; by default that for values between the bounds, or without.
+    """
 
     def register(compute: Callable[[Block], float | None]) -> Callable[[Block], float | None]:
-        doc = compute.__doc__ or ""
-        METRICS.add(symbol, Metric(symbol, unit, better, paper, benchmarks, definition, bounds, scale, compute, doc))
+        doc, rule = compute.__doc__ or "", interval or _usual_rule(bounds)
+        METRICS.add(
+            symbol, Metric(symbol, unit, better, paper, benchmarks, definition, bounds, rule, scale, compute, doc)
+        )
         return compute
 
     return register
@@ -110,7 +126,8 @@ def text_metric(
     needs: tuple[str, ...] = (),
     missing: str = "no value",
     definition: int = 1,
-    bounds: tuple[float | None, float | None] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
+    interval: IntervalRule | None = None,
     scale: float = 100.0,
 ) -> Callable[[Callable[[ReferenceTexts | None], TextMeasure]], Callable[[ReferenceTexts | None], TextMeasure]]:
     """Register the decorated function, which prepares what measures texts, as the metric `symbol`.
@@ -118,7 +135,7 @@ def text_metric(
     Args:
         symbol: in tables.
         key: of the block, where a record's value is kept.
-        unit, better, paper, benchmarks, definition, bounds, scale: as `Metric`.
+        unit, better, paper, benchmarks, definition, bounds, interval, scale: as for `metric`.
         needs: packages that it imports when it is used.
         missing: why a record with texts may have no value.
     """
@@ -129,12 +146,25 @@ def text_metric(
         def stored(block: Block) -> float | None:
             return finite(block.get(key))
 
-        doc = prepare.__doc__ or ""
-        METRICS.add(symbol, Metric(symbol, unit, better, paper, benchmarks, definition, bounds, scale, stored, doc))
+        metric(
+            symbol,
+            unit,
+            better,
+            paper,
+            *benchmarks,
+            definition=definition,
+            bounds=bounds,
+            interval=interval,
+            scale=scale,
+        )(update_wrapper(stored, prepare))
         TEXT_METRICS.add(symbol, TextMetric(symbol, key, prepare, needs, missing))
         return prepare
 
     return register
+
+
+def _usual_rule(bounds: Bounds) -> IntervalRule:
+    return "student" if None in bounds else "plus_four"
 
 
 def text_metrics() -> list[TextMetric]:

@@ -15,7 +15,8 @@ from counterfact.contracts.metrics import TextMetric
 from counterfact.core.errors import BadInput
 from counterfact.core.files import read_json, read_jsonl, write_json
 from counterfact.evaluation.schedule import Schedule
-from counterfact.statistics.summary import blocks_of, summarise
+from counterfact.statistics.intervals import INTERVALS
+from counterfact.statistics.summary import Side, blocks_of, summarise, with_intervals
 
 SCHEMA = 2
 RUN, CASES, PRE = "run.json", "cases.jsonl", "pre.jsonl"
@@ -96,7 +97,7 @@ class Run:
 
 
 def load_run(folder: Path) -> Run:
-    """Read a finished run.
+    """Read a finished run; intervals that an earlier rule gave are computed anew from its lines.
 
     Raises:
         BadInput: there is none, or it is of a newer schema than this code knows.
@@ -105,7 +106,19 @@ def load_run(folder: Path) -> Run:
     if not (folder / RUN).exists():
         hint = "it is not finished: run the same evaluation again" if (folder / CASES).exists() else "no run is there"
         raise BadInput(f"no {RUN} in {folder}; {hint}")
-    return Run(folder, migrated(read_json(folder / RUN), folder / RUN))
+    run = Run(folder, migrated(read_json(folder / RUN), folder / RUN))
+    if all(entry.get("interval", 1) >= INTERVALS for entry in run.data["metrics"].values()):
+        return run
+    seed = run.data["seeds"]["run"]
+    sides: dict[str, tuple[Side, list[dict[str, Any]]]] = {
+        "metrics": ("post", run.cases),
+        "pre": ("pre", run.unedited),
+    }
+    anew = {
+        section: with_intervals(run.data[section], summarise(blocks_of(lines, side), run.benchmark, seed))
+        for section, (side, lines) in sides.items()
+    }
+    return Run(folder, {**run.data, **anew})
 
 
 def find_runs(root: Path) -> list[Run]:

@@ -5,6 +5,7 @@ https://arxiv.org/abs/2202.05262
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from counterfact.core.files import canonical_json
 from counterfact.evaluation.paper import PaperRow, Published, paper_rows
 from counterfact.evaluation.store import Run
 from counterfact.evaluation.tables import Cell, Row, Table, to_json, to_latex, to_markdown
-from counterfact.statistics.summary import Summary, blocks_of, paired_differences
+from counterfact.statistics.intervals import published_interval
+from counterfact.statistics.summary import Side, Summary, blocks_of, paired_differences, record_values
 from counterfact.statistics.values import took
 
 ORDER = (
@@ -109,14 +111,20 @@ def render(tables: Sequence[Table], form: str) -> str:
 
 def _table(runs: Sequence[Run], paper: str | None) -> Table:
     first, benchmark = runs[0].data, runs[0].benchmark
+    as_published = paper is not None
     rows: list[Row] = []
     for place, (read, some) in enumerate(groupby(runs, lambda run: run.known_of)):
         chosen = list(some)
-        unedited, name = chosen[0].data, "unedited" if read is None else f"unedited, known facts of {read:,}"
-        rows.append(
-            Row(f"{first['model']['name']} ({name})", _cells(unedited["pre"]), _n(unedited["n"]["unedited"]), 2 * place)
-        )
-        rows += [Row(run.label, _cells(run.data["metrics"]), _n(run.data["n"]), 2 * place + 1) for run in chosen]
+        name = "unedited" if read is None else f"unedited, known facts of {read:,}"
+        unedited = _cells(chosen[0], "pre", as_published=as_published)
+        scored = _n(chosen[0].data["n"]["unedited"])
+        rows.append(Row(f"{first['model']['name']} ({name})", unedited, scored, 2 * place))
+        for run in chosen:
+            cells = _cells(run, "post", as_published=as_published)
+            rows.append(Row(run.label, cells, _n(run.data["n"]), 2 * place + 1))
+    note = "x100, with the 95 % interval"
+    if as_published:
+        note = "x100, ± 1.96 standard deviations / √n, as the paper has it; S with its interval from a bootstrap"
     if paper is not None:
         published = paper_rows(benchmark.name, paper)
         if not published:
@@ -127,7 +135,7 @@ def _table(runs: Sequence[Run], paper: str | None) -> Table:
         groups=benchmark.columns,
         rows=tuple(rows),
         notation=benchmark.notation,
-        note="; ".join(["x100, with half the width of the 95 % interval", *_other_units(benchmark), *_not_taken(runs)]),
+        note="; ".join([note, *_other_units(benchmark), *_not_taken(runs)]),
     )
 
 
@@ -148,11 +156,20 @@ def _not_taken(runs: Sequence[Run]) -> list[str]:
     return told
 
 
-def _cells(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Cell]:
-    return {
+def _cells(run: Run, side: Side, *, as_published: bool) -> dict[str, Cell]:
+    """Return a run's cells, or the unedited model's, with the intervals of today or of the paper."""
+    section, lines = ("metrics", run.cases) if side == "post" else ("pre", run.unedited)
+    entries: Mapping[str, Mapping[str, Any]] = run.data[section]
+    cells = {
         name: Cell(entry["value"], entry["low"], entry["high"], decimals=_decimals(name))
-        for name, entry in metrics.items()
+        for name, entry in entries.items()
     }
+    if as_published:
+        for name, values in record_values(blocks_of(lines, side), run.benchmark).items():
+            found = published_interval([value * METRICS.get(name).scale for value in values if value is not None])
+            if name in cells:
+                cells[name] = replace(cells[name], low=found.low, high=found.high)
+    return cells
 
 
 def _decimals(name: str) -> int:

@@ -60,19 +60,26 @@ class Table:
     def text(self, cell: Cell | None, between: str = " ") -> str:
         """Return a cell as it is printed, with `between` before its interval; a dash where there is no number.
 
+        Of an interval half the width is printed where the number lies in its middle, else both ends.
+
         >>> table = Table("", (), ())
-        >>> table.text(Cell(99.96, 99.8, 100.0)), table.text(Cell(-0.04)), table.text(None)
-        ('100.0 (0.1)', '0.0', '–')
+        >>> table.text(Cell(99.0, 94.6, 99.8)), table.text(Cell(-0.04)), table.text(None)
+        ('99.0 [94.6, 99.8]', '0.0', '–')
         >>> table.text(Cell(0.125, 0.12, 0.13, decimals=3))
         '0.125 (0.005)'
         """
         if cell is None or cell.value is None:
             return MISSING
         number = _rounded(cell.value, cell.decimals, self.signed)
-        if cell.half is not None:
-            half = _rounded(cell.half, cell.decimals, False)
-            number += between + (f"({half})" if self.notation == "parentheses" else f"±{half}")
+        if cell.low is not None and cell.high is not None:
+            number += between + self._interval(cell.value, cell.low, cell.high, cell.decimals)
         return number + cell.mark
+
+    def _interval(self, value: float, low: float, high: float, decimals: int) -> str:
+        below, above = (_rounded(width, decimals, False) for width in (value - low, high - value))
+        if below != above:
+            return f"[{_rounded(low, decimals, self.signed)}, {_rounded(high, decimals, self.signed)}]"
+        return f"({below})" if self.notation == "parentheses" else f"±{below}"
 
 
 def to_rich(table: Table) -> Any:

@@ -107,15 +107,23 @@ def check_aggregates(submission: Submission, _references: References) -> None:
 
 def _counted(n: Mapping[str, Any]) -> dict[str, Any]:
     """Return the counts that follow from the records; in words, versions may say differently what a text lacks."""
-    unedited = {name: value for name, value in n.get("unedited", {}).items() if name != "texts_missing"}
+    unedited = n.get("unedited")
+    if isinstance(unedited, Mapping):
+        unedited = {name: value for name, value in unedited.items() if name != "texts_missing"}
     return {**n, "texts_missing": None, "unedited": unedited}
 
 
 def _check_metric(where: str, entry: Mapping[str, Any], computed: Mapping[str, Any]) -> None:
-    """Raise unless an entry is what the records give; one of an earlier definition cannot be computed here any more."""
+    """Raise unless an entry is what the records give; one of an earlier definition cannot be computed here any more.
+
+    An interval of another definition is compared with nothing: the board computes it anew.
+    """
     if entry["definition"] < computed["definition"]:
         return
+    other_interval = entry.get("interval", 1) != computed["interval"]
     for key, value in computed.items():
+        if other_interval and key in {"low", "high", "interval"}:
+            continue
         if not _equal(entry[key], value):
             code = "definition-differs" if key in {"definition", "unit"} else "aggregate-differs"
             raise Refused(code, f"{where}.{key} is {entry[key]!r:.40}, the records give {value!r}")

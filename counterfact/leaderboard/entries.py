@@ -20,7 +20,7 @@ from counterfact.leaderboard.ranking import benchmark_of_run, columns_of
 from counterfact.leaderboard.reading import Refused
 from counterfact.leaderboard.schema import ids_of
 from counterfact.leaderboard.submission import PRIVATE, RECORDS, read_submission, run_id
-from counterfact.statistics.intervals import Estimate, Rows, bootstrap, column_means, mean_interval
+from counterfact.statistics.intervals import INTERVALS, Estimate, Rows, bootstrap, column_means, mean_interval
 from counterfact.statistics.summary import blocks_of
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,8 @@ def cells_of(run: Mapping[str, Any], values: Mapping[str, Rows], scored: Sequenc
     """Return `[value, low, high, n]` of each column; failures count as 0 where 0 is the worst.
 
     Args:
-        run: a run file; of it only the interval of a composite is believed, and only where no record failed.
+        run: a run file; of it only the interval of a composite is believed, and only where no record failed and the
+            interval is of today's definition.
         values: per metric, shape (records of the split,).
         scored: places of the records that have values.
 
@@ -130,15 +131,15 @@ def cells_of(run: Mapping[str, Any], values: Mapping[str, Rows], scored: Sequenc
             scale, finite = METRICS.get(name).scale, values[name][np.isfinite(values[name])]
             if stored["definition"] == METRICS.get(name).definition:
                 _agree(name, stored["value"], _mean(values[name][scored]), scale)
-            found = mean_interval(finite.tolist())
+            found = mean_interval(finite.tolist(), METRICS.get(name).interval, METRICS.get(name).bounds)
         else:
             scale, table = 100.0, np.stack([values[part] for part in benchmark.score_parts], axis=1)
             combine = COMPOSITES.get(name).combine
             if stored["definition"] == COMPOSITES.get(name).definition:
                 _agree(name, stored["value"], float(combine(column_means(table[None, scored]))[0]), scale)
-            whole = len(scored) == len(table)
+            believed = len(scored) == len(table) and stored.get("interval", 1) == INTERVALS
             seed = derive_seed(run["seeds"]["run"], "board", name)
-            found = _stored(stored, scale) if whole else bootstrap([table], combine, seed)
+            found = _stored(stored, scale) if believed else bootstrap([table], combine, seed)
         estimate = [None if x is None else round(x * scale, 6) for x in (found.value, found.low, found.high)]
         cells[name] = [*estimate, found.n]
     return cells

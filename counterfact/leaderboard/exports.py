@@ -69,7 +69,7 @@ def table_of(group: Mapping[str, Any]) -> Table:
         label = f"paper: {row['label']}" if row["published"] else f"{row['rank']}. {row['label']}"
         rows.append(Row(label, cells, str(row["n"]), int(row["published"])))
     title = f"{group['dataset']}, {group['model']}, {group['protocol']}"
-    note = "x100, with half the width of the 95 % interval; ≈ not shown to differ from the best"
+    note = "x100, with the 95 % interval; ≈ not shown to differ from the best"
     return Table(title, (("", tuple(group["columns"])),), tuple(rows), note=note)
 
 

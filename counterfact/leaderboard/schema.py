@@ -78,6 +78,7 @@ class MetricPart(Border):
     high: float | None
     unit: Text
     definition: Annotated[int, Field(ge=1, le=10**6)]
+    interval: Annotated[int, Field(ge=1, le=10**6)] = 1
 
 
 class CountsPart(Border):

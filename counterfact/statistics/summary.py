@@ -9,7 +9,7 @@ import numpy as np
 from counterfact.contracts.benchmarks import Benchmark
 from counterfact.contracts.metrics import COMPOSITES, Block, Composite, Metric
 from counterfact.core.seeds import derive_seed
-from counterfact.statistics.intervals import Estimate, Rows, bootstrap, mean_interval
+from counterfact.statistics.intervals import INTERVALS, Estimate, Rows, bootstrap, difference_interval, mean_interval
 
 Side = Literal["post", "pre"]
 Values = dict[str, list[float | None]]
@@ -27,7 +27,8 @@ class Summary:
         """Return what `run.json` holds of it."""
         e = self.estimate
         return {
-            "value": e.value, "n": e.n, "low": e.low, "high": e.high, "unit": self.unit, "definition": self.definition
+            "value": e.value, "n": e.n, "low": e.low, "high": e.high, "unit": self.unit, "definition": self.definition,
+            "interval": INTERVALS,
         }  # fmt: skip
 
 
@@ -52,7 +53,25 @@ def summarise(blocks: Sequence[Block], benchmark: Benchmark[Any], seed: int = 0)
         result[composite.symbol] = Summary(_scaled(estimate, 100.0), composite.unit, composite.definition)
     for metric in benchmark.metrics:
         there = [value for value in values[metric.symbol] if value is not None]
-        result[metric.symbol] = Summary(_scaled(mean_interval(there), metric.scale), metric.unit, metric.definition)
+        estimate = mean_interval(there, metric.interval, metric.bounds)
+        result[metric.symbol] = Summary(_scaled(estimate, metric.scale), metric.unit, metric.definition)
+    return result
+
+
+def with_intervals(entries: Mapping[str, Mapping[str, Any]], computed: Mapping[str, Summary]) -> dict[str, Any]:
+    """Return a run file's entries with their intervals as they are computed today.
+
+    Args:
+        entries: of a run file, of any definition of intervals.
+        computed: the same metrics of the same records; one of another definition of the number itself keeps its own.
+    """
+    result = {}
+    for name, entry in entries.items():
+        now = computed.get(name)
+        if now is None or entry.get("interval", 1) >= INTERVALS or entry["definition"] != now.definition:
+            result[name] = dict(entry)
+        else:
+            result[name] = {**entry, "low": now.estimate.low, "high": now.estimate.high, "interval": INTERVALS}
     return result
 
 
@@ -78,7 +97,7 @@ def paired_differences(
         )
         result[composite.symbol] = Summary(_scaled(estimate, 100.0), composite.unit, composite.definition)
     for metric in benchmark.metrics:
-        estimate = mean_interval(_differences(first, second, metric))
+        estimate = difference_interval(_differences(first, second, metric), metric.interval, metric.bounds)
         result[metric.symbol] = Summary(_scaled(estimate, metric.scale), metric.unit, metric.definition)
     return result
 

@@ -189,7 +189,7 @@ def test_the_run_file(run: Run, dataset: Dataset) -> None:
     assert data["protocol"]["generation"] == {"length": LENGTH, "top_k": 5}
     assert data["protocol"]["schedule"] == {"edits_at_once": 1, "sequential": False, "measure_after": "edit"}
     assert (data["n"]["asked"], data["n"]["scored"], data["n"]["failed"]) == (7, 6, 1)
-    assert set(data["metrics"]["ES"]) == {"value", "n", "low", "high", "unit", "definition"}
+    assert set(data["metrics"]["ES"]) == {"value", "n", "low", "high", "unit", "definition", "interval"}
     assert data["metrics"]["ES"]["n"] == 6 and data["metrics"]["S"]["low"] <= data["metrics"]["S"]["value"]
     assert set(data["environment"]["wall_seconds"]) >= {"prepare", "unedited", "edit", "score", "generate", "text"}
     assert data["environment"]["peak_memory_bytes"]["host"] > 0

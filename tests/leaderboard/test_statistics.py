@@ -9,30 +9,9 @@ from scipy.stats import norm
 from counterfact.evaluation.benchmarks.counterfact import COUNTERFACT
 from counterfact.leaderboard.significance import LEVEL, best_and_tied, composite_differences, paired_p
 from counterfact.metrics.score import harmonic_mean
-from counterfact.statistics.intervals import bootstrap, mean_interval
+from counterfact.statistics.intervals import bootstrap
 
 PARTS = {"ES": 0.9, "PS": 0.6, "NS": 0.4}
-
-
-def test_mean_intervals_cover_95_in_100() -> None:
-    rng = np.random.default_rng(0)
-    hits = 0
-    for _ in range(2000):
-        estimate = mean_interval((rng.random(300) < 0.6).astype(float).tolist())
-        assert estimate.low is not None and estimate.high is not None
-        hits += estimate.low <= 0.6 <= estimate.high
-    assert 0.93 <= hits / 2000 <= 0.97
-
-
-def test_intervals_of_s_cover_95_in_100() -> None:
-    rng = np.random.default_rng(1)
-    truth, hits = float(harmonic_mean(list(PARTS.values()))), 0
-    for trial in range(400):
-        table = (rng.random((300, 3)) < list(PARTS.values())).astype(float)
-        estimate = bootstrap([table], harmonic_mean, seed=trial, resamples=400)
-        assert estimate.low is not None and estimate.high is not None
-        hits += estimate.low <= truth <= estimate.high
-    assert 0.93 <= hits / 400 <= 0.97
 
 
 class Made(NamedTuple):

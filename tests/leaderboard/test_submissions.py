@@ -133,6 +133,7 @@ CHANGED: dict[str, tuple[str, Callable[[State], None]]] = {
     "renamed data set": ("dataset-misnamed", set_(0, "dataset", "name", "official")),
     "shorter split": ("dataset-misnamed", set_(0, "dataset", "record_ids", "0-2")),
     "better score": ("aggregate-differs", set_(0, "metrics", "S", "value", 99.0)),
+    "counts of the unedited model as text": ("counts-differ", set_(0, "n", "unedited", "all")),
     "narrower interval": ("aggregate-differs", set_(0, "metrics", "PS", "low", 99.0)),
     "more records": ("aggregate-differs", set_(0, "metrics", "ES", "n", 7000)),
     "metric left out": ("other-metrics", lambda s: s[0]["metrics"].pop("NS")),
@@ -364,6 +365,19 @@ def test_a_fault_of_ours_costs_one_run(honest: Path, monkeypatch: pytest.MonkeyP
 def test_fuzzing(honest: Path, known: References) -> None:
     found = fuzz(honest, known, 30)
     assert sum(found.values()) > 100 and len(found) > 8
+
+
+def test_intervals_of_an_earlier_definition_are_accepted_and_shown_anew(honest: Path, known: References) -> None:
+    run = json.loads((honest / "run.json").read_text())
+    for entry in [*run["metrics"].values(), *run["pre"].values()]:
+        entry.pop("interval")
+        entry["low"] = entry["high"] = entry["value"]
+    (honest / "run.json").write_text(json.dumps(run))
+    assert not check(honest, known).reasons
+    [entry] = load_entries(honest.parent)[0]
+    for name in ("PS", "S"):
+        value, low, high, _ = entry.cells[name]
+        assert low < high and low <= value <= high
 
 
 @pytest.mark.soak
