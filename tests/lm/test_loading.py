@@ -130,3 +130,11 @@ def test_a_slow_tokenizer_is_refused() -> None:
 
 def test_sizes_are_of_the_model() -> None:
     assert tiny_lm().model.config.n_inner == INNER
+
+
+def test_a_model_on_several_devices_is_refused_with_what_is_possible() -> None:
+    tokenizer = make_tokenizer()
+    model = make_model("gpt2", len(tokenizer))
+    model.transformer.h[2].to("meta")
+    with pytest.raises(BadInput, match=r"spread over cpu, meta.*--dtype bfloat16.*--runner ray"):
+        wrap_lm(model, tokenizer, name="spread")

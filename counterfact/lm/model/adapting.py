@@ -6,12 +6,24 @@ import torch
 from torch import Tensor
 from transformers.models.opt.modeling_opt import OPTDecoderLayer
 
+from counterfact.core.errors import BadInput
 from counterfact.lm.model.hooks import find_module
 from counterfact.lm.model.sites import Layout
 
 
 def adapt(model: Any, layout: Layout) -> None:
-    """Put a model in evaluation mode, frozen, with the attention and the block that its family is read with."""
+    """Put a model in evaluation mode, frozen, with the attention and the block that its family is read with.
+
+    Raises:
+        BadInput: it lies on several devices.
+    """
+    devices = sorted({str(parameter.device) for parameter in model.parameters()})
+    if len(devices) > 1:
+        raise BadInput(
+            f"the model is spread over {', '.join(devices)}, and everything here runs on one device: load it without "
+            "`device_map`, with --dtype bfloat16 if it does not fit otherwise; several devices each take a whole copy "
+            "(evaluate --runner ray)"
+        )
     model.eval().requires_grad_(False)
     model.set_attn_implementation(layout.attention_kernel)
     if layout.has_experts and model.dtype == torch.float64:
