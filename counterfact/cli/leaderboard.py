@@ -37,6 +37,9 @@ def build(
 def submit(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     out: Annotated[Path, typer.Option(help="Folder to write; put it into a results repository.", file_okay=False)],
+    withhold: Annotated[
+        bool, typer.Option("--withhold-requests", help="Write hashes for requests that may not be passed on.")
+    ] = False,
     plugin: Plugin = None,
 ) -> None:
     """Write a finished run as a submission: run.json and one compressed file with a line for each record.
@@ -47,7 +50,7 @@ def submit(
     from counterfact.evaluation.store import load_run  # noqa: PLC0415
     from counterfact.leaderboard.submission import write_submission  # noqa: PLC0415
 
-    folder, replaced = write_submission(load_run(run), out)
+    folder, replaced = write_submission(load_run(run), out, withhold=withhold)
     console.print(f"{folder}: check it with `counterfact leaderboard check {folder}`", soft_wrap=True)
     if replaced:
         console.print(f"in {replaced} records letters that could be markup were replaced by ones that look alike")

@@ -11,7 +11,7 @@ from typing import Any
 
 from counterfact.evaluation.store import results
 from counterfact.leaderboard.reading import Refused
-from counterfact.leaderboard.references import References, fingerprint, unedited_key, unedited_values
+from counterfact.leaderboard.references import References, fingerprints, unedited_key, unedited_values
 from counterfact.leaderboard.schema import ids_of
 from counterfact.leaderboard.submission import Submission, read_submission
 
@@ -87,8 +87,8 @@ def check_records(submission: Submission, references: References) -> None:
     records = references.datasets.get(submission.run["dataset"]["content_hash"], {}).get("records", {})
     for line in submission.lines:
         for side in ("post", "pre"):
-            found, known = fingerprint(line, side), records.get(str(line["case_id"]))
-            if found and known and found != known:
+            found, known = fingerprints(line, side), records.get(str(line["case_id"]))
+            if found and known and known not in found:
                 raise Refused("other-record", f"case {line['case_id']}: `{side}` has another request or other prompts")
 
 

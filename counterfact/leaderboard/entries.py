@@ -18,7 +18,7 @@ from counterfact.core.seeds import derive_seed
 from counterfact.evaluation.store import RUN, load_run
 from counterfact.leaderboard.ranking import benchmark_of_run, columns_of
 from counterfact.leaderboard.reading import Refused
-from counterfact.leaderboard.schema import ids_of
+from counterfact.leaderboard.schema import WITHHELD, ids_of
 from counterfact.leaderboard.submission import PRIVATE, RECORDS, read_submission, run_id
 from counterfact.statistics.intervals import INTERVALS, Estimate, Rows, bootstrap, column_means, mean_interval
 from counterfact.statistics.summary import blocks_of
@@ -231,6 +231,8 @@ def _values(lines: list[Mapping[str, Any]], ids: list[int], benchmark: Benchmark
 def _record(line: Mapping[str, Any]) -> list[Any]:
     """Return `[case id, relation, prompt, new object, true object]`."""
     rewrite = line["requested_rewrite"]
+    if WITHHELD in rewrite:
+        return [line["case_id"], rewrite.get("relation_id"), "(not shown)", "–", None]
     true = (rewrite.get("target_true") or {}).get("str")
     prompt = str(rewrite["prompt"]).replace("{}", str(rewrite["subject"]))
     return [line["case_id"], rewrite.get("relation_id"), prompt, rewrite["target_new"]["str"], true]

@@ -9,6 +9,7 @@ from counterfact.contracts.benchmarks import Benchmark
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json, read_json, write_json
 from counterfact.evaluation.store import Run
+from counterfact.leaderboard.schema import WITHHELD
 from counterfact.statistics.summary import blocks_of, record_values
 
 FILE = "references.json"
@@ -29,15 +30,19 @@ def unedited_key(run: Mapping[str, Any]) -> str:
     return f"{run['dataset']['content_hash']}/{run['model']['weights_hash']}"
 
 
-def fingerprint(line: Mapping[str, Any], side: str) -> str | None:
-    """Return a short hash of a record: what is edited, and how many prompts of each sort are asked.
+def fingerprints(line: Mapping[str, Any], side: str) -> list[str]:
+    """Return short hashes of a record: what is edited, and how many prompts of each sort are asked.
 
-    A submission that leaves out a prompt which went badly has another fingerprint.
+    A submission that leaves out a prompt which went badly has another one. The first is of the request's hash, which
+    a submission may hold in the request's place; the second, of the request itself, is in references made before.
     """
     if side not in line:
-        return None
+        return []
+    request = line["requested_rewrite"]
     sizes = {name: len(values) for name, values in line[side].items() if "_prompts_" in name}
-    return hash_json([line["requested_rewrite"], sizes])[:12]
+    if WITHHELD in request:
+        return [hash_json([request[WITHHELD], sizes])[:12]]
+    return [hash_json([hash_json(request), sizes])[:12], hash_json([request, sizes])[:12]]
 
 
 def references_of(runs: Iterable[Run]) -> References:
@@ -49,7 +54,7 @@ def references_of(runs: Iterable[Run]) -> References:
         if key in unedited:
             continue
         unedited[key] = unedited_values(run.unedited, run.benchmark)
-        records = {str(line["case_id"]): fingerprint(line, "pre") for line in run.unedited}
+        records = {str(line["case_id"]): next(iter(fingerprints(line, "pre")), None) for line in run.unedited}
         kept = {name: dataset[name] for name in ("name", "version", "kind", "record_ids")}
         datasets.setdefault(dataset["content_hash"], {**kept, "records": records})
     return References(datasets, unedited)

@@ -13,6 +13,8 @@ from counterfact.leaderboard.reading import LINES, Refused
 NAME = re.compile(r"[A-Za-z0-9_][\w.+@ -]{0,95}(/[A-Za-z0-9_][\w.+@ -]{0,95})?", re.ASCII)
 """A name, or an owner and a name: it cannot lead out of a folder."""
 IDS = re.compile(r"\d{1,9}(-\d{1,9})?(,\d{1,9}(-\d{1,9})?)*")
+WITHHELD = "withheld"
+"""Key of a request's hash, where a submission holds it in the place of the request."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(max_length=2000)]
 Symbol = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,40}$")]
@@ -142,6 +144,13 @@ class Rewrite(Border):
     target_true: Target | None = None
 
 
+class Withheld(Border):
+    """A request that may not be shown: its hash, and what scores are grouped by."""
+
+    withheld: Digest
+    relation_id: Text | None = None
+
+
 class ErrorPart(Border):
     """Why a record has no values."""
 
@@ -153,7 +162,7 @@ class LinePart(Border):
     """One line: a case, with the unedited model's values of the same record beside it."""
 
     case_id: Count
-    requested_rewrite: Rewrite | None = None
+    requested_rewrite: Rewrite | Withheld | None = None
     target_tokens: dict[str, Annotated[int, Field(ge=1, le=10_000)]] | None = None
     post: dict[str, Any] | None = None
     pre: dict[str, Any] | None = None

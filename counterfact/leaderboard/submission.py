@@ -13,7 +13,7 @@ from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json, json_line, write_atomic, write_json
 from counterfact.evaluation.store import RUN, Run, migrated
 from counterfact.leaderboard.reading import MARKUP, UNSEEN, Refused, parse, read_lines, read_run_file
-from counterfact.leaderboard.schema import check_line, check_run
+from counterfact.leaderboard.schema import WITHHELD, check_line, check_run
 
 RECORDS = "records.jsonl.gz"
 LOOKALIKES = {"<": "‹", ":": "∶", "&": "＆"}
@@ -76,7 +76,7 @@ def read_submission(folder: Path) -> Submission:
     return Submission(folder, run, tuple(lines))
 
 
-def write_submission(run: Run, out: Path) -> tuple[Path, int]:
+def write_submission(run: Run, out: Path, *, withhold: bool = False) -> tuple[Path, int]:
     """Write a finished run as a submission, equal runs as equal bytes.
 
     Letters of a generated text that could be markup, and control characters, are replaced; stored scores stay. Places
@@ -85,12 +85,14 @@ def write_submission(run: Run, out: Path) -> tuple[Path, int]:
     Args:
         run: of `evaluate`.
         out: the folder to write.
+        withhold: put the hash of each request in its place, where the data set's texts may not be passed on.
 
     Returns:
         The folder, and in how many records letters were replaced.
 
     Raises:
-        BadInput: the folder is not empty, the run's texts are not scored yet, or it holds what no board would take.
+        BadInput: the folder is not empty, the run's texts are not scored yet, it holds what no board would take, or
+            requests are to be withheld that generated texts begin with.
     """
     if out.exists() and any(out.iterdir()):
         raise BadInput(f"{out} is not empty; name a new folder")
@@ -98,6 +100,8 @@ def write_submission(run: Run, out: Path) -> tuple[Path, int]:
     lines, replaced = [], 0
     for case in run.cases:
         line = _joined(case, before.get(case["case_id"], {}))
+        if withhold:
+            _withhold(line)
         replaced += _neutralise(line)
         lines.append(json_line(line))
     data = {**run.data, "environment": {k: v for k, v in run.data["environment"].items() if k not in PRIVATE}}
@@ -131,6 +135,13 @@ def _joined(case: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any
     pre = {"pre": before["pre"]} if "pre" in before else {}
     error = before.get("error", {"stage": "read", "reason": "the unedited model has no line for this record"})
     return {**shared, **case, **(pre or {"pre_error": error})}
+
+
+def _withhold(line: dict[str, Any]) -> None:
+    if any(line.get(side, {}).get("text") for side in ("post", "pre")):
+        raise BadInput("generated texts begin with their prompts, so none can be withheld: evaluate with --no-generate")
+    if (request := line.get("requested_rewrite")) is not None:
+        line["requested_rewrite"] = {WITHHELD: hash_json(request), "relation_id": request.get("relation_id")}
 
 
 def _side(line: Mapping[str, Any], side: str, error: str) -> dict[str, Any]:

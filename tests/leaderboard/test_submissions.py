@@ -20,7 +20,13 @@ from counterfact.leaderboard.board import board_of
 from counterfact.leaderboard.check import check
 from counterfact.leaderboard.entries import UNEXPECTED, load_entries
 from counterfact.leaderboard.reading import LINE_BYTES, LINES, RUN_BYTES, UNPACKED_BYTES, Refused, parse
-from counterfact.leaderboard.references import References, load_references, references_of, write_references
+from counterfact.leaderboard.references import (
+    References,
+    fingerprints,
+    load_references,
+    references_of,
+    write_references,
+)
 from counterfact.leaderboard.submission import RECORDS, find_candidates, write_submission
 from tests.support.evaluating import counterfact, run_fake, run_identity, zsre
 
@@ -365,6 +371,35 @@ def test_a_fault_of_ours_costs_one_run(honest: Path, monkeypatch: pytest.MonkeyP
 def test_fuzzing(honest: Path, known: References) -> None:
     found = fuzz(honest, known, 30)
     assert sum(found.values()) > 100 and len(found) > 8
+
+
+def test_requests_that_may_not_be_passed_on_are_withheld_and_still_checked(
+    runs: dict[str, Run], known: References, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match="begin with their prompts"):
+        write_submission(runs["fake"], tmp_path / "texts", withhold=True)
+    folder, _ = write_submission(runs["zsre"], tmp_path / "s", withhold=True)
+    lines = gzip.decompress((folder / RECORDS).read_bytes()).decode()
+    subjects = [line["requested_rewrite"]["subject"] for line in runs["zsre"].cases if "post" in line]
+    assert not any(subject in lines for subject in subjects)
+    assert check(folder, known).accepted
+    [entry] = load_entries(tmp_path / "s")[0]
+    whole = write_submission(runs["zsre"], tmp_path / "whole")[0]
+    assert entry.cells == load_entries(whole.parent / "whole")[0][0].cells
+    other = [json.loads(line) for line in lines.splitlines()]
+    other[0]["requested_rewrite"]["withheld"] = "0" * 64
+    (folder / RECORDS).write_bytes(gzip.compress("".join(json.dumps(line) + "\n" for line in other).encode()))
+    assert [reason.code for reason in check(folder, known).reasons] == ["other-record"]
+
+
+def test_references_of_an_earlier_version_know_the_same_records(honest: Path, runs: dict[str, Run]) -> None:
+    before = references_of(runs.values())
+    for data in before.datasets.values():
+        for run in runs.values():
+            if run.data["dataset"]["content_hash"] in before.datasets and data["name"] == run.data["dataset"]["name"]:
+                lines = {str(line["case_id"]): line for line in run.unedited if "pre" in line}
+                data["records"].update({case: fingerprints(line, "pre")[1] for case, line in lines.items()})
+    assert check(honest, before).accepted
 
 
 def test_intervals_of_an_earlier_definition_are_accepted_and_shown_anew(honest: Path, known: References) -> None:
