@@ -64,6 +64,8 @@ class ModelDescription:
 
     name: str
     family: str
+    has_experts: bool
+    """Whether its MLPs have several experts each: such a model is traced and scored, not edited."""
     layers: int
     width: int
     """Of the residual stream."""
@@ -108,6 +110,7 @@ def describe_model(lm: LM) -> ModelDescription:
     return ModelDescription(
         name=lm.name,
         family=lm.layout.family,
+        has_experts=lm.layout.has_experts,
         layers=lm.n_layers,
         width=lm.width,
         inner=shape.inner,

@@ -102,7 +102,7 @@ def _print_model(found: "ModelDescription") -> None:
     start = "none; a subject that begins a prompt stands at position 0" if found.start is None else found.start
     _print_facts(
         {
-            "family": found.family,
+            "family": found.family + (", several experts: traced and scored, not edited" if found.has_experts else ""),
             "layers": f"{found.layers}, 0 to {found.layers - 1}",
             "width": f"{found.width}, {found.inner:,} inside an MLP",
             "parameters": f"{found.parameters:,}, {found.dtype} on {found.device}",
