@@ -60,6 +60,9 @@ def evaluate(
     known: Annotated[
         bool, typer.Option("--known", help="Only facts that the unedited model knows; `summarize` shows both kinds.")
     ] = False,
+    edits_at_once: Annotated[
+        int, typer.Option("--edits-at-once", min=1, help="How many facts share one edit, for editors that write many.")
+    ] = 1,
     seed: Seed = 0,
     set_: Set = None,
     generate: Annotated[bool, typer.Option(help="Generate texts, for fluency and consistency.")] = True,
@@ -94,6 +97,8 @@ def evaluate(
 
     Example: `counterfact evaluate --dataset datasets/counterfact --editor rome --editor ft --limit 100`
 
+    Ten facts in one edit: `counterfact evaluate --dataset datasets/counterfact --editor memit --edits-at-once 10`
+
     On two GPUs: `counterfact evaluate --dataset datasets/counterfact --editor rome --runner ray --workers 2`
     """
     from dataclasses import replace  # noqa: PLC0415
@@ -101,6 +106,7 @@ def evaluate(
     from counterfact import Options, load_dataset  # noqa: PLC0415
     from counterfact import evaluate as evaluate_editors  # noqa: PLC0415
     from counterfact.contracts.editors import edited_at_first_token, settings_of  # noqa: PLC0415
+    from counterfact.evaluation.schedule import Schedule  # noqa: PLC0415
 
     load_plugins(plugin)
     templates = None if contexts is None else read_templates(contexts)
@@ -118,6 +124,7 @@ def evaluate(
         memory = bytes_of(max_memory) if max_memory else None
     options = Options(
         seed=seed,
+        schedule=Schedule(edits_at_once),
         generate=generate,
         length=length,
         stop_at_end=stop_at_end,

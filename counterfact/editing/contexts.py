@@ -13,6 +13,7 @@ from counterfact.core.prompts import check_template
 from counterfact.core.seeds import derive_seed
 from counterfact.lm.generation import Generation, generate
 from counterfact.lm.model.loading import LM
+from counterfact.lm.queries import Unscored
 
 TOP_K = 5
 
@@ -46,12 +47,38 @@ def context_templates(lm: LM, resources: Resources, lengths: Sequence[int], coun
     return tuple(templates)
 
 
+def word_templates(lm: LM, resources: Resources, words: Sequence[str], length: int) -> tuple[str, ...]:
+    """Return the bare `{}` and a template `TEXT. {}` for each word that a text of `length` tokens begins with.
+
+    Raises:
+        BadInput: as `context_templates`.
+    """
+    if resources.context_templates is not None:
+        return _check(resources.context_templates)
+    identity = [lm.weights_hash, str(lm.dtype), lm.device.type, torch.__version__, resources.seed, list(words), length]
+    path = resources.cache / "contexts" / f"{hash_json(identity)}.json"
+    try:
+        return _check(tuple(json.loads(path.read_text(encoding="utf-8"))["templates"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not there, or damaged: made again
+    seeds = [derive_seed(resources.seed, "context", word) for word in words]
+    exact = replace(lm, precision="strict")  # runs of all precisions share them
+    made = generate(exact, list(words), seeds, length=length, top_k=TOP_K, plan=resources.plan_for(lm))
+    templates = ("{}", *(f"{text}. {{}}" for text in _words_of(lm, made)))
+    write_json(path, {"templates": list(templates)})
+    return templates
+
+
 def _texts(lm: LM, resources: Resources, length: int, count: int) -> list[str]:
     if not lm.text_start:
         raise BadInput(f"{lm.name}: the tokenizer has no start or end token to generate context templates from")
     seeds = [derive_seed(resources.seed, "context", length, i) for i in range(count)]
     exact = replace(lm, precision="strict")  # runs of all precisions share them
     made = generate(exact, [lm.text_start] * count, seeds, length=length, top_k=TOP_K, plan=resources.plan_for(lm))
+    return _words_of(lm, made)
+
+
+def _words_of(lm: LM, made: Sequence[Generation | Unscored]) -> list[str]:
     texts = []
     for item in made:
         if not isinstance(item, Generation):

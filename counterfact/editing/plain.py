@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from counterfact.editing.requests import Encoded, Row
-from counterfact.editing.values import DescentSettings, SearchSettings, Values
+from counterfact.editing.values import DescentSettings, SearchSettings, Targets, Values
 from counterfact.lm.forward.blocks import pad_right
 from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.loading import LM
@@ -38,7 +38,7 @@ def find_value(lm: LM, record: Encoded, settings: SearchSettings) -> Values:
     """
     with torch.no_grad():
         keys, outputs = keys_and_outputs(lm, record, settings.layer)
-    delta, terms = search(lm, record, outputs[0], settings)
+    delta, terms = search(lm, record, Site(lm.layout.fc_out(settings.layer)), outputs[0], settings)
     trace = terms.new_full((settings.steps, 4), torch.nan)
     trace[: len(terms)] = terms
     return Values(
@@ -50,6 +50,21 @@ def find_value(lm: LM, record: Encoded, settings: SearchSettings) -> Values:
         trace=trace,
         passes=torch.tensor(len(terms), device=delta.device),
     )
+
+
+def find_targets(lm: LM, batch: Sequence[Encoded], settings: SearchSettings) -> Targets:
+    """Find what the residual stream is wanted to be, one record after the other; see `value_search.find_targets`."""
+    site, found = Site(lm.layout.block(settings.layer)), []
+    for record in batch:
+        tape, bare = Tape(), record.rows[0]
+        with torch.no_grad(), hooked(lm.model, tape.read(site)):
+            forward(lm, [bare.ids])
+        initial = tape[site][0, bare.lookup].to(lm.working_dtype)
+        delta, terms = search(lm, record, site, initial, settings)
+        trace = terms.new_full((settings.steps, 4), torch.nan)
+        trace[: len(terms)] = terms
+        found.append((initial, delta, trace, torch.tensor(len(terms), device=delta.device)))
+    return Targets(*(torch.stack(parts) for parts in zip(*found, strict=True)))
 
 
 def keys_and_outputs(lm: LM, record: Encoded, layer: int) -> tuple[Tensor, Tensor]:
@@ -68,7 +83,7 @@ def keys_and_outputs(lm: LM, record: Encoded, layer: int) -> tuple[Tensor, Tenso
     return tape[key][at].to(lm.working_dtype), tape[output][at].to(lm.working_dtype)
 
 
-def search(lm: LM, record: Encoded, v_0: Tensor, settings: SearchSettings) -> tuple[Tensor, Tensor]:
+def search(lm: LM, record: Encoded, site: Site, v_0: Tensor, settings: SearchSettings) -> tuple[Tensor, Tensor]:
     r"""Minimise the objective over δ by Adam (eq. 4).
 
     $$\frac1N \sum_{j=1}^N -\log P_{m+\delta}\left(o^* \mid x_j + p\right)
@@ -78,7 +93,8 @@ def search(lm: LM, record: Encoded, v_0: Tensor, settings: SearchSettings) -> tu
     Args:
         lm: the model.
         record: its sentences.
-        v_0: the edited module's output at the subject of the bare prompt, (width,).
+        site: what δ is added to.
+        v_0: what stands there at the subject of the bare prompt, (width,).
         settings: constants of the search.
 
     Returns:
@@ -90,7 +106,7 @@ def search(lm: LM, record: Encoded, v_0: Tensor, settings: SearchSettings) -> tu
     original = None
     trace: list[Tensor] = []
     while True:
-        moved = Site(lm.layout.fc_out(settings.layer)), partial(move, lookups, delta)
+        moved = site, partial(move, lookups, delta)
         with torch.enable_grad(), hooked(lm.model, moved):
             log_p = forward(lm, rows).log_softmax(-1)
             here = log_p[-1, lookups[-1]]  # at the subject of `{} is a`
@@ -110,7 +126,7 @@ def search(lm: LM, record: Encoded, v_0: Tensor, settings: SearchSettings) -> tu
 
 
 def move(lookups: Sequence[int], delta: Tensor, output: Tensor) -> Tensor:
-    """Add δ to an MLP's output (rows, tokens, width) at each row's lookup position."""
+    """Add δ to an output (rows, tokens, width) at each row's lookup position."""
     moved = output.clone()
     moved[range(len(lookups)), lookups] += delta.to(moved.dtype)
     return moved

@@ -41,8 +41,9 @@ class Suffixes:
     """Keys and values of the tokens before them."""
     hidden: Tensor
     """Output of the edited layer, (1, tokens, width)."""
-    outputs: Tensor
-    """Output of the edited module at each row's lookup position, (rows, width)."""
+    outputs: Tensor | None
+    """Output of the edited module at each row's lookup position, (rows, width), where that is what an intervention
+    moves; `None` where it moves the residual stream after the edited layer."""
     positions: Tensor
     """Positions in the whole rows, (1, tokens)."""
 
@@ -68,18 +69,19 @@ class Suffixes:
             layout=layout,
             prefix=None if self.prefix is None else self.prefix.keep(upper, groups, places),
             hidden=self.hidden[:, tokens],
-            outputs=self.outputs[torch.tensor(kept, device=self.outputs.device)],
+            outputs=None if self.outputs is None else self.outputs[torch.tensor(kept, device=self.outputs.device)],
             positions=self.positions[:, tokens],
         )
 
     def run(self, lm: LM, delta: Tensor) -> Tensor:
-        """Add `delta` (records, width) to the edited module's output at lookup positions; run the layers above.
+        """Add `delta` (records, width) to what is moved at every row's lookup position; run the layers above.
 
         Returns:
             The last states of the tokens that are read, in the order of `RaggedRows.asked_for`, (1, tokens, width).
         """
         moves = delta.to(self.hidden.dtype).repeat_interleave(self.each, 0)
-        moves = stream_change(lm, self.start - 1, self.outputs, moves)
+        if self.outputs is not None:
+            moves = stream_change(lm, self.start - 1, self.outputs, moves)
         hidden = self.hidden.index_add(1, self.firsts, moves[None])
         if self.start == lm.n_layers:
             return hidden[:, self.rows.asked_for]

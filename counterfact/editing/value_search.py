@@ -22,7 +22,7 @@ from torch import Tensor
 from counterfact.editing.adam import Adam
 from counterfact.editing.requests import Encoded
 from counterfact.editing.suffixes import Suffixes, split_rows
-from counterfact.editing.values import SearchSettings, Values
+from counterfact.editing.values import SearchSettings, Targets, Values
 from counterfact.lm.forward.blocks import final_norm, head
 from counterfact.lm.forward.packed_products import packed_products
 from counterfact.lm.model.loading import LM
@@ -137,6 +137,28 @@ def find_values(lm: LM, batch: Sequence[Encoded], settings: SearchSettings) -> V
         problem = Problem.of(suffixes, outputs[:, 0].norm(dim=1), [item.target for item in batch])
         delta, trace, passes = search(lm, problem, settings)
     return Values(keys[:, 0], keys.mean(1), outputs[:, 0], outputs.mean(1), delta, trace, passes)
+
+
+def find_targets(lm: LM, batch: Sequence[Encoded], settings: SearchSettings) -> Targets:
+    r"""Find what the residual stream after a layer is wanted to be, for a batch of records.
+
+    As `find_values`, but δ is added to the output of the whole block, and its norm is measured by that output's, $z_0$.
+    Meng, Sen Sharma, Andonian, Belinkov, Bau. Mass-Editing Memory in a Transformer. ICLR 2023, section 4.3.1.
+    https://arxiv.org/abs/2210.07229
+
+    Args:
+        lm: the model.
+        batch: records encoded with `kl_row=True`, all with the same number of rows.
+        settings: constants of the search, and the layer.
+    """
+    each = len(batch[0].rows)
+    with packed_products(lm):
+        rows = [row for item in batch for row in item.rows]
+        _, suffixes = split_rows(lm, rows, each, settings.layer, max(len(item.target) for item in batch))
+        suffixes = replace(suffixes, outputs=None)
+        initial = suffixes.hidden[0, suffixes.firsts[::each]].to(lm.working_dtype)
+        problem = Problem.of(suffixes, initial.norm(dim=1), [item.target for item in batch])
+        return Targets(initial, *search(lm, problem, settings))
 
 
 def search(lm: LM, problem: Problem, settings: SearchSettings) -> tuple[Tensor, Tensor, Tensor]:

@@ -79,6 +79,30 @@ class Values:
         return self.trace[..., 0].gather(-1, self.passes[..., None] - 1)[..., 0]
 
 
+@dataclass(frozen=True)
+class Targets:
+    """What the residual stream is wanted to be, for a batch of records; dtypes as in `Values`."""
+
+    initial: Tensor
+    """z_0, the stream after the layer at the subject of the bare prompt, (records, width)."""
+    delta: Tensor
+    """z - z_0, (records, width)."""
+    trace: Tensor
+    """As in `Values`."""
+    passes: Tensor
+    """As in `Values`."""
+
+    @property
+    def wanted(self) -> Tensor:
+        """z, (records, width)."""
+        return self.initial + self.delta
+
+    @property
+    def loss(self) -> Tensor:
+        """The loss at z, (records,)."""
+        return self.trace[..., 0].gather(-1, self.passes[..., None] - 1)[..., 0]
+
+
 def cached(path: Path, records: int, compute: Callable[[], Values]) -> Values:
     """Read values from `path`, or compute and write them. A file that is damaged is written anew.
 

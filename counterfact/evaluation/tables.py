@@ -57,8 +57,10 @@ class Table:
         """All columns, in order."""
         return tuple(column for _, columns in self.groups for column in columns)
 
-    def text(self, cell: Cell | None, between: str = " ") -> str:
-        """Return a cell as it is printed, with `between` before its interval; a dash where there is no number.
+    def text(self, cell: Cell | None, between: str = " ", joint: str = ", ") -> str:
+        """Return a cell as it is printed, with `between` before its interval and `joint` between the ends of one.
+
+        Without a number it is a dash.
 
         Of an interval half the width is printed where the number lies in its middle, else both ends.
 
@@ -72,7 +74,7 @@ class Table:
             return MISSING
         number = _rounded(cell.value, cell.decimals, self.signed)
         if cell.low is not None and cell.high is not None:
-            number += between + self._interval(cell.value, cell.low, cell.high, cell.decimals)
+            number += between + self._interval(cell.value, cell.low, cell.high, cell.decimals).replace(", ", joint)
         return number + cell.mark
 
     def _interval(self, value: float, low: float, high: float, decimals: int) -> str:
@@ -97,8 +99,9 @@ def to_rich(table: Table) -> Any:
     for column in (*table.columns, "n") if narrow else table.columns:
         shown.add_column(column, justify="right", no_wrap=True)
     for row, following in zip(table.rows, [*table.rows[1:], None], strict=True):
-        # Many columns fit on a narrow terminal where n and the intervals stand on a second line.
-        cells = [table.text(row.cells.get(column), " " if narrow else "\n") for column in table.columns]
+        # Many columns fit on a narrow terminal where n and the intervals stand on lines of their own.
+        marks = (" ", ", ") if narrow else ("\n", "\n")
+        cells = [table.text(row.cells.get(column), *marks) for column in table.columns]
         label = escape(row.label)
         cells = [label, *cells, row.n] if narrow else [f"{label}\n[dim]{row.n and f'n = {row.n}'}[/]", *cells]
         shown.add_row(*cells, end_section=following is not None and following.section != row.section)
