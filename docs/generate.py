@@ -9,10 +9,12 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 
 from counterfact.contracts.metrics import Composite, Metric
 from counterfact.core.files import write_atomic
 from docs import measured
+from docs.board import board_table
 from docs.room_pages import ROOT, room_page
 
 PAGES = ROOT / "docs"
@@ -57,6 +59,7 @@ def editors_table() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "board_smollm2_genuine": partial(board_table, "smollm2-genuine"),
     "metrics": metrics_table,
     "editors": editors_table,
     "tracing": measured.tracing,
