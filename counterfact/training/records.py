@@ -121,7 +121,12 @@ class Records:
             self.dropped["its subject is evaluated on"] += 1
             return None
         try:
-            item = _tokens(lm, self._lesson(record), record.request)
+            learned = self._lesson(record)
+        except ValueError as error:
+            self.dropped[str(error)] += 1
+            return None
+        try:
+            item = _tokens(lm, learned, record.request)
         except ValueError:
             self.dropped["cannot be encoded"] += 1
             return None
