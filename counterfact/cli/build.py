@@ -130,7 +130,7 @@ def zsre(
 
     report = builder.build(out, source, limit=limit, name=name, version=version)
     read = report.meta["sources"]["zsre"]
-    for line in (f"{read['file']}: {read['form']}, {report.meta['counts']['read']:,} records read", *read["notes"]):
+    for line in (f"{read['file']}: {read['form']}, records read: {report.meta['counts']['read']:,}", *read["notes"]):
         note(line)
     _print_report(report)
 

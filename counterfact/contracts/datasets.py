@@ -32,7 +32,7 @@ class Dataset:
     known_of: int | None = None
     """How many records were read, where only those are taken whose fact the unedited model knows; None: all are."""
     form: str = ""
-    """Whose form the file has, for people."""
+    """Whose form a file has, for people; empty for what this project built."""
     notes: tuple[str, ...] = ()
     """How the file was read, where that is not plain from its form."""
 
@@ -256,7 +256,7 @@ def _assemble(
         content_hash=reading.content_hash,
         path=str(path),
         reference_texts=references,
-        form=reading.form,
+        form=reading.form if path.is_file() else "",
         notes=reading.notes,
     )
 

@@ -48,6 +48,18 @@ def with_slot(text: str, subject: str) -> tuple[str, str]:
     raise ValueError(_reason(text, name))
 
 
+def joiner_after(template: str) -> str:
+    """Return what stands between a prompt and what it goes on with: nothing after a script without spaces.
+
+    The last letter around the slot decides, so that a name in another script does not.
+
+    >>> joiner_after("{} speaks"), joiner_after("{}的首都是哪里？"), joiner_after("Who wrote {}?")
+    (' ', '', ' ')
+    """
+    letters = [character for character in template if character.isalpha()]
+    return "" if letters and _unspaced(letters[-1]) and not _is_hangul(letters[-1]) else " "
+
+
 def _as_written(text: str) -> str:
     return text
 
@@ -111,6 +123,10 @@ def _of_word(character: str) -> bool:
 
 def _unspaced(character: str) -> bool:
     return unicodedata.name(character, "").partition(" ")[0] in UNSPACED
+
+
+def _is_hangul(character: str) -> bool:
+    return unicodedata.name(character, "").startswith("HANGUL")
 
 
 def _reason(text: str, name: str) -> str:

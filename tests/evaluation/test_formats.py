@@ -5,15 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.contracts.formats import FORMATS
 from counterfact.core.errors import BadInput
-from counterfact.core.files import hash_json
+from counterfact.core.files import hash_json, read_jsonl
+from counterfact.core.places import data_folder
 from counterfact.core.records import BadRecord
+from counterfact.editing.requests import encode
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from counterfact.evaluation.benchmarks.counterfact_plus import plus_prompts
 from counterfact.evaluation.benchmarks.zsre import ZSRE, ZsreRecord
+from counterfact.evaluation.harness import evaluate_unedited
+from counterfact.evaluation.options import Options
+from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.scoring import score
+from tests.support.evaluating import counterfact_record, run_identity
+from tests.support.models import tiny_lm
 
 
 def official(**changes: Any) -> dict[str, Any]:
@@ -346,6 +355,120 @@ def test_the_hash_of_records_is_that_of_their_json(tmp_path: Path) -> None:
 def test_two_files_in_one_are_told_by_their_ids(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"case_id 0 stands more than once, in the records at places 0 and 2 .*joined"):
         load(tmp_path, official(), official(case_id=1), official())
+
+
+CHINESE = {
+    "subject": "东湖",
+    "src": "东湖的首府是哪里？",
+    "rephrase": "哪座城是东湖的首府？",
+    "answers": ["北城"],
+    "alt": "南城",
+    "loc": "nq question: 谁数了鹅",
+    "loc_ans": "无人",
+}
+
+
+def test_nothing_joins_a_target_where_no_blanks_are_written(tmp_path: Path) -> None:
+    record = only(load(tmp_path, CHINESE))
+    assert (record.request.prompt, record.request.joiner) == ("{}的首府是哪里？", "")
+    assert {query.joiner for query in ZSRE.queries(record)} == {""}
+    assert only(load(tmp_path, {**CHINESE, "joiner": " "})).request.joiner == " ", "the data set's own word counts"
+    english = only(load(tmp_path, mend(subject="东湖", src="Who cast 东湖?")))
+    assert english.request.joiner == " ", "a name in another script decides nothing"
+    values = official(rewrite={"prompt": "{}的首府是", "subject": "东湖"})
+    for benchmark in ("counterfact", "zsre"):
+        data = load(tmp_path, values, benchmark=benchmark)
+        assert {query.joiner for query in data.benchmark.queries(only(data))} == {""}
+    assert plus_prompts(only(load(tmp_path, values))) == ["东湖的首府是Ulmar. The Osk bell was cast by"]
+
+
+def test_a_target_without_a_blank_is_edited_and_scored_as_the_text_reads(tmp_path: Path) -> None:
+    lm = tiny_lm()
+    record = only(load(tmp_path, CHINESE))
+    [[found]] = score(lm, ZSRE.queries(record)[:1])
+    prompt, whole = lm.prompt_tokens(record.src), lm.prompt_tokens(record.src + record.answers[0])
+    assert whole[: len(prompt)] == prompt
+    with torch.no_grad():
+        logits = lm.model(torch.tensor([whole])).logits[0].log_softmax(-1)
+    wanted = -sum(float(logits[i - 1, whole[i]]) for i in range(len(prompt), len(whole)))
+    assert found.nll == pytest.approx(wanted, rel=1e-9)
+    assert encode(lm, record.request, ["{}"], "last", kl_row=False).target == tuple(whole[len(prompt) :])
+
+
+def test_without_a_true_object_the_edit_runs_and_the_rest_is_counted(tmp_path: Path) -> None:
+    values = [counterfact_record(case_id) for case_id in range(3)]
+    del values[1]["requested_rewrite"]["target_true"]
+    values[2]["paraphrase_prompts"] = []
+    data = load(tmp_path, *values)
+    assert data.notes == ("1 record: no true object: what compares with it is left out",)
+    run = run_identity(data, tmp_path / "results")
+    assert (run.data["n"]["scored"], run.data["n"]["failed"]) == (3, 0)
+    assert {name: run.data["metrics"][name]["n"] for name in ("ES", "PS", "NS", "GE")} == {
+        "ES": 2,
+        "PS": 1,
+        "NS": 2,
+        "GE": 3,
+    }
+    assert "target_true" not in run.cases[1]["requested_rewrite"]
+
+
+def test_zsre_without_rephrasing_or_unrelated_question(tmp_path: Path) -> None:
+    data = load(tmp_path, knowedit(), knowedit(rephrase_prompt=None), knowedit(locality={}))
+    run = run_identity(data, tmp_path / "results")
+    assert {name: run.data["metrics"][name]["n"] for name in ("efficacy", "paraphrase", "specificity")} == {
+        "efficacy": 3,
+        "paraphrase": 2,
+        "specificity": 2,
+    }
+
+
+def greedy(lm: LM, prompt: str, answer: str) -> list[bool]:
+    """For each token of an answer, whether the model puts it first: one plain pass."""
+    ids, target = lm.prompt_tokens(prompt), lm.tokens(f" {answer}")
+    with torch.no_grad():
+        best = lm.model(torch.tensor([[*ids, *target]])).logits[0].argmax(-1).tolist()
+    return [best[len(ids) + i - 1] == token for i, token in enumerate(target)]
+
+
+def nats(lm: LM, prompt: str, answer: str) -> float:
+    """Nats per token of an answer: one plain pass."""
+    ids, target = lm.prompt_tokens(prompt), lm.tokens(f" {answer}")
+    with torch.no_grad():
+        logits = lm.model(torch.tensor([[*ids, *target]])).logits[0].double().log_softmax(-1)
+    return -sum(float(logits[len(ids) + i - 1, token]) for i, token in enumerate(target)) / len(target)
+
+
+@pytest.mark.parametrize("name", ["knowedit/wiki_counterfact_400.json", "qaedit/qaedit_300.json"])
+def test_genuine_questions_are_measured_as_by_hand(name: str, real_data: Path, tmp_path: Path) -> None:
+    lm = load_lm(data_folder() / "models/factlm", device="cpu")
+    values = json.loads((real_data / name).read_text(encoding="utf-8"))[:12]
+    folder = evaluate_unedited(lm, load_dataset(real_data / name, 12), tmp_path / "results")
+    for value, line in zip(values, read_jsonl(folder / "pre.jsonl"), strict=True):
+        answer = value.get("target_new") or value["target"]
+        near = value["locality"]
+        asked = (
+            [(each["loc"], each["loc_ans"]) for each in near]
+            if isinstance(near, list)
+            else [(each["prompt"], each["ground_truth"][0][0]) for axis in near.values() for each in axis]
+        )
+        assert line["pre"] == {
+            "rewrite_prompts_correct": greedy(lm, value["prompt"], answer),
+            "paraphrase_prompts_correct": greedy(lm, value["rephrase"], answer),
+            "neighborhood_prompts_correct": [right for pair in asked for right in greedy(lm, *pair)],
+        }
+
+
+def test_genuine_flat_records_are_measured_as_by_hand(real_data: Path, tmp_path: Path) -> None:
+    lm = load_lm(data_folder() / "models/factlm", device="cpu")
+    values = json.loads((real_data / "counterfact/easyedit_100.json").read_text(encoding="utf-8"))[:12]
+    data = load_dataset(real_data / "counterfact/easyedit_100.json", 12)
+    folder = evaluate_unedited(lm, data, tmp_path / "results", options=Options(generate=False))
+    keys = {"rewrite": "prompt", "paraphrase": "rephrase_prompt", "neighborhood": "locality_prompt"}
+    for value, line in zip(values, read_jsonl(folder / "pre.jsonl"), strict=True):
+        for sort, key in keys.items():
+            [pair] = line["pre"][f"{sort}_prompts_probs"]
+            assert pair["target_new"] == pytest.approx(nats(lm, value[key], value["target_new"]), abs=1e-4)
+            assert pair["target_true"] == pytest.approx(nats(lm, value[key], value["ground_truth"]), abs=1e-4)
 
 
 def test_genuine_files_load(real_data: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from counterfact.contracts.benchmarks import Answers, Benchmark, Lesson, benchma
 from counterfact.core.numbers import finite
 from counterfact.core.records import Border, Request
 from counterfact.core.references import ReferenceTexts
+from counterfact.core.subjects import joiner_after
 from counterfact.lm.queries import Query
 
 OFFICIAL = "d017056125178a13728594e66a801357a8db9ed7973a7425554bb4271de9fc6f"
@@ -68,6 +69,8 @@ class CounterFactRecord(Border):
     distracting_neighborhood_prompts: list[str] | None = None
     """Neighborhood prompts right after the edited fact, where CounterFact+ publishes them."""
     provenance: dict[str, Any] | None = None
+    joiner: str | None = None
+    """What stands between a prompt and an object; `None`: what its language has there."""
 
     @property
     def request(self) -> Request:
@@ -80,6 +83,7 @@ class CounterFactRecord(Border):
             target_new=rewrite.target_new.text,
             target_true=None if rewrite.target_true is None else rewrite.target_true.text,
             relation_id=rewrite.relation_id,
+            joiner=joiner_after(rewrite.prompt) if self.joiner is None else self.joiner,
         )
 
     @property
@@ -136,9 +140,9 @@ def both_objects(record: CounterFactRecord, prompts: PromptsBySort) -> list[Quer
     """Return one query for each prompt, with the new and the true object; without a true one, the edit's own prompt."""
     request = record.request
     if request.target_true is None:
-        return [Query(request.filled, (request.target_new,))]
+        return [Query(request.filled, (request.target_new,), request.joiner)]
     targets = (request.target_new, request.target_true)
-    return [Query(prompt, targets) for mine in prompts.values() for prompt in mine]
+    return [Query(prompt, targets, request.joiner) for mine in prompts.values() for prompt in mine]
 
 
 def nats_of_both(prompts: PromptsBySort, answers: Answers) -> dict[str, Any]:

@@ -61,7 +61,8 @@ def plus_prompts(record: CounterFactRecord) -> list[str]:
     """
     if record.distracting_neighborhood_prompts is not None:
         return record.distracting_neighborhood_prompts
-    stated = f"{record.request.filled} {record.request.target_new}."
+    request = record.request
+    stated = f"{request.filled}{request.joiner}{request.target_new}."
     return [f"{stated} {prompt}" for prompt in record.neighborhood_prompts]
 
 

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 
 from counterfact.contracts.benchmarks import Answers, Benchmark, Lesson, benchmark
 from counterfact.core.records import Border, Request
-from counterfact.core.subjects import with_slot
+from counterfact.core.subjects import joiner_after, with_slot
 from counterfact.lm.queries import Query, TargetScore
 
 from .counterfact import CounterFactRecord
@@ -48,6 +48,8 @@ class ZsreRecord(Border):
     """What is true before the edit, where the answers are not."""
     locality: list[Question] = Field(default_factory=list)
     """More unrelated questions."""
+    joiner: str | None = None
+    """What stands between a question and its answer; `None`: what its language has there."""
 
     @property
     def request(self) -> Request:
@@ -56,7 +58,8 @@ class ZsreRecord(Border):
         The slot is where `core.subjects.with_slot` finds the subject; other places where it stands stay text.
         """
         prompt, subject = with_slot(self.src, self.subject)
-        return Request(self.case_id, prompt, subject, self.answers[0], self.target_true)
+        joiner = joiner_after(prompt) if self.joiner is None else self.joiner
+        return Request(self.case_id, prompt, subject, self.answers[0], self.target_true, joiner=joiner)
 
     @property
     def asked(self) -> dict[str, list[Question]]:
@@ -108,6 +111,7 @@ def of_counterfact(record: CounterFactRecord) -> ZsreRecord:
         loc=None,
         loc_ans=None,
         target_true=true,
+        joiner=request.joiner,
         locality=[Question(prompt=near, answer=true) for near in record.neighborhood_prompts if true is not None],
     )
 
@@ -120,7 +124,8 @@ def requested_rewrite(record: ZsreRecord) -> dict[str, Any]:
 
 def queries(record: ZsreRecord) -> list[Query]:
     """Return everything that is asked, in order."""
-    return [Query(each.prompt, (each.answer,)) for asked in record.asked.values() for each in asked]
+    joiner = record.request.joiner
+    return [Query(each.prompt, (each.answer,), joiner) for asked in record.asked.values() for each in asked]
 
 
 def block(record: ZsreRecord, answers: Answers) -> dict[str, Any]:

@@ -19,6 +19,7 @@ _KEYS = {
     "attribute_prompts",
     "generation_prompts",
     "provenance",
+    "joiner",
 }
 
 

@@ -82,7 +82,7 @@ register_format(
         recognises=lambda value: "src" in value,
         benchmark="zsre",
         convert=_mend,
-        keys=frozenset({*_MEND, "case_id", "pred", "alt", "cond", "target_true", "locality"}),
+        keys=frozenset({*_MEND, "case_id", "pred", "alt", "cond", "target_true", "locality", "joiner"}),
     )
 )
 register_format(
