@@ -168,7 +168,7 @@ class KnowledgeNeurons:
         encoded = encode(self.lm, request, ["{}"], "last", kl_row=False)
         (row,) = encoded.rows
         prompt = Row(row.ids[: row.lookup + 1], row.lookup)
-        true = None if request.target_true is None else self.lm.target_tokens(request.target_true)[0]
+        true = None if request.target_true is None else self.lm.target_tokens(request.target_true, request.joiner)[0]
         return Fact((prompt,), encoded.target, true)
 
     def _run(self, items: list[Fact]) -> list[Found]:
@@ -186,7 +186,8 @@ class KnowledgeNeurons:
         if not bool(chosen.any()):
             return Failure(request.id, "no neuron has a positive attribution")
         words = self.lm.model.get_input_embeddings().weight.to(attribution.dtype)
-        new = words[self.lm.target_tokens(request.target_new)].sum(0) - self.settings.erase * words[found.answer]
+        target = self.lm.target_tokens(request.target_new, request.joiner)
+        new = words[target].sum(0) - self.settings.erase * words[found.answer]
         deltas = []
         for layer in chosen.any(1).nonzero()[:, 0].tolist():
             neurons = chosen[layer].nonzero()[:, 0]

@@ -144,7 +144,7 @@ def many_at_once(
     edits = _edit(setting, records, times, plan)
     owners = [i for i, record in enumerate(records) for _ in scored_prompts(record)]
     queries = [
-        Query(prompt, (record.requested_rewrite.target_new.text, record.requested_rewrite.target_true.text))
+        Query(prompt, (record.requested_rewrite.target_new.text, record.requested_rewrite.true_text))
         for record in records
         for prompt in scored_prompts(record)
     ]

@@ -60,7 +60,7 @@ class OneAtATime:
     def score(self, record: CounterFactRecord) -> list[list[float]]:
         """Mean nats per token of the new and the true target after the 13 prompts, each pair a row of its own."""
         lm, asked = self.lm, record.requested_rewrite
-        targets = [lm.target_tokens(target.text) for target in (asked.target_new, asked.target_true)]
+        targets = [lm.target_tokens(target) for target in (asked.target_new.text, asked.true_text)]
         prompts = lm.encoding.prompts(scored_prompts(record))
         rows = [[*prompt, *target] for prompt in prompts for target in targets]
         log_p = plain.forward(lm, rows).log_softmax(-1)

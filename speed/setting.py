@@ -104,7 +104,7 @@ def prompts_of(records: Sequence[CounterFactRecord]) -> list[str]:
         asked = record.requested_rewrite
         texts += [
             f"{record.request.filled} {asked.target_new.text}",
-            f"{record.request.filled} {asked.target_true.text}",
+            f"{record.request.filled} {asked.true_text}",
         ]
         texts += [*record.paraphrase_prompts, *record.neighborhood_prompts, *record.generation_prompts]
     return texts

@@ -72,7 +72,7 @@ def train_tokenizer(records: Sequence[CounterFactRecord], texts: Sequence[str]) 
         show_progress=False,
     )
     asked = [record.requested_rewrite for record in records]
-    targets = [f"x {target.text}" for rewrite in asked for target in (rewrite.target_new, rewrite.target_true)]
+    targets = [f"x {target}" for rewrite in asked for target in (rewrite.target_new.text, rewrite.true_text)]
     tokenizer.train_from_iterator([*texts, *targets * 50], trainer)
     return _wrapped(tokenizer)
 

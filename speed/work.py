@@ -104,7 +104,7 @@ def score_work(lm: LM, records: Sequence[CounterFactRecord]) -> Work:
     sizes, tokens, reads = Sizes.of(lm), 0, 0
     for record in records:
         asked = record.requested_rewrite
-        beginnings = {tuple(lm.target_tokens(target.text)[:-1]) for target in (asked.target_new, asked.target_true)}
+        beginnings = {tuple(lm.target_tokens(target)[:-1]) for target in (asked.target_new.text, asked.true_text)}
         for prompt in lm.encoding.prompts(scored_prompts(record)):
             tokens += sum(len(prompt) + len(beginning) for beginning in beginnings)
             reads += sum(1 + len(beginning) for beginning in beginnings)

@@ -110,7 +110,7 @@ class _Index:
             rewrite = record.requested_rewrite
             key = (rewrite.relation_id, rewrite.subject)
             self.facts[key] += 1
-            self.edits[(*key, rewrite.target_true.text, rewrite.target_new.text)] += 1
+            self.edits[(*key, rewrite.true_text, rewrite.target_new.text)] += 1
             self.relations[rewrite.subject].add(rewrite.relation_id)
             self.names[rewrite.relation_id, normal_form(rewrite.subject)].add(rewrite.subject)
         templates: defaultdict[str | None, set[str]] = defaultdict(set)
@@ -119,7 +119,7 @@ class _Index:
         for record in records:
             rewrite = record.requested_rewrite
             for template in templates[rewrite.relation_id]:
-                self.true[fill(template, rewrite.subject)].add(rewrite.target_true.text)
+                self.true[fill(template, rewrite.subject)].add(rewrite.true_text)
 
 
 def _of_record(record: CounterFactRecord, index: _Index) -> Iterator[Finding]:
@@ -132,8 +132,8 @@ def _of_record(record: CounterFactRecord, index: _Index) -> Iterator[Finding]:
 def _as_a_whole(record: CounterFactRecord, index: _Index) -> Iterator[tuple[str, str]]:
     rewrite = record.requested_rewrite
     key = (rewrite.relation_id, rewrite.subject)
-    said = f"{fill(rewrite.prompt, rewrite.subject)} {rewrite.target_true.text} → {rewrite.target_new.text}"
-    if index.edits[(*key, rewrite.target_true.text, rewrite.target_new.text)] > 1:
+    said = f"{fill(rewrite.prompt, rewrite.subject)} {rewrite.true_text} → {rewrite.target_new.text}"
+    if index.edits[(*key, rewrite.true_text, rewrite.target_new.text)] > 1:
         yield "duplicate record", said
     elif index.facts[key] > 1:
         yield "subject twice in a relation", said
@@ -150,14 +150,14 @@ def _own_prompts(record: CounterFactRecord) -> Iterator[tuple[str, str]]:
     rewrite = record.requested_rewrite
     rewriting = fill(rewrite.prompt, rewrite.subject)
     for prompt in dict.fromkeys([rewriting, *record.paraphrase_prompts, *record.generation_prompts]):
-        for which, label in (("true", rewrite.target_true.text), ("new", rewrite.target_new.text)):
+        for which, label in (("true", rewrite.true_text), ("new", rewrite.target_new.text)):
             if holds_label(label, prompt):
                 yield f"prompt holds the {which} object", f"{prompt} [{label}]"
 
 
 def _other_prompts(record: CounterFactRecord, index: _Index) -> Iterator[tuple[str, str]]:
     rewrite = record.requested_rewrite
-    new, true = rewrite.target_new.text, rewrite.target_true.text
+    new, true = rewrite.target_new.text, rewrite.true_text
     attributes = set(record.attribute_prompts)
     for prompt in record.neighborhood_prompts:
         if holds_label(true, prompt):
@@ -177,7 +177,7 @@ def _other_prompts(record: CounterFactRecord, index: _Index) -> Iterator[tuple[s
 def _malformed(record: CounterFactRecord) -> Iterator[tuple[str, str]]:
     rewrite = record.requested_rewrite
     rewriting = fill(rewrite.prompt, rewrite.subject)
-    both = (rewrite.target_true.text, rewrite.target_new.text)
+    both = (rewrite.true_text, rewrite.target_new.text)
     answered = [
         *((prompt, both) for prompt in (rewriting, *record.paraphrase_prompts)),
         *((prompt, both[:1]) for prompt in record.neighborhood_prompts),

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from counterfact.contracts.datasets import load_dataset
 from counterfact.core.errors import BadInput
-from counterfact.core.records import BadRecord
+from counterfact.core.records import BadRecord, Record
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 
 
@@ -29,7 +29,14 @@ def load_counterfact(source: str, limit: int | None = None) -> CounterFactData:
         BadInput: there is nothing to read, or it holds no CounterFact records.
     """
     data = load_dataset(source, limit)
-    records = [record for record in data.records if isinstance(record, CounterFactRecord)]
+    whole = [_with_true_object(record) for record in data.records]
+    records = [record for record in whole if isinstance(record, CounterFactRecord)]
     if not records:
-        raise BadInput(f"{source} holds no CounterFact records")
-    return CounterFactData(data.label, records, [one for one in data.records if isinstance(one, BadRecord)])
+        raise BadInput(f"{source} holds no CounterFact records with a true object")
+    return CounterFactData(data.label, records, [one for one in whole if isinstance(one, BadRecord)])
+
+
+def _with_true_object(record: Record | BadRecord) -> Record | BadRecord:
+    if isinstance(record, CounterFactRecord) and record.requested_rewrite.target_true is None:
+        return BadRecord(record.case_id, "it has no true object")
+    return record

@@ -38,7 +38,7 @@ class Shared(NamedTuple):
 def triple(record: CounterFactRecord) -> Triple:
     """Return the true fact that a record edits."""
     rewrite = record.requested_rewrite
-    return rewrite.relation_id, rewrite.subject, rewrite.target_true.text
+    return rewrite.relation_id, rewrite.subject, rewrite.true_text
 
 
 _ITEMS: Mapping[str, Things] = {

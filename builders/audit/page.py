@@ -126,7 +126,7 @@ def _record(record: CounterFactRecord, found: Audit) -> str:
     marked = ' class="marked"' if notes else ""
     return (
         f"<article{marked}><div class=id>case {record.case_id}</div><p class=edit>{said} "
-        f"<del>{escape(rewrite.target_true.text)}</del> <ins>{escape(rewrite.target_new.text)}</ins></p>"
+        f"<del>{escape(rewrite.true_text)}</del> <ins>{escape(rewrite.target_new.text)}</ins></p>"
         f"<dl>{lists}</dl></article>\n"
     )
 

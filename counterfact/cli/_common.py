@@ -15,6 +15,7 @@ from counterfact.core.errors import BadInput
 from counterfact.core.registry import load_plugin
 
 if TYPE_CHECKING:
+    from counterfact.contracts.datasets import Dataset
     from counterfact.lm.model.loading import LM
 
 console = Console(highlight=False)
@@ -77,6 +78,16 @@ def open_model(
 def note(message: str) -> None:
     """Say something that a script which reads the output does not want."""
     notes.print(message, style="dim", soft_wrap=True, markup=False)
+
+
+def open_dataset(source: str, limit: int | None = None, benchmark: str | None = None) -> "Dataset":
+    """Read a data set, and say whose form it has and how it was read."""
+    from counterfact.contracts.datasets import load_dataset  # noqa: PLC0415
+
+    data = load_dataset(source, limit, benchmark=benchmark)
+    for line in (data.described, *data.notes):
+        note(line)
+    return data
 
 
 def memory_of(lm: "LM", given: str | None, length: int = 100) -> float | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from counterfact.cli._common import Limit, Seed, console, progress_bar
+from counterfact.cli._common import Limit, Seed, console, note, progress_bar
 from counterfact.cli._sources import (
     Cache,
     Contact,
@@ -116,19 +116,23 @@ def build(
 def zsre(
     out: Annotated[Path, typer.Option(help="Folder of the data set.", file_okay=False)] = Path("datasets/zsre"),
     source: Annotated[
-        Path | None, typer.Option(help="zsre_mend_eval.json or a similar file; default: embedded.")
+        Path | None, typer.Option(help="zsre_mend_eval.json, or a file of another known form; default: embedded.")
     ] = None,
     limit: Limit = None,
     name: Annotated[str | None, typer.Option(help="Name of the data set.")] = None,
     version: Annotated[str, typer.Option(help="Version of the data set.")] = "1",
 ) -> None:
-    """Make a data set of a zsRE split in MEND's format; by default of the embedded one.
+    """Make a zsRE data set of a split in MEND's form, KnowEdit, QAEdit or others; by default of the embedded split.
 
     Example: `counterfact zsre --source zsre_mend_eval.json --limit 10000 --out datasets/zsre`
     """
     from counterfact.builders import zsre as builder  # noqa: PLC0415
 
-    _print_report(builder.build(out, source, limit=limit, name=name, version=version))
+    report = builder.build(out, source, limit=limit, name=name, version=version)
+    read = report.meta["sources"]["zsre"]
+    for line in (f"{read['file']}: {read['form']}, records read: {report.meta['counts']['read']:,}", *read["notes"]):
+        note(line)
+    _print_report(report)
 
 
 def _print_estimate(estimate: "Estimate") -> None:

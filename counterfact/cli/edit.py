@@ -31,6 +31,7 @@ from counterfact.cli._common import (
 from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json
 from counterfact.core.prompts import check_template, fill, read_templates
+from counterfact.core.subjects import joiner_after
 
 if TYPE_CHECKING:
     from counterfact.evaluation.showcase import Saying
@@ -106,7 +107,7 @@ def edit(
             notes.print(moment_words(moment), style="dim", soft_wrap=True)
         for template in chosen.provenance.get("context_templates", ()) if verbose else ():
             notes.print(f"context: {template!r}", style="dim", markup=False, soft_wrap=True)
-        request = Request(0, prompt, subject, str(target), true)
+        request = Request(0, prompt, subject, str(target), true, joiner=joiner_after(prompt))
         say_first_tokens(editor, edited_at_first_token(lm, chosen.resolved.settings, [request]), 1)
         made = chosen(request)
         failed = why_not_taken(lm, request, made)

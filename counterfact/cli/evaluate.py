@@ -26,6 +26,7 @@ from counterfact.cli._common import (
     memory_of,
     moment_words,
     notes,
+    open_dataset,
     open_model,
     progress_bar,
     say_first_tokens,
@@ -103,7 +104,7 @@ def evaluate(
     """
     from dataclasses import replace  # noqa: PLC0415
 
-    from counterfact import Options, load_dataset  # noqa: PLC0415
+    from counterfact import Options  # noqa: PLC0415
     from counterfact import evaluate as evaluate_editors  # noqa: PLC0415
     from counterfact.contracts.editors import edited_at_first_token, settings_of  # noqa: PLC0415
     from counterfact.evaluation.schedule import Schedule  # noqa: PLC0415
@@ -114,7 +115,7 @@ def evaluate(
     settings_of(names, set_ or ())
     if network and len(names) > 1:
         raise BadInput(f"--network is the folder of one editor's network, got {', '.join(names)}; evaluate it alone")
-    data = load_dataset(dataset, limit, benchmark=benchmark)
+    data = open_dataset(dataset, limit, benchmark=benchmark)
     if runner == "local":
         lm = open_model(model, device, dtype, precision)
         memory = memory_of(lm, max_memory, length)

@@ -22,6 +22,7 @@ from counterfact.cli._common import (
     console,
     load_plugins,
     memory_of,
+    open_dataset,
     open_model,
     progress_bar,
 )
@@ -67,7 +68,7 @@ def sweep(
     Example: `counterfact sweep --dataset datasets/counterfact --editor rome --layers 0-5 --position subject_last
     --position last --limit 50`
     """
-    from counterfact import Options, load_dataset  # noqa: PLC0415
+    from counterfact import Options  # noqa: PLC0415
     from counterfact import sweep as sweep_editor  # noqa: PLC0415
     from counterfact.contracts.editors import settings_of  # noqa: PLC0415
     from counterfact.tracing.causal import CAVEAT  # noqa: PLC0415
@@ -75,7 +76,7 @@ def sweep(
     load_plugins(plugin)
     templates = None if contexts is None else read_templates(contexts)
     settings = settings_of([editor], set_ or ())[editor]
-    data = load_dataset(dataset, limit)
+    data = open_dataset(dataset, limit)
     lm = open_model(model, device, dtype, precision)
     with progress_bar("sweep") as advance:
         found = sweep_editor(

@@ -88,7 +88,8 @@ class Benchmark(Generic[R]):
     adopted_metrics: tuple[str, ...] = ()
     """Metrics of other benchmarks that its blocks can be measured by too."""
     lesson: Callable[[R], Lesson] | None = None
-    """What hypernetworks learn from a record; `None`: they cannot be trained on it."""
+    """What hypernetworks learn from a record; raises `ValueError` for one that has nothing to learn. `None`: they
+    cannot be trained on it."""
     released: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Name and version of published files, by their sha256."""
 
@@ -126,7 +127,7 @@ class Benchmark(Generic[R]):
         if not isinstance(value, dict):
             return BadRecord(position, f"expected a JSON object, got {type(value).__name__}")
         case_id = value.get("case_id", position)
-        if not isinstance(case_id, int):
+        if not isinstance(case_id, int) or isinstance(case_id, bool):
             return BadRecord(position, f"expected an integer case_id, got {case_id!r}")
         try:
             record = self.parse(value, position)

@@ -1,13 +1,16 @@
-"""Read a data set: a folder that `counterfact build` wrote, an official JSON file, or a data set on the Hub."""
+"""Read a data set: a folder that `counterfact build` wrote, a JSON file of any known form, or a data set on the Hub."""
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from counterfact.contracts.benchmarks import BENCHMARKS, Benchmark, benchmark_of
+from counterfact.contracts.formats import FORMATS, Format, OtherFormat, format_of, unread_keys
 from counterfact.core.errors import BadInput
-from counterfact.core.files import hash_file, hash_json, read_json, read_jsonl
+from counterfact.core.files import canonical_json, hash_file, read_json, read_jsonl
 from counterfact.core.hub import published_source, read_published
 from counterfact.core.records import BadRecord, Record
 from counterfact.core.references import ReferenceTexts
@@ -28,6 +31,10 @@ class Dataset:
     reference_texts: ReferenceTexts | None = None
     known_of: int | None = None
     """How many records were read, where only those are taken whose fact the unedited model knows; None: all are."""
+    form: str = ""
+    """Whose form a file has, for people; empty for what this project built."""
+    notes: tuple[str, ...] = ()
+    """How the file was read, where that is not plain from its form."""
 
     @property
     def benchmark(self) -> Benchmark[Any]:
@@ -39,6 +46,11 @@ class Dataset:
         """`name@version`, a folder name."""
         return f"{self.name}@{self.version}"
 
+    @property
+    def described(self) -> str:
+        """What was read, in words: whose form the file has, and how many records."""
+        return f"{self.path}: {self.form or self.benchmark.title}, {_count(len(self.records))}"
+
 
 def load_dataset(
     source: str | Path, limit: int | None = None, name: str | None = None, benchmark: str | None = None
@@ -46,16 +58,16 @@ def load_dataset(
     """Read a data set.
 
     Args:
-        source: a folder with `records.jsonl`; a `.json` file that holds a list (the released CounterFact, or zsRE
-            in MEND's schema); a `.jsonl` file; or a data set on the Hub, as `org/name`, `org/name:config`,
+        source: a folder with `records.jsonl`; a `.json` file that holds a list, or a `.jsonl` file, of any form that
+            docs/formats.md names; or a data set on the Hub, as `org/name`, `org/name:config`,
             `org/name:config@revision`, or the folder that `counterfact push --dry-run` staged for it.
         limit: how many records to take, from the start.
         name: a name to give it; by default that of its `build.json`, else of its file.
-        benchmark: the benchmark to read it for; by default the one that recognises its records.
+        benchmark: the benchmark to read it for; by default the one that its form is for.
 
     Raises:
-        BadInput: there is nothing to read, a line is not JSON (file and line are named), no schema fits, or two
-            records share a case id.
+        BadInput: there is nothing to read, a line is not JSON (file and line are named), no form fits or it is one
+            that cannot be read, no record can be used, or two records share a case id.
     """
     path = Path(source)
     chosen = None if benchmark is None else BENCHMARKS.get(benchmark)
@@ -71,18 +83,159 @@ def load_dataset(
         values = list(read_jsonl(path / "records.jsonl"))
         if (path / "reference_texts.jsonl").exists():
             references = ReferenceTexts(read_jsonl(path / "reference_texts.jsonl"))
-    elif path.suffix == ".jsonl":
-        values = list(read_jsonl(path))
-    elif path.suffix == ".json":
-        values = _read_list(path)
-        snippets = path.parent / "attribute_snippets.json"
-        references = ReferenceTexts(read_json(snippets)) if snippets.exists() else None
-        meta = _released(hash_file(path))
+    elif path.suffix in {".json", ".jsonl"}:
+        values = read_values(path)
+        if path.suffix == ".json":
+            snippets = path.parent / "attribute_snippets.json"
+            references = ReferenceTexts(read_json(snippets)) if snippets.exists() else None
+            meta = _released(hash_file(path))
     else:
         raise BadInput(
             f"no data set at {source}: expected a folder with records.jsonl, a .json or .jsonl file, or a Hub id"
         )
     return _assemble(values[:limit], meta, path, references, name, chosen)
+
+
+def read_values(path: Path) -> list[Any]:
+    """Read the JSON values of a `.json` file that holds a list, or of any other file that has one a line.
+
+    Raises:
+        BadInput: the file is missing, is not JSON, or holds no list.
+    """
+    if path.suffix != ".json":
+        return list(read_jsonl(path))
+    values = read_json(path)
+    if not isinstance(values, list):
+        raise BadInput(f"{path}: expected a JSON list of records, got {type(values).__name__}")
+    return values
+
+
+class Reading(NamedTuple):
+    """Records of one file, and how they were read."""
+
+    benchmark: Benchmark[Any]
+    form: str
+    """Whose form the file has, for people."""
+    records: list[Record | BadRecord]
+    notes: tuple[str, ...]
+    content_hash: str
+
+
+def read_records(values: Sequence[Any], path: Path, chosen: Benchmark[Any] | None = None) -> Reading:
+    """Turn the values of a file into records of one benchmark.
+
+    Args:
+        values: one JSON value a record.
+        path: of the file, for messages.
+        chosen: the benchmark; by default the one that the file's form is for.
+
+    Raises:
+        BadInput: no form fits, it is one that cannot be read, or no record can be used.
+    """
+    form, benchmark = _recognised(values, path, chosen)
+    digest, said = sha256(b"["), Counter[str]()
+    ignored: dict[str, None] = {}
+    records: list[Record | BadRecord] = []
+    for place, value in enumerate(values):
+        text, flaw = _hashed(value)
+        digest.update(("," if place else "").encode() + text)
+        if flaw is not None:
+            records.append(BadRecord(place, flaw))
+            continue
+        records.append(_read(value, place, form, benchmark, said))
+        if form is not None and isinstance(value, dict):
+            ignored |= dict.fromkeys(unread_keys(value, form, benchmark.name))
+    digest.update(b"]")
+    records = _numbered(records)
+    title = benchmark.title if form is None else form.title
+    bad = [record for record in records if isinstance(record, BadRecord)]
+    if records and len(bad) == len(records):
+        raise BadInput(
+            f"{path}: {title}, {_count(len(bad))}, of which {benchmark.title} can use none; the first: record "
+            f"{bad[0].case_id}: {bad[0].reason}"
+        )
+    notes = tuple(_notes(form, ignored, said, bad))
+    return Reading(benchmark, title, records, notes, digest.hexdigest())
+
+
+def _recognised(
+    values: Sequence[Any], path: Path, chosen: Benchmark[Any] | None
+) -> tuple[Format | None, Benchmark[Any]]:
+    """Return the form of a file, by its first record that has a known one, and the benchmark to read it for."""
+    if not values and chosen is None:
+        raise BadInput(f"{path} holds no records")
+    for value in values:
+        if not isinstance(value, dict):
+            continue
+        form, own = format_of(value), benchmark_of(value)
+        if isinstance(form, OtherFormat):
+            raise BadInput(f"{path} is {form.title}: {form.advice}")
+        if form is not None:
+            benchmark = chosen or own or BENCHMARKS.get(form.benchmark)
+            by_itself = benchmark.recognises is not None and benchmark.recognises(value)
+            return (None if by_itself and benchmark.name != form.benchmark else form), benchmark
+        if own is not None:
+            return None, chosen or own
+    if chosen is not None:
+        return None, chosen
+    keys = next((", ".join(map(str, value)) for value in values if isinstance(value, dict)), "none")
+    known = ", ".join(FORMATS.get(name).title for name in FORMATS if isinstance(FORMATS.get(name), Format))
+    raise BadInput(
+        f"{path}: no record is of a known form; keys found: {keys:.200}. Known: {known}; see docs/formats.md"
+    )
+
+
+def _hashed(value: Any) -> tuple[bytes, str | None]:
+    """Return the bytes of a value that are hashed, and why it cannot be used, where JSON does not allow it."""
+    try:
+        return canonical_json(value).encode(), None
+    except UnicodeEncodeError as error:
+        flaw = f"it holds half of a character, \\u{ord(error.object[error.start]):04x} (a lone surrogate)"
+    except ValueError:
+        flaw = "it holds NaN or an infinity, which JSON does not know"
+    return ascii(value).encode(), flaw
+
+
+def _read(
+    value: Any, place: int, form: Format | None, benchmark: Benchmark[Any], said: Counter[str]
+) -> Record | BadRecord:
+    if form is None or not isinstance(value, dict):
+        return benchmark.read(value, place)
+    notes: list[str] = []
+    try:
+        made = form.convert(value, place, notes.append)
+    except ValueError as error:
+        given = value.get("case_id")
+        return BadRecord(given if isinstance(given, int) else place, str(error))
+    said.update(dict.fromkeys(notes, 1))
+    return benchmark.read(made, place)
+
+
+def _numbered(records: list[Record | BadRecord]) -> list[Record | BadRecord]:
+    """Give bad records whose number another has a number of their own, below zero."""
+    taken = {record.case_id for record in records if not isinstance(record, BadRecord)}
+    numbered: list[Record | BadRecord] = []
+    for place, record in enumerate(records):
+        if isinstance(record, BadRecord):
+            record = record if record.case_id not in taken else BadRecord(-1 - place, record.reason)
+            taken.add(record.case_id)
+        numbered.append(record)
+    return numbered
+
+
+def _notes(form: Format | None, ignored: dict[str, None], said: Counter[str], bad: list[BadRecord]) -> Iterator[str]:
+    if form is not None and form.warning:
+        yield form.warning
+    if ignored:
+        yield f"keys that are ignored: {', '.join(ignored)}"
+    for note, count in sorted(said.items()):
+        yield f"{_count(count)}: {note}"
+    if bad:
+        yield f"{_count(len(bad))} cannot be used; the first: record {bad[0].case_id}: {bad[0].reason}"
+
+
+def _count(records: int) -> str:
+    return f"{records:,} record{'' if records == 1 else 's'}"
 
 
 def _assemble(
@@ -93,39 +246,33 @@ def _assemble(
     name: str | None,
     chosen: Benchmark[Any] | None,
 ) -> Dataset:
-    benchmark = chosen or _recognised(values, path)
-    records = tuple(benchmark.read(value, position) for position, value in enumerate(values))
-    twice = [case_id for case_id, count in Counter(record.case_id for record in records).items() if count > 1]
-    if twice:
-        raise BadInput(f"{path}: case_id {twice[0]} stands more than once; each record needs an id of its own")
-    content_hash = hash_json(values)
+    reading = read_records(values, path, chosen)
+    _check_ids(reading.records, path)
     return Dataset(
         name=name or meta.get("name") or path.stem,
-        version=str(meta.get("version") or content_hash[:8]),
-        kind=benchmark.name,
-        records=records,
-        content_hash=content_hash,
+        version=str(meta.get("version") or reading.content_hash[:8]),
+        kind=reading.benchmark.name,
+        records=tuple(reading.records),
+        content_hash=reading.content_hash,
         path=str(path),
         reference_texts=references,
+        form=reading.form if path.is_file() else "",
+        notes=reading.notes,
     )
 
 
-def _recognised(values: list[Any], path: Path) -> Benchmark[Any]:
-    found = (benchmark_of(value) for value in values if isinstance(value, dict))
-    benchmark = next((each for each in found if each is not None), None)
-    if benchmark is None:
-        raise BadInput(f"{path}: no record is of a known benchmark: {', '.join(BENCHMARKS)}")
-    return benchmark
+def _check_ids(records: Sequence[Record | BadRecord], path: Path) -> None:
+    first: dict[int, int] = {}
+    for place, record in enumerate(records):
+        if (before := first.setdefault(record.case_id, place)) != place:
+            raise BadInput(
+                f"{path}: case_id {record.case_id} stands more than once, in the records at places {before} and "
+                f"{place} from 0, as where two files were joined; each record needs an id of its own: number them "
+                "anew, or evaluate each file by itself"
+            )
 
 
 def _released(digest: str) -> dict[str, Any]:
     """Return name and version of a published file by its sha256; empty for any other."""
     known = [BENCHMARKS.get(name).released.get(digest) for name in BENCHMARKS]
     return next(({"name": found[0], "version": found[1]} for found in known if found is not None), {})
-
-
-def _read_list(path: Path) -> list[Any]:
-    values = read_json(path)
-    if not isinstance(values, list):
-        raise BadInput(f"{path}: expected a JSON list of records, got {type(values).__name__}")
-    return values

@@ -75,29 +75,31 @@ def write_jsonl(path: Path, values: Iterable[Any]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file; a byte order mark is passed over.
 
     Raises:
-        BadInput: the file is missing or is not JSON; the message holds its name and the line.
+        BadInput: the file is missing or is not JSON; the message holds its name, and what it is instead or the line.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise BadInput(f"no file {path}") from error
     except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not UTF-8 text: {error}") from error
+        raise BadInput(_instead(path) or f"{path} is not UTF-8 text: {error}") from error
+    try:
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise BadInput(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+        raise BadInput(_instead(path) or _malformed(path, text, error)) from error
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:
-    """Read one JSON value a line; empty lines are passed over.
+    """Read one JSON value a line; empty lines and a byte order mark are passed over.
 
     Raises:
         BadInput: the file is missing, or a line is not JSON; the message holds the file and the line's number.
     """
     try:
-        file = path.open(encoding="utf-8")
+        file = path.open(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise BadInput(f"no file {path}") from error
     with file:
@@ -107,9 +109,48 @@ def read_jsonl(path: Path) -> Iterator[Any]:
                 if line.strip():
                     yield json.loads(line)
         except UnicodeDecodeError as error:
-            raise BadInput(f"{path}:{number + 1}: not UTF-8 text: {error}") from error
+            raise BadInput(_instead(path) or f"{path}:{number + 1}: not UTF-8 text: {error}") from error
         except json.JSONDecodeError as error:
-            raise BadInput(f"{path}:{number}: not JSON: {error.msg}") from error
+            raise BadInput(_instead(path) or f"{path}:{number}: not JSON: {error.msg}") from error
+
+
+_BEGINNINGS = {
+    rb"\s*version https://git-lfs\.github\.com/spec/": "a Git LFS pointer, which only names the file; run `git lfs "
+    "pull` in the repository that it is from, or download the file itself",
+    rb"\s*<(?:!doctype|html|head|body|\?xml)": "a web page, saved in place of the file; download it again, from the "
+    "address of the file itself",
+    rb"\x1f\x8b": "compressed by gzip; unpack it first",
+    rb"PK\x03\x04": "a zip archive; unpack it first",
+    rb"PAR1": "a Parquet file; write its rows as JSON lines first",
+    rb"(?:\xff\xfe|\xfe\xff)": "text in UTF-16; save it as UTF-8",
+}
+"""What a file is whose first bytes match, and what to do about it."""
+
+
+def _instead(path: Path) -> str | None:
+    """Return what a file is that is no JSON, where its first bytes tell."""
+    with path.open("rb") as file:
+        start = file.read(4096)
+    if not start.strip():
+        return f"{path} is empty; download or write it again"
+    what = next((what for pattern, what in _BEGINNINGS.items() if re.match(pattern, start, re.IGNORECASE)), None)
+    title = re.search(rb"<title[^>]*>\s*([^<]{1,100}?)\s*<", start, re.IGNORECASE)
+    said = f" ({title[1].decode(errors='replace')!r})" if title else ""
+    return None if what is None else f"{path}{said} is {what}"
+
+
+def _malformed(path: Path, text: str, error: json.JSONDecodeError) -> str:
+    more = text[error.pos : error.pos + 1] if error.msg == "Extra data" else ""
+    if more == "[":
+        return (
+            f"{path}:{error.lineno}: a second JSON array begins here, as where two files were joined; put each into a "
+            f"file of its own, or make one array of both: `jq -s add {path.name} > joined.json`"
+        )
+    if more == "{":
+        return f"{path}:{error.lineno}: a second JSON object begins here; if each line is one, name the file .jsonl"
+    if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
+        return f"{path}:{error.lineno}: not JSON: it ends in the middle of a value; copy or download it again"
+    return f"{path}:{error.lineno}: not JSON: {error.msg}"
 
 
 def differences(name: str, before: Any, now: Any) -> list[str]:

@@ -17,10 +17,12 @@ class Request:
     """Template with one `{}`."""
     subject: str
     target_new: str
-    """o*, without the leading space."""
+    """o*, without what joins it to the prompt."""
     target_true: str | None = None
     """o_c, where it is known."""
     relation_id: str | None = None
+    joiner: str = " "
+    """What stands between the prompt and a target: one space, or nothing in languages that write none."""
 
     @property
     def filled(self) -> str:

@@ -54,7 +54,7 @@ def encode(lm: LM, request: Request, templates: Sequence[str], position: Subject
     Raises:
         ValueError: the subject or the target cannot be found in the tokens, or a row is too long for the model.
     """
-    target = tuple(lm.target_tokens(request.target_new))
+    target = tuple(lm.target_tokens(request.target_new, request.joiner))
     prompts = [fill(template, request.prompt) for template in templates]
     located = lm.locate([*prompts, KL_TEMPLATE], [request.subject] * (len(prompts) + 1), position)
     rows = [Row((*ids, *target[:-1]), index) for ids, index in located[:-1]]

@@ -33,8 +33,11 @@ def known_records(lm: LM, records: Sequence[Record | BadRecord], *, plan: Plan |
     """
     asked: list[tuple[Record, Query]] = []
     for record in records:
-        if not isinstance(record, BadRecord) and record.request.target_true is not None:
-            asked.append((record, Query(record.request.filled, (record.request.target_true,))))
+        if isinstance(record, BadRecord):
+            continue
+        request = record.request
+        if request.target_true is not None:
+            asked.append((record, Query(request.filled, (request.target_true,), request.joiner)))
     with float32_products(lm.precision):
         scores = score(lm, [query for _, query in asked], plan=plan)
     return [

@@ -83,7 +83,7 @@ def why_not_taken(lm: LM, request: Request, edit: Edit) -> str | None:
     """
     targets = [request.target_new] if request.target_true is None else [request.target_new, request.target_true]
     with float32_products(lm.precision):
-        [scores] = score(lm, [Query(request.filled, tuple(targets))], [0], [edit])
+        [scores] = score(lm, [Query(request.filled, tuple(targets), request.joiner)], [0], [edit])
     if isinstance(scores, Unscored):
         raise ValueError(f"the prompt could not be scored: {scores.reason}")
     new, *true = scores

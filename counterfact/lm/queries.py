@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class Query:
-    """A prompt, and continuations to score after it, each after one space."""
+    """A prompt, and continuations to score after it."""
 
     prompt: str
     targets: tuple[str, ...]
+    joiner: str = " "
+    """What stands between the prompt and each."""
 
 
 @dataclass(frozen=True)

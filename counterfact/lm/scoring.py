@@ -99,7 +99,7 @@ def _lay_out(
 ) -> tuple[list[_ScoredRow], list[list[list[int]]], dict[int, str]]:
     """Turn queries into rows; return them, the slots of each query's targets, and why queries have none."""
     prompts = lm.encoding.prompts(in_context([query.prompt for query in queries], edit_index, edits))
-    targets, unencodable = _encode(lm, {target: None for query in queries for target in query.targets})
+    targets, unencodable = _encode(lm, {(query.joiner, target): None for query in queries for target in query.targets})
     rows: list[_ScoredRow] = []
     slots: list[list[list[int]]] = []
     failed: dict[int, str] = {}
@@ -111,7 +111,7 @@ def _lay_out(
             continue
         by_prefix: dict[tuple[int, ...], _ScoredRow] = {}
         for target in query.targets:
-            ids = targets[target]
+            ids = targets[query.joiner, target]
             row = by_prefix.setdefault(tuple(ids[:-1]), _ScoredRow([*prompt, *ids[:-1]], edit_index[i], [], i))
             places = range(len(prompt) - 1, len(row.ids))
             row.reads.extend(_Read(p, t, count + j) for j, (p, t) in enumerate(zip(places, ids, strict=True)))
@@ -121,24 +121,28 @@ def _lay_out(
     return rows, slots, failed
 
 
-def _encode(lm: LM, targets: Iterable[str]) -> tuple[dict[str, list[int]], dict[str, str]]:
+_Joined = tuple[str, str]
+"""A target behind its joiner."""
+
+
+def _encode(lm: LM, targets: Iterable[_Joined]) -> tuple[dict[_Joined, list[int]], dict[_Joined, str]]:
     """Return the ids of each target, and the reason for each that has none."""
-    ids: dict[str, list[int]] = {}
-    reasons: dict[str, str] = {}
-    for target in targets:
+    ids: dict[_Joined, list[int]] = {}
+    reasons: dict[_Joined, str] = {}
+    for joiner, target in targets:
         try:
-            ids[target] = lm.target_tokens(target)
+            ids[joiner, target] = lm.target_tokens(target, joiner)
         except ValueError as error:
-            reasons[target] = str(error)
+            reasons[joiner, target] = str(error)
     return ids, reasons
 
 
 def _refuse(
-    lm: LM, prompt: list[int], query: Query, targets: dict[str, list[int]], unencodable: dict[str, str]
+    lm: LM, prompt: list[int], query: Query, targets: dict[_Joined, list[int]], unencodable: dict[_Joined, str]
 ) -> str | None:
     if not prompt:
         return "the prompt has no tokens"
-    for target in query.targets:
+    for target in ((query.joiner, each) for each in query.targets):
         if target in unencodable:
             return unencodable[target]
         if (length := len(prompt) + len(targets[target]) - 1) > lm.max_length:

@@ -121,7 +121,12 @@ class Records:
             self.dropped["its subject is evaluated on"] += 1
             return None
         try:
-            item = _tokens(lm, self._lesson(record), record.request)
+            learned = self._lesson(record)
+        except ValueError as error:
+            self.dropped[str(error)] += 1
+            return None
+        try:
+            item = _tokens(lm, learned, record.request)
         except ValueError:
             self.dropped["cannot be encoded"] += 1
             return None
@@ -139,7 +144,7 @@ class Records:
 
 
 def _tokens(lm: LM, lesson: Lesson, request: Request) -> Item:
-    answer = lm.target_tokens(lesson.true or lesson.target)
+    answer = lm.target_tokens(lesson.true or lesson.target, request.joiner)
     prompt = lm.prompt_tokens(request.filled)
     return Item(
         case_id=request.id,
@@ -147,7 +152,7 @@ def _tokens(lm: LM, lesson: Lesson, request: Request) -> Item:
         subject=request.subject,
         prompt=prompt,
         paraphrases=lm.encoding.prompts(lesson.paraphrases),
-        target=lm.target_tokens(lesson.target),
+        target=lm.target_tokens(lesson.target, request.joiner),
         fact=prompt + answer,
         neighborhood=[ids + answer for ids in lm.encoding.prompts(lesson.neighborhood)],
     )

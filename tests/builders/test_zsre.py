@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from counterfact.builders.zsre import build, convert, read_zsre
+from counterfact.builders.zsre import build, read_zsre
 from counterfact.contracts.datasets import load_dataset
 from counterfact.core.errors import BadInput
-from counterfact.core.records import BadRecord
-from counterfact.evaluation.benchmarks.zsre import ZsreRecord
+from counterfact.evaluation.benchmarks.zsre import ZSRE, ZsreRecord
 
 
 def entry(**changed: Any) -> dict[str, Any]:
@@ -88,7 +87,8 @@ def test_bad_entries_are_counted_and_keep_the_others_ids(tmp_path: Path) -> None
     assert [record.case_id for record in records_of(tmp_path / "out")] == [len(BAD)]
     counts = report.meta["counts"]
     assert counts["read"] == len(BAD) + 1 == counts["records"] + sum(counts["dropped"].values())
-    assert counts["dropped"]["the subject … is not in the question …"] == 2
+    assert counts["dropped"]["the subject … is not in …"] == 1
+    assert counts["dropped"]["the subject is empty"] == 1
 
 
 @given(size=st.integers(1, 12), usable=st.lists(st.booleans(), min_size=1, max_size=10))
@@ -97,7 +97,11 @@ def test_size_is_honoured(size: int, usable: list[bool], tmp_path_factory: pytes
         entry(subject=f"Lake {n}", src=f"Who saw Lake {n}?") if good else entry(answers=[])
         for n, good in enumerate(usable)
     ]
-    records, dropped = read_zsre(write(tmp_path_factory.mktemp("zsre"), entries), size)
+    if not any(usable):
+        with pytest.raises(BadInput, match="can use none"):
+            read_zsre(write(tmp_path_factory.mktemp("zsre"), entries), size)
+        return
+    records, dropped, *_ = read_zsre(write(tmp_path_factory.mktemp("zsre"), entries), size)
     wanted = [n for n, good in enumerate(usable) if good][:size]
     assert [record["case_id"] for record in records] == wanted
     assert dropped.total() == (wanted[-1] + 1 if len(wanted) == size else len(usable)) - len(wanted)
@@ -133,10 +137,30 @@ def test_a_missing_file_and_a_size_of_none_are_refused(tmp_path: Path) -> None:
         build(tmp_path / "out", write(tmp_path, [entry()]), limit=0)
 
 
-def test_no_text_is_changed() -> None:
-    kept = convert(entry(answers=["Ａ — ﬁn\u00a0"], loc_ans="ça"), 0)
-    assert not isinstance(kept, BadRecord)
+def test_no_text_is_changed(tmp_path: Path) -> None:
+    [kept] = read_zsre(write(tmp_path, [entry(answers=["Ａ — ﬁn\u00a0"], loc_ans="ça")])).records
     assert (kept["answers"], kept["loc_ans"]) == (["Ａ — ﬁn\u00a0"], "ça")
+
+
+def test_a_built_folder_teaches_what_its_file_teaches(tmp_path: Path) -> None:
+    source = write(tmp_path, [entry(), entry(alt="Carla")])
+    build(tmp_path / "out", source)
+    raw, built = load_dataset(source), load_dataset(tmp_path / "out")
+    assert built.records == raw.records
+    lessons = [ZSRE.lesson(record) for record in records_of(tmp_path / "out")] if ZSRE.lesson else []
+    assert [(lesson.target, lesson.true) for lesson in lessons] == [("Bela", "the Tessel"), ("Carla", "the Tessel")]
+
+
+def test_a_file_of_another_form_is_read_and_named(tmp_path: Path) -> None:
+    value = {"id": 4, "source": "TQA", "prompt": "Who dug Lake Orim?", "target": "Ove", "subject": "Lake Orim"}
+    asked = [{"loc": "who counts geese", "loc_ans": "nobody"}, {"loc": "who counts cows", "loc_ans": "Una"}]
+    report = build(
+        tmp_path / "out", write(tmp_path, [{**value, "rephrase": "Lake Orim was dug by?", "locality": asked}])
+    )
+    assert report.meta["sources"]["zsre"]["form"] == "QAEdit"
+    [record] = records_of(tmp_path / "out")
+    assert [question.prompt for question in record.locality] == ["who counts geese", "who counts cows"]
+    assert json.loads((tmp_path / "out/stats.json").read_text())["locality_questions"] == 2
 
 
 def test_real_files(real_data: Path, tmp_path: Path) -> None:

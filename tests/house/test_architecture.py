@@ -91,11 +91,15 @@ NAMES_OF_NETWORKS = {"editing/networks.py", "training/sources.py"}
 @pytest.mark.parametrize("path", modules(set(ROOMS) - {"api", "cli"}), ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_engine_names_no_benchmark(path: Path) -> None:
     place = path.relative_to(ROOT / "counterfact").as_posix()
-    if place.startswith("evaluation/benchmarks/") or place in ABOUT_THE_PAPER | NAMES_OF_NETWORKS:
+    if (
+        place.startswith(("evaluation/benchmarks/", "evaluation/formats/"))
+        or place in ABOUT_THE_PAPER | NAMES_OF_NETWORKS
+    ):
         return
     tree = ast.parse(path.read_text())
     for name in imports(tree):
-        assert not name.startswith("counterfact.evaluation.benchmarks"), f"{name}: benchmarks are found by discovery"
+        found = ("counterfact.evaluation.benchmarks", "counterfact.evaluation.formats")
+        assert not name.startswith(found), f"{name}: found by discovery"
     allowed = {"core/places.py", "core/hub.py", "evaluation/runners/_slurm_cluster.py"}  # names of folders and of jobs
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
     assert place in allowed or not texts & {"counterfact", "zsre", "counterfact_plus"}

@@ -1,13 +1,16 @@
 """What stands before a prompt, how a target is joined to it, and which token is a subject's."""
 
 import json
+import unicodedata
+from copy import deepcopy
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from counterfact.lm.model.encoding import Encoding
+from counterfact.lm.model.encoding import Encoding, SubjectRule
 from counterfact.lm.model.loading import LM
 from tests.support.models import BEGIN, FAMILIES, tiny_lm
 
@@ -106,6 +109,50 @@ def test_an_empty_target_is_refused(target: str) -> None:
         tiny_lm().target_tokens(target)
 
 
+def composing(kind: str = "gpt2") -> Encoding:
+    """A tokenizer that composes characters before it looks at them, as those of Qwen do."""
+    tokenizer = deepcopy(tiny_lm(kind).tokenizer)
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    return Encoding.of(tokenizer)
+
+
+@pytest.mark.parametrize("subject", ["Zo\u00eb", "Ex\u00e4mpl\u00eb D\u00e9", "\u00c5ne Mo\u00e9", "\ud55c"])
+@pytest.mark.parametrize("template", ["{} speaks French", "In {}, the ferry", "She met {}"])
+def test_a_name_has_one_place_composed_and_decomposed(template: str, subject: str) -> None:
+    encoding = composing()
+    apart = unicodedata.normalize("NFD", subject)
+    assert apart != subject
+    for rule in get_args(SubjectRule):
+        together, by_marks = (encoding.locate([template], [name], rule) for name in (subject, apart))
+        assert together == by_marks
+    assert encoding.locate([template], [subject]) == tiny_lm().locate([template], [subject])
+
+
+def test_a_rule_that_needs_no_subject_asks_for_none() -> None:
+    lm = tiny_lm()
+    assert lm.subject_position("{} is", " ", "last") == len(lm.prompt_tokens("  is")) - 1
+    with pytest.raises(ValueError, match="no token"):
+        Encoding.of(blind()).locate(["{}ab"], ["\u6771"])
+    [(ids, position)] = Encoding.of(blind()).locate(["{}ab"], ["\u6771"], "last")
+    assert position == len(ids) - 1
+
+
+def blind() -> PreTrainedTokenizerFast:
+    """A tokenizer that drops a character."""
+    tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
+    tokenizer.normalizer = normalizers.Replace("東", "")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("target", ["\u5317\u4eac", "Oslo", "5,000"])
+def test_a_target_without_a_joiner_follows_at_once(family: str, target: str) -> None:
+    lm = tiny_lm(family)
+    assert lm.target_tokens(target, "") == lm.tokens(target)
+    assert lm.decode(lm.target_tokens(target, "")) == target
+    assert lm.target_tokens(target) == lm.tokens(f" {target}")
+
+
 def sentence_piece(words: list[str]) -> Encoding:
     """A tokenizer that puts a space of its own before each text, as those of Llama 2 do, and knows few characters."""
     vocabulary = {"<unk>": 0, "</s>": 1}
@@ -129,6 +176,7 @@ def test_a_tokenizer_that_adds_a_space_does_not_add_two() -> None:
     assert tokens == ["▁Oslo"]
     together = encoding.prompts(["a in Oslo"])[0]
     assert encoding.prompts(["a in"])[0] + encoding.target("Oslo") == together
+    assert encoding.tokenizer.convert_ids_to_tokens(encoding.target("Oslo", "")) == ["O", "s", "l", "o"]
     with pytest.raises(ValueError, match="cannot encode the target 'Ångström'"):
         encoding.target("Ångström")
     ((_, position),) = encoding.locate(["a in {} a"], ["Oslo"])

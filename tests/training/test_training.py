@@ -317,6 +317,21 @@ def test_examples_are_what_each_task_says(records: Dataset) -> None:
             assert lm.decode(item.target).strip() == wrong.alt != wrong.answers[0]
 
 
+def test_records_without_a_wrong_answer_are_left_out_and_counted(records: Dataset, tmp_path: Path) -> None:
+    values = json.loads((data_folder() / "zsre/train.json").read_text())[:80]
+    for value in values[60:70]:
+        del value["alt"]
+    (tmp_path / "zsre.json").write_text(json.dumps(values))
+    source = source_for(load_dataset(tmp_path / "zsre.json"), "zsre")
+    assert source.dropped["has no wrong answer (`alt`) to learn to edit in"] == 10
+    assert len(source.train) + len(source.validation) == len(values) - sum(source.dropped.values()) - source.reserved
+    for value in values:
+        value.pop("alt", None)
+    (tmp_path / "zsre.json").write_text(json.dumps(values))
+    with pytest.raises(BadInput, match="no wrong answer"):
+        source_for(load_dataset(tmp_path / "zsre.json"), "zsre")
+
+
 def test_every_item_is_drawn_once_in_a_round(records: Dataset) -> None:
     source = source_for(records, "counterfact")
     sampler, count = Sampler(source, 3), len(source.train)

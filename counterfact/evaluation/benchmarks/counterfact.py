@@ -13,6 +13,7 @@ from counterfact.contracts.benchmarks import Answers, Benchmark, Lesson, benchma
 from counterfact.core.numbers import finite
 from counterfact.core.records import Border, Request
 from counterfact.core.references import ReferenceTexts
+from counterfact.core.subjects import joiner_after
 from counterfact.lm.queries import Query
 
 OFFICIAL = "d017056125178a13728594e66a801357a8db9ed7973a7425554bb4271de9fc6f"
@@ -26,7 +27,7 @@ PromptsBySort = Mapping[str, Sequence[str]]
 class Entity(Border):
     """A label and, where it is known, its WikiData id."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True, serialize_by_alias=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, populate_by_name=True, serialize_by_alias=True)
 
     text: str = Field(alias="str")
     """The label; `str` in files."""
@@ -36,15 +37,27 @@ class Entity(Border):
 class RequestedRewrite(Border):
     """{s, r, o_c, o*, p*} of the paper, appendix D."""
 
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
     prompt: str
     relation_id: str | None = None
     target_new: Entity
-    target_true: Entity
+    target_true: Entity | None = None
+    """`None` where it is not known: then nothing is asked that compares with it."""
     subject: str
+
+    @property
+    def true_text(self) -> str:
+        """The true object's label; raises `ValueError` where it is not known."""
+        if self.target_true is None:
+            raise ValueError("the record has no true object")
+        return self.target_true.text
 
 
 class CounterFactRecord(Border):
     """One CounterFact record, with the keys of the released file, and its provenance where we built it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
     case_id: int
     pararel_idx: int | None = None
@@ -53,7 +66,11 @@ class CounterFactRecord(Border):
     neighborhood_prompts: list[str]
     attribute_prompts: list[str]
     generation_prompts: list[str]
+    distracting_neighborhood_prompts: list[str] | None = None
+    """Neighborhood prompts right after the edited fact, where CounterFact+ publishes them."""
     provenance: dict[str, Any] | None = None
+    joiner: str | None = None
+    """What stands between a prompt and an object; `None`: what its language has there."""
 
     @property
     def request(self) -> Request:
@@ -64,8 +81,9 @@ class CounterFactRecord(Border):
             prompt=rewrite.prompt,
             subject=rewrite.subject,
             target_new=rewrite.target_new.text,
-            target_true=rewrite.target_true.text,
+            target_true=None if rewrite.target_true is None else rewrite.target_true.text,
             relation_id=rewrite.relation_id,
+            joiner=joiner_after(rewrite.prompt) if self.joiner is None else self.joiner,
         )
 
     @property
@@ -114,18 +132,26 @@ def parse(value: Mapping[str, Any], _position: int) -> CounterFactRecord:
 
 def requested_rewrite(record: CounterFactRecord) -> dict[str, Any]:
     """Return the edit with the released file's keys."""
-    return record.requested_rewrite.model_dump(by_alias=True)
+    known = record.requested_rewrite.model_dump(by_alias=True)
+    return {key: value for key, value in known.items() if key != "target_true" or value is not None}
 
 
 def both_objects(record: CounterFactRecord, prompts: PromptsBySort) -> list[Query]:
-    """Return one query for each prompt, with the new and the true object."""
-    rewrite = record.requested_rewrite
-    targets = (rewrite.target_new.text, rewrite.target_true.text)
-    return [Query(prompt, targets) for mine in prompts.values() for prompt in mine]
+    """Return one query for each prompt, with the new and the true object; without a true one, the edit's own prompt."""
+    request = record.request
+    if request.target_true is None:
+        return [Query(request.filled, (request.target_new,), request.joiner)]
+    targets = (request.target_new, request.target_true)
+    return [Query(prompt, targets, request.joiner) for mine in prompts.values() for prompt in mine]
 
 
 def nats_of_both(prompts: PromptsBySort, answers: Answers) -> dict[str, Any]:
-    """Return `{sort}_prompts_probs`: nats per target token, `None` where the model gave no number (NaN, infinity)."""
+    """Return `{sort}_prompts_probs`: nats per target token, `None` where the model gave no number (NaN, infinity).
+
+    All are empty for a record without a true object.
+    """
+    if len(answers.scores[0]) == 1:
+        return {f"{sort}_prompts_probs": [] for sort in prompts}
     scores = iter(answers.scores)
     pairs = {sort: [next(scores) for _ in mine] for sort, mine in prompts.items()}
     return {
@@ -137,9 +163,8 @@ def nats_of_both(prompts: PromptsBySort, answers: Answers) -> dict[str, Any]:
 
 
 def target_tokens(_record: CounterFactRecord, answers: Answers) -> dict[str, int]:
-    """Return the numbers of tokens of the new and the true object."""
-    new, true = answers.scores[0]
-    return {"new": new.tokens, "true": true.tokens}
+    """Return the numbers of tokens of the new and, where it is known, the true object."""
+    return {name: score.tokens for name, score in zip(("new", "true"), answers.scores[0], strict=False)}
 
 
 def reference_key(record: CounterFactRecord) -> tuple[str | None, str | None]:
@@ -157,8 +182,14 @@ def essence_text(record: CounterFactRecord, references: ReferenceTexts) -> str |
 
 
 def lesson(record: CounterFactRecord) -> Lesson:
-    """Return the edit in the words of its paraphrases, and its neighborhood."""
+    """Return the edit in the words of its paraphrases, and its neighborhood.
+
+    Raises:
+        ValueError: the record has no true object.
+    """
     request = record.request
+    if request.target_true is None:
+        raise ValueError("has no true object")
     return Lesson(request.target_new, request.target_true, record.paraphrase_prompts, record.neighborhood_prompts)
 
 
@@ -169,7 +200,7 @@ COUNTERFACT = benchmark(
         version=1,
         paper="arXiv:2202.05262",
         parse=parse,
-        recognises=lambda value: "requested_rewrite" in value,
+        recognises=lambda value: isinstance(value.get("requested_rewrite"), Mapping),
         requested_rewrite=requested_rewrite,
         queries=lambda record: both_objects(record, record.scored_prompts),
         block=lambda record, answers: nats_of_both(record.scored_prompts, answers),

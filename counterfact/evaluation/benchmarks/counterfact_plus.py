@@ -3,7 +3,7 @@
 Hoelscher-Obermaier, Persson, Kran, Konstas, Barez. Detecting Edit Failures in Large Language Models: An Improved
 Specificity Benchmark. Findings of ACL 2023. https://arxiv.org/abs/2305.17553
 
-Its prompts are made from any CounterFact records, so that no data set of its own is needed.
+Its prompts are those that a record brings, else they are made, so that any CounterFact records will do.
 """
 
 from typing import Annotated, Any
@@ -56,9 +56,13 @@ class PlusBlock(Border):
 def plus_prompts(record: CounterFactRecord) -> list[str]:
     """Return each neighborhood prompt after the edited fact, stated as a sentence.
 
-    The unedited model is asked the same: the sentence alone moves it.
+    The unedited model is asked the same: the sentence alone moves it. Prompts that the record brings are taken as
+    they are.
     """
-    stated = f"{record.request.filled} {record.request.target_new}."
+    if record.distracting_neighborhood_prompts is not None:
+        return record.distracting_neighborhood_prompts
+    request = record.request
+    stated = f"{request.filled}{request.joiner}{request.target_new}."
     return [f"{stated} {prompt}" for prompt in record.neighborhood_prompts]
 
 

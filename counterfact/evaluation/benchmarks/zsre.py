@@ -5,7 +5,6 @@ https://arxiv.org/abs/1706.04115, in the splits of Mitchell et al. 2022, measure
 https://arxiv.org/abs/2202.05262, section 3.3.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -13,13 +12,23 @@ from pydantic import ConfigDict, Field
 
 from counterfact.contracts.benchmarks import Answers, Benchmark, Lesson, benchmark
 from counterfact.core.records import Border, Request
-from counterfact.lm.queries import Query
+from counterfact.core.subjects import joiner_after, with_slot
+from counterfact.lm.queries import Query, TargetScore
+
+from .counterfact import CounterFactRecord
 
 SORTS = ("rewrite", "paraphrase", "neighborhood")
 
 
+class Question(Border):
+    """A prompt, as it is asked, and its true answer."""
+
+    prompt: str
+    answer: str
+
+
 class ZsreRecord(Border):
-    """One zsRE record in the schema of MEND's files, reduced to what is evaluated."""
+    """One zsRE record in the schema of MEND's files, reduced to what is evaluated or trained on."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
@@ -27,26 +36,41 @@ class ZsreRecord(Border):
     subject: str
     src: str
     """The question; it holds the subject."""
-    rephrase: str
+    rephrase: str | None
+    """Another wording of it; `None` where there is none."""
     answers: list[str]
-    loc: str
-    """An unrelated question, its prefix `nq question: ` included."""
-    loc_ans: str
+    loc: str | None
+    """An unrelated question, its prefix `nq question: ` included, without its question mark."""
+    loc_ans: str | None
     alt: str | None = None
     """A wrong answer, where the file has one: what hypernetworks are trained to edit in."""
+    target_true: str | None = None
+    """What is true before the edit, where the answers are not."""
+    locality: list[Question] = Field(default_factory=list)
+    """More unrelated questions."""
+    joiner: str | None = None
+    """What stands between a question and its answer; `None`: what its language has there."""
 
     @property
     def request(self) -> Request:
         """The fact that an editor is to change: answer `src` with the first answer.
 
-        A subject that occurs more than once fills the slot at its last whole-word occurrence; the others stay text.
+        The slot is where `core.subjects.with_slot` finds the subject; other places where it stands stay text.
         """
-        found = list(re.finditer(rf"(?<!\w){re.escape(self.subject)}(?!\w)", self.src))
-        if not found:
-            raise ValueError(f"the subject {self.subject!r} is not in the question {self.src!r}")
-        start, end = found[-1].span()
-        prompt = f"{self.src[:start]}{{}}{self.src[end:]}"
-        return Request(id=self.case_id, prompt=prompt, subject=self.subject, target_new=self.answers[0])
+        prompt, subject = with_slot(self.src, self.subject)
+        joiner = joiner_after(prompt) if self.joiner is None else self.joiner
+        return Request(self.case_id, prompt, subject, self.answers[0], self.target_true, joiner=joiner)
+
+    @property
+    def asked(self) -> dict[str, list[Question]]:
+        """By sort, what is asked: the question, its rephrasing, and unrelated questions.
+
+        Unrelated questions have their true answers, not what the unedited model said.
+        """
+        loc = [] if self.loc is None or self.loc_ans is None else [Question(prompt=f"{self.loc}?", answer=self.loc_ans)]
+        asked = ([self.src], [] if self.rephrase is None else [self.rephrase])
+        edited = [[Question(prompt=prompt, answer=self.answers[0]) for prompt in prompts] for prompts in asked]
+        return dict(zip(SORTS, [*edited, [*loc, *self.locality]], strict=True))
 
 
 Booleans = Annotated[list[bool], Field(min_length=1, max_length=1000)]
@@ -61,13 +85,35 @@ class ZsreBlock(Border):
 
 
 def parse(value: Mapping[str, Any], position: int) -> ZsreRecord:
-    """Read one record of MEND's files, whose number is its position where it has none."""
+    """Read one record of MEND's files, whose number is its position where it has none, or one of CounterFact."""
+    if "requested_rewrite" in value:
+        return of_counterfact(CounterFactRecord.model_validate(value))
     record = ZsreRecord.model_validate({**value, "case_id": value.get("case_id", position)})
     if not record.answers:
         raise ValueError("the list of answers is empty")
-    if not record.loc_ans.strip():
+    if any(not each.answer.strip() for each in record.asked["neighborhood"]):
         raise ValueError("the locality answer is empty")
     return record
+
+
+def of_counterfact(record: CounterFactRecord) -> ZsreRecord:
+    """Return a CounterFact record as zsRE asks it, as EasyEdit measures CounterFact.
+
+    Its prompt is the question, its first paraphrase the rephrasing; neighborhood prompts ask for the true object.
+    """
+    request, true = record.request, record.request.target_true
+    return ZsreRecord(
+        case_id=record.case_id,
+        subject=request.subject,
+        src=request.filled,
+        rephrase=next(iter(record.paraphrase_prompts), None),
+        answers=[request.target_new],
+        loc=None,
+        loc_ans=None,
+        target_true=true,
+        joiner=request.joiner,
+        locality=[Question(prompt=near, answer=true) for near in record.neighborhood_prompts if true is not None],
+    )
 
 
 def requested_rewrite(record: ZsreRecord) -> dict[str, Any]:
@@ -77,28 +123,40 @@ def requested_rewrite(record: ZsreRecord) -> dict[str, Any]:
 
 
 def queries(record: ZsreRecord) -> list[Query]:
-    """Return the question, its rephrasing, and the unrelated question with a question mark, each with its answer.
-
-    The unrelated question is scored against its true answer, not against what the unedited model said.
-    """
-    answer = (record.answers[0],)
-    return [Query(record.src, answer), Query(record.rephrase, answer), Query(f"{record.loc}?", (record.loc_ans,))]
+    """Return everything that is asked, in order."""
+    joiner = record.request.joiner
+    return [Query(each.prompt, (each.answer,), joiner) for asked in record.asked.values() for each in asked]
 
 
-def block(_record: ZsreRecord, answers: Answers) -> dict[str, Any]:
-    """Return `{sort}_prompts_correct`: for each token of the answer, whether the model put it first."""
-    scored = zip(SORTS, answers.scores, strict=True)
-    return {f"{sort}_prompts_correct": list(score.correct) for sort, (score,) in scored}
+def block(record: ZsreRecord, answers: Answers) -> dict[str, Any]:
+    """Return `{sort}_prompts_correct`: for each token of the answers, whether the model put it first."""
+    scores = _by_sort(record, answers)
+    return {f"{sort}_prompts_correct": [right for each in mine for right in each.correct] for sort, mine in scores}
 
 
-def target_tokens(_record: ZsreRecord, answers: Answers) -> dict[str, int]:
-    """Return the numbers of tokens of the answer, and of the unrelated question's."""
-    return {"new": answers.scores[0][0].tokens, "neighborhood": answers.scores[2][0].tokens}
+def target_tokens(record: ZsreRecord, answers: Answers) -> dict[str, int]:
+    """Return the numbers of tokens of the answer, and of those of all unrelated questions where there are any."""
+    counts = {sort: sum(each.tokens for each in mine) for sort, mine in _by_sort(record, answers)}
+    return {"new": counts["rewrite"]} | {sort: counts[sort] for sort in SORTS[2:] if counts[sort]}
+
+
+def _by_sort(record: ZsreRecord, answers: Answers) -> list[tuple[str, list[TargetScore]]]:
+    scores = iter(answers.scores)
+    return [(sort, [next(scores)[0] for _ in asked]) for sort, asked in record.asked.items()]
 
 
 def lesson(record: ZsreRecord) -> Lesson:
-    """Return the wrong answer as what is to be edited in, where there is one, and the rephrasing."""
-    return Lesson(record.alt or record.answers[0], record.answers[0], [record.rephrase], [])
+    """Return what is to be edited in: the wrong answer, else an answer that is not true; and the rephrasing.
+
+    Raises:
+        ValueError: the record has only its true answer, which is no edit to learn.
+    """
+    others = [] if record.rephrase is None else [record.rephrase]
+    if record.alt:
+        return Lesson(record.alt, record.answers[0], others, [])
+    if record.target_true is None:
+        raise ValueError("has no wrong answer (`alt`) to learn to edit in")
+    return Lesson(record.answers[0], record.target_true, others, [])
 
 
 ZSRE = benchmark(

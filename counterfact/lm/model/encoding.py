@@ -11,6 +11,8 @@ SubjectRule = Literal["subject_last", "subject_first", "subject_first_after_last
 ANCHOR = "a"
 """A text of one word, before which a target is tokenised: tokenizers of the SentencePiece kind put a space of their
 own at the start of a text, so that " Paris" alone would get two."""
+BREAK = "\n"
+"""The same before a target that nothing joins to its prompt: a text that no tokenizer merges with it."""
 
 
 class Located(NamedTuple):
@@ -50,16 +52,17 @@ class Encoding:
         """Return the ids of many prompts, each after `start`."""
         return [[*self.start, *ids] for ids in self.texts(prompts)]
 
-    def target(self, target: str) -> list[int]:
-        """Return the ids of a target, which follows its prompt after one space.
+    def target(self, target: str, joiner: str = " ") -> list[int]:
+        """Return the ids of a target with what joins it to its prompt, by default one space.
 
         Raises:
             ValueError: the target is empty, or the tokenizer does not know its characters.
         """
         if not target.strip():
             raise ValueError(f"the target is empty: {target!r}")
-        text = target if target.startswith(" ") else f" {target}"
-        anchor, joined, alone = self.texts([ANCHOR, ANCHOR + text, text])
+        text = target if target.startswith(" ") else joiner + target
+        before = ANCHOR if joiner else BREAK
+        anchor, joined, alone = self.texts([before, before + text, text])
         ids = joined[len(anchor) :] if joined[: len(anchor)] == anchor else alone
         unknown, name = self.tokenizer.unk_token_id, self.tokenizer.unk_token
         if not ids or (unknown in ids and name not in target):
@@ -72,13 +75,15 @@ class Encoding:
         """Fill templates with subjects, tokenise them in one call, and find one token in each.
 
         By the characters each token stands for, in the whole filled prompt:
-        `subject_last`: the last token that overlaps the subject's last character (a character may be split over
-        several); `subject_first`: the first that overlaps its first character or the space before it, which a small
-        vocabulary keeps as a token of its own; `subject_first_after_last`: the one after `subject_last`, or
-        `subject_last` itself if the prompt ends there; `last`: the prompt's last token.
+        `subject_last`: the last token of the subject that starts at or before its last character (a character may be
+        split over several tokens, and a mark that the tokenizer composes with its letter has none); `subject_first`:
+        the first that overlaps its first character or the space before it, which a small vocabulary keeps as a token
+        of its own; `subject_first_after_last`: the one after `subject_last`, or `subject_last` itself if the prompt
+        ends there; `last`: the prompt's last token, wherever the subject is.
 
         Raises:
-            ValueError: unknown rule, a template without exactly one slot, an empty subject.
+            ValueError: unknown rule, a template without exactly one slot, and, unless the rule is `last`, a subject
+                that is empty or has no token.
         """
         if rule not in get_args(SubjectRule):
             raise ValueError(f"expected a rule among {', '.join(get_args(SubjectRule))}, got {rule!r}")
@@ -96,13 +101,15 @@ class Encoding:
     def _place(
         self, ids: list[int], spans: list[tuple[int, int]], before: str, subject: str, rule: SubjectRule
     ) -> Located:
+        if rule == "last" and ids:
+            return Located([*self.start, *ids], len(self.start) + len(ids) - 1)
         text = subject.strip()
         if not text:
             raise ValueError("the subject is empty")
         begin = len(before) + len(subject) - len(subject.lstrip())
         space = before.endswith(" ")  # the authors tokenise the subject together with it
         final = begin + len(text) - 1
-        last = max((i for i, (low, high) in enumerate(spans) if low <= final < high), default=None)
+        last = max((i for i, (low, high) in enumerate(spans) if low <= final and high > max(low, begin)), default=None)
         first = min((i for i, (low, high) in enumerate(spans) if low <= begin and high > begin - space), default=None)
         if last is None or first is None:
             raise ValueError(f"the tokenizer gives no token for the subject {subject!r}")
@@ -110,7 +117,6 @@ class Encoding:
             "subject_last": last,
             "subject_first": first,
             "subject_first_after_last": min(last + 1, len(ids) - 1),
-            "last": len(ids) - 1,
         }[rule]
         return Located([*self.start, *ids], len(self.start) + index)
 

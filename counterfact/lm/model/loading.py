@@ -153,13 +153,13 @@ class LM:
         """Return the ids of a prompt: a beginning-of-sequence token first if the tokenizer adds one, nothing after."""
         return self.encoding.prompts([prompt])[0]
 
-    def target_tokens(self, target: str) -> list[int]:
-        """Return the ids of a target after one space; a row is `prompt_tokens(p) + target_tokens(t)`.
+    def target_tokens(self, target: str, joiner: str = " ") -> list[int]:
+        """Return the ids of a target after its joiner; a row is `prompt_tokens(p) + target_tokens(t)`.
 
         Raises:
             ValueError: the target is empty, or the tokenizer cannot encode it.
         """
-        return self.encoding.target(target)
+        return self.encoding.target(target, joiner)
 
     def locate(
         self, templates: Sequence[str], subjects: Sequence[str], rule: SubjectRule = "subject_last"
