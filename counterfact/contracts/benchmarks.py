@@ -78,6 +78,8 @@ class Benchmark(Generic[R]):
     """Headings of its table, and the metrics below each."""
     composites: Mapping[str, tuple[str, ...]]
     """For each composite metric that it has, the metrics whose means go in; `S` always."""
+    complete: Callable[[Sequence[R | BadRecord]], Sequence[R | BadRecord]] = field(default=lambda records: records)
+    """Puts into each record what it must know of the others of its data set, in their order."""
     notation: Notation = "parentheses"
     generation_prompts: Callable[[R], list[str]] | None = None
     """Everything that a text is generated from; `None` where texts are no part of it."""

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from time import perf_counter
 from typing import Any, Literal
 
@@ -50,6 +51,11 @@ class Job:
     def benchmark(self) -> Benchmark[Any]:
         """What is asked about each record."""
         return self.task.dataset.benchmark
+
+    @cached_property
+    def records(self) -> Sequence[Record | BadRecord]:
+        """The records of the data set, each with what its benchmark tells it of the others."""
+        return self.benchmark.complete(self.task.dataset.records)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from counterfact.core.registry import Registry
 from counterfact.statistics.summary import composites_of, summarise
 
 BENCHMARKS.discover()
-WHAT = ("probs", "correct", "shifts", "said")
+WHAT = ("probs", "correct", "shifts", "said", "choices")
 SORTS = ("rewrite", "paraphrase", "neighborhood", "neighborhood_plus", "attribute")
 
 
@@ -28,6 +28,8 @@ def random_block(rng: random.Random) -> dict[str, Any]:
         amounts = [rng.choice([rng.uniform(0, 9), None]) for _ in range(rng.randint(1, 10))]
         block[f"{sort}_prompts_shifts"] = [{"kl": kl, "published": kl and kl / 50_000} for kl in amounts]
         texts = [rng.choice(["Oslo", "in Oslo, Norway", "elsewhere", None]) for _ in range(rng.randint(1, 10))]
+        nats = [[rng.choice([rng.uniform(0, 9), 2.5, None]) for _ in range(rng.randint(2, 5))] for _ in range(4)]
+        block[f"{sort}_prompts_choices"] = [{"total": each, "per_token": each} for each in nats]
         extra = {"answers": ["Oslo", "Christiania"]}
         block[f"{sort}_prompts_said"] = [{"text": text, "unchanged": rng.random() < 0.5, **extra} for text in texts]
     block |= {"ngram_entropy": rng.uniform(0, 8), "reference_score": rng.random(), "essence_score": rng.uniform(1, 99)}
