@@ -14,7 +14,7 @@ from counterfact.statistics.summary import composites_of, summarise
 
 BENCHMARKS.discover()
 WHAT = ("probs", "correct", "shifts", "said", "choices")
-SORTS = ("rewrite", "paraphrase", "neighborhood", "neighborhood_plus", "attribute")
+SORTS = ("rewrite", "paraphrase", "neighborhood", "neighborhood_plus", "attribute", "portability", "locality")
 
 
 def random_block(rng: random.Random) -> dict[str, Any]:
@@ -30,8 +30,10 @@ def random_block(rng: random.Random) -> dict[str, Any]:
         texts = [rng.choice(["Oslo", "in Oslo, Norway", "elsewhere", None]) for _ in range(rng.randint(1, 10))]
         nats = [[rng.choice([rng.uniform(0, 9), 2.5, None]) for _ in range(rng.randint(2, 5))] for _ in range(4)]
         block[f"{sort}_prompts_choices"] = [{"total": each, "per_token": each} for each in nats]
-        extra = {"answers": ["Oslo", "Christiania"]}
-        block[f"{sort}_prompts_said"] = [{"text": text, "unchanged": rng.random() < 0.5, **extra} for text in texts]
+        block[f"{sort}_prompts_said"] = [
+            {"text": text, "answers": ["Oslo", "Christiania"], "unchanged": rng.random() < 0.5, "known": known}
+            for text, known in zip(texts, rng.choices([True, False, None], k=len(texts)), strict=True)
+        ]
     block |= {"ngram_entropy": rng.uniform(0, 8), "reference_score": rng.random(), "essence_score": rng.uniform(1, 99)}
     return {**block, "text": ["a text"] * 10}
 
