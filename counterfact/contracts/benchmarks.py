@@ -10,7 +10,7 @@ from counterfact.contracts.metrics import METRICS, Metric, TextMetric, text_metr
 from counterfact.core.records import BadRecord, Border, Record, check_request
 from counterfact.core.references import ReferenceTexts
 from counterfact.core.registry import Registry
-from counterfact.lm.queries import Query, Shift, TargetScore
+from counterfact.lm.queries import Continuation, OpenQuery, Query, Shift, TargetScore
 
 R = TypeVar("R", bound=Record)
 Notation = Literal["parentheses", "plus-minus"]
@@ -25,6 +25,8 @@ class Answers:
     """One for each of the benchmark's queries, in their order."""
     shifts: Sequence[Shift] = ()
     """One for each of its `shift_prompts`, in their order."""
+    continuations: Sequence[Continuation] = ()
+    """One for each of its `open_queries`, in their order."""
 
 
 class Lesson(NamedTuple):
@@ -38,7 +40,7 @@ class Lesson(NamedTuple):
     """Prompts of other subjects whose answer is `true`."""
 
 
-def _nothing(_record: Any) -> list[str]:
+def _nothing(_record: Any) -> list[Any]:
     return []
 
 
@@ -76,11 +78,15 @@ class Benchmark(Generic[R]):
     """Headings of its table, and the metrics below each."""
     composites: Mapping[str, tuple[str, ...]]
     """For each composite metric that it has, the metrics whose means go in; `S` always."""
+    complete: Callable[[Sequence[R | BadRecord]], Sequence[R | BadRecord]] = field(default=lambda records: records)
+    """Puts into each record what it must know of the others of its data set, in their order."""
     notation: Notation = "parentheses"
     generation_prompts: Callable[[R], list[str]] | None = None
     """Everything that a text is generated from; `None` where texts are no part of it."""
     shift_prompts: Callable[[R], list[str]] = _nothing
     """Prompts after which the edited model's next-token distribution is compared with the unedited model's."""
+    open_queries: Callable[[R], list[OpenQuery]] = _nothing
+    """Prompts that the model goes on with by itself, greedily, for as long as each says."""
     passages: Callable[[R, ReferenceTexts], Mapping[str, str | None]] = field(default=lambda _record, _texts: {})
     """By key of the block, a text whose perplexity is kept there; `None` where a record has none."""
     reference_key: Callable[[R], tuple[str | None, str | None]] = field(default=lambda _record: (None, None))

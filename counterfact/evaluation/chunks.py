@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from time import perf_counter
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from counterfact.core.seeds import derive_seed
 from counterfact.evaluation.passages import text_perplexities
 from counterfact.evaluation.task import Task
 from counterfact.evaluation.text_metrics import TextScorer
+from counterfact.lm.continuation import continuations
 from counterfact.lm.edits.apply import Edit
 from counterfact.lm.forward.packed_products import packed_products
 from counterfact.lm.generation import Generation, generate
@@ -49,6 +51,11 @@ class Job:
     def benchmark(self) -> Benchmark[Any]:
         """What is asked about each record."""
         return self.task.dataset.benchmark
+
+    @cached_property
+    def records(self) -> Sequence[Record | BadRecord]:
+        """The records of the data set, each with what its benchmark tells it of the others."""
+        return self.benchmark.complete(self.task.dataset.records)
 
 
 @dataclass
@@ -162,14 +169,15 @@ def _score(job: Job, states: list[State]) -> None:
     of_state, edits = _edits_of(states)
     edit_index = [edit for edit, asked in zip(of_state, queries, strict=True) for _ in asked]
     scores = iter(score(job.lm, [query for asked in queries for query in asked], edit_index, edits, plan=job.plan))
-    shifts = iter(_shifts(job, states, of_state, edits))
-    for state, asked, moved in zip(states, queries, shifts, strict=True):
+    shifts = _shifts(job, states, of_state, edits)
+    spoken = _continuations(job, states, of_state, edits)
+    for state, asked, moved, said in zip(states, queries, shifts, spoken, strict=True):
         mine: list[Any] = [next(scores) for _ in asked]
-        failed = [result for result in (*mine, *moved) if isinstance(result, Unscored)]
+        failed = [result for result in (*mine, *moved, *said) if isinstance(result, Unscored)]
         if failed:
             state.fail("score", failed[0].reason)
         else:
-            answers = Answers(mine, moved)
+            answers = Answers(mine, moved, said)
             state.block = job.benchmark.block(state.record, answers)
             state.target_tokens = job.benchmark.target_tokens(state.record, answers)
 
@@ -183,6 +191,16 @@ def _shifts(job: Job, states: Sequence[State], of_state: Sequence[int], edits: S
     index = [edit for edit, mine in zip(of_state, prompts, strict=True) for _ in mine]
     moved = iter(next_token_shifts(job.lm, flat, index, edits, plan=job.plan))
     return [[next(moved) for _ in mine] for mine in prompts]
+
+
+def _continuations(
+    job: Job, states: Sequence[State], of_state: Sequence[int], edits: Sequence[Edit]
+) -> list[list[Any]]:
+    """Return for each record what the model said to the open queries of its benchmark."""
+    queries = [job.benchmark.open_queries(state.record) for state in states]
+    index = [edit for edit, mine in zip(of_state, queries, strict=True) for _ in mine]
+    said = iter(continuations(job.lm, [query for mine in queries for query in mine], index, edits, plan=job.plan))
+    return [[next(said) for _ in mine] for mine in queries]
 
 
 def _generate(job: Job, states: list[State]) -> None:

@@ -64,9 +64,9 @@ class Worker:
 
     def run(self, key: str, unit: Unit) -> Computed:
         """Compute one unit of the pass `key`, which was taken before."""
-        task, job, _ = self._jobs[key]
+        _, job, _ = self._jobs[key]
         splits = len(job.plan.splits)
-        outcomes = run_chunk(job, task.dataset.records[unit.start : unit.stop])
+        outcomes = run_chunk(job, job.records[unit.start : unit.stop])
         return Computed(unit, outcomes, job.plan.splits[splits:], peak_memory(self.lm.device))
 
     def _text_workers(self, task: Task) -> int:

@@ -4,6 +4,7 @@ import unicodedata
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from counterfact.lm.queries import Unscored
 
 RUN = 64
 """Neighbours in the vocabulary of which only the largest logit is looked at first."""
+NO_NUMBER = "the model gave NaN or infinite logits"
+LOOK = 4
+"""Columns between two looks at whether all texts have ended; on an accelerator each look waits for it."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,17 @@ class Generation:
     """All tokens: context, prompt and what follows."""
     text: str
     """Their text without the context: NFKD, blank lines replaced by a space, marks of beginning and end removed."""
+    given: int
+    """Number of tokens of context and prompt."""
+
+
+class Ending(NamedTuple):
+    """Where each text ends for itself, whatever is generated beside it."""
+
+    new_tokens: int
+    """Most tokens after a prompt."""
+    stops: frozenset[int]
+    """Tokens of which the first after a prompt is a text's last."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +64,7 @@ def generate(
     length: int = 100,
     top_k: int = 5,
     stop_at_end: bool = False,
+    ending: Ending | None = None,
     plan: Plan | None = None,
 ) -> list[Generation | Unscored]:
     """Go on with each prompt under its edit, by top-k sampling, up to `length` tokens in all.
@@ -67,6 +83,7 @@ def generate(
         length: tokens in all, context and prompt included.
         top_k: 1 takes the likeliest token always.
         stop_at_end: whether a text ends before the first of the model's end tokens after its prompt.
+        ending: where each text ends for itself, within `length`; a batch is done when all its texts have ended.
         plan: sizes of batches, by default those for the model on its device.
 
     Returns:
@@ -91,6 +108,8 @@ def generate(
     # Batches of one size: a small last one would read all weights for few rows.
     batches = -(-len(waiting) // plan.generation_rows)
     size = -(-len(waiting) // max(batches, 1))
+    if ending is not None and waiting:
+        length = min(length, len(waiting[-1].ids) + ending.new_tokens)
     cache = DecodeCache(size, length)
     with torch.inference_mode(), fused_activations(lm):
         stack = EditStack(lm, edits) if edits else None
@@ -98,7 +117,7 @@ def generate(
         def run(batch: Sequence[_TextRow]) -> None:
             context = stack.rows([row.edit_index for row in batch]) if stack else nullcontext()
             with context:
-                results.update(_sample(lm, batch, cache, length, top_k))
+                results.update(_sample(lm, batch, cache, length, top_k, ending))
 
         for start in range(0, len(waiting), max(size, 1)):
             for row in in_halves("generate", waiting[start : start + size], run, plan):
@@ -106,7 +125,9 @@ def generate(
     if stop_at_end:
         ends = end_tokens(lm)
         results |= {row.number: _cut(results[row.number], len(row.ids), ends) for row in rows}
-    return [_finish(lm, results[i], context[i]) for i in range(len(rows))]
+    if ending is not None:
+        results |= {row.number: _ended(results[row.number], len(row.ids), ending) for row in rows}
+    return [_finish(lm, results[row.number], context[row.number], len(row.ids)) for row in rows]
 
 
 def end_tokens(lm: LM) -> frozenset[int]:
@@ -121,6 +142,14 @@ def _cut(result: list[int] | Unscored, prompt: int, ends: Collection[int]) -> li
     if isinstance(result, Unscored):
         return result
     return result[: next((place for place in range(prompt, len(result)) if result[place] in ends), None)]
+
+
+def _ended(result: list[int] | Unscored, prompt: int, ending: Ending) -> list[int] | Unscored:
+    """Return a row up to its first stop after the prompt, that one included, or to its number of new tokens."""
+    if isinstance(result, Unscored):
+        return result
+    most = min(len(result), prompt + ending.new_tokens)
+    return result[: next((place + 1 for place in range(prompt, most) if result[place] in ending.stops), most)]
 
 
 def _check(
@@ -147,9 +176,9 @@ def _encode(
 
 
 def _sample(
-    lm: LM, batch: Sequence[_TextRow], cache: DecodeCache, length: int, top_k: int
+    lm: LM, batch: Sequence[_TextRow], cache: DecodeCache, length: int, top_k: int, ending: Ending | None
 ) -> dict[int, list[int] | Unscored]:
-    """Fill one batch column by column; nothing is read from the device before the last column."""
+    """Fill one batch column by column; nothing is read from the device before the last, but whether all have ended."""
     device = lm.device
     lengths = [len(row.ids) for row in batch]
     shortest, longest = min(lengths), max(lengths)
@@ -158,6 +187,8 @@ def _sample(
     draws = _draws(batch, length).to(device) if top_k > 1 else None
     positions = torch.arange(length, device=device)
     broken = torch.zeros(len(batch), dtype=torch.bool, device=device)
+    stops = torch.tensor(sorted(ending.stops) if ending else [], dtype=torch.long, device=device)
+    ended = torch.zeros_like(broken)
     cache.begin(len(batch))
 
     def fill(start: int, column: int) -> None:
@@ -171,13 +202,17 @@ def _sample(
         token, fine = _pick(logits(lm, hidden[:, -1]), top_k, None if draws is None else draws[:, column])
         broken.logical_or_(~fine)
         table[:, column] = torch.where(given[:, column], table[:, column], token) if column < longest else token
+        if ending is not None:
+            ended.logical_or_(broken | (torch.isin(table[:, column], stops) & ~given[:, column]))
 
     fill(0, shortest)
     with decode_attention(lm, cache):
-        for column in range(shortest + 1, length):
+        for column in range(shortest + 1, length if ending is None else min(length, longest + ending.new_tokens)):
+            if ending is not None and column % LOOK == 0 and bool(ended.all()):
+                break
             fill(column - 1, column)
     return {
-        row.number: Unscored("the model gave NaN or infinite logits") if bad else ids
+        row.number: Unscored(NO_NUMBER) if bad else ids
         for row, ids, bad in zip(batch, table.tolist(), broken.tolist(), strict=True)
     }
 
@@ -218,10 +253,11 @@ def _top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return best, candidates.gather(1, places)
 
 
-def _finish(lm: LM, result: list[int] | Unscored, context: str) -> Generation | Unscored:
+def _finish(lm: LM, result: list[int] | Unscored, context: str, given: int) -> Generation | Unscored:
     if isinstance(result, Unscored):
         return result
-    return Generation(tuple(result), clean_text(lm, result).removeprefix(unicodedata.normalize("NFKD", context)))
+    text = clean_text(lm, result).removeprefix(unicodedata.normalize("NFKD", context))
+    return Generation(tuple(result), text, given)
 
 
 def clean_text(lm: LM, ids: Sequence[int]) -> str:

@@ -14,6 +14,29 @@ class Query:
     """What stands between the prompt and each."""
 
 
+class OpenQuery(NamedTuple):
+    """A prompt that the model goes on with by itself, always by the likeliest token."""
+
+    prompt: str
+    new_tokens: int
+    """Most tokens that follow."""
+    stops: str
+    """Characters; the first token that holds one of them, or ends a text, is the last."""
+    unedited: bool = False
+    """Whether the unedited model is asked, whatever the record's edit."""
+
+
+class Continuation(NamedTuple):
+    """What a model went on with."""
+
+    ids: tuple[int, ...]
+    """Tokens after the prompt, a stop included; none where the model gave no number."""
+    text: str | None
+    """Their text as it is; `None` where the model gave no number."""
+    end: str = ""
+    """How the model's end token is written, where that is the last."""
+
+
 @dataclass(frozen=True)
 class TargetScore:
     r"""$-\sum_j \ln P(t_j \mid \text{prompt}, t_1 \ldots t_{j-1})$ over the target's tokens, each given the true ones.

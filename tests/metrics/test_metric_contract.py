@@ -13,7 +13,8 @@ from counterfact.core.registry import Registry
 from counterfact.statistics.summary import composites_of, summarise
 
 BENCHMARKS.discover()
-SORTS = ("rewrite", "paraphrase", "neighborhood", "neighborhood_plus", "attribute")
+WHAT = ("probs", "correct", "shifts", "said", "choices")
+SORTS = ("rewrite", "paraphrase", "neighborhood", "neighborhood_plus", "attribute", "portability", "locality")
 
 
 def random_block(rng: random.Random) -> dict[str, Any]:
@@ -26,6 +27,13 @@ def random_block(rng: random.Random) -> dict[str, Any]:
         block[f"{sort}_prompts_correct"] = [rng.random() < 0.5 for _ in range(rng.randint(1, 10))]
         amounts = [rng.choice([rng.uniform(0, 9), None]) for _ in range(rng.randint(1, 10))]
         block[f"{sort}_prompts_shifts"] = [{"kl": kl, "published": kl and kl / 50_000} for kl in amounts]
+        texts = [rng.choice(["Oslo", "in Oslo, Norway", "elsewhere", None]) for _ in range(rng.randint(1, 10))]
+        nats = [[rng.choice([rng.uniform(0, 9), 2.5, None]) for _ in range(rng.randint(2, 5))] for _ in range(4)]
+        block[f"{sort}_prompts_choices"] = [{"total": each, "per_token": each} for each in nats]
+        block[f"{sort}_prompts_said"] = [
+            {"text": text, "answers": ["Oslo", "Christiania"], "unchanged": rng.random() < 0.5, "known": known}
+            for text, known in zip(texts, rng.choices([True, False, None], k=len(texts)), strict=True)
+        ]
     block |= {"ngram_entropy": rng.uniform(0, 8), "reference_score": rng.random(), "essence_score": rng.uniform(1, 99)}
     return {**block, "text": ["a text"] * 10}
 
@@ -48,7 +56,7 @@ def test_the_docstring_defines_it(name: str) -> None:
 def test_nothing_gives_none(name: str) -> None:
     compute = METRICS.get(name).compute
     assert compute({}) is None
-    empty: dict[str, Any] = {f"{sort}_prompts_{what}": [] for sort in SORTS for what in ("probs", "correct", "shifts")}
+    empty: dict[str, Any] = {f"{sort}_prompts_{what}": [] for sort in SORTS for what in WHAT}
     texts: dict[str, Any] = {"ngram_entropy": None, "reference_score": None, "essence_score": None, "text": []}
     assert compute(empty | texts) is None
     assert compute({**empty, **texts, "target_tokens": {"new": 1, "true": 1}}) is None

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
 
 from counterfact.core.prompts import fill
@@ -123,3 +124,12 @@ class Encoding:
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids, special tokens included, spaces as they are."""
         return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+    def holding(self, characters: str) -> frozenset[int]:
+        """Return the ids of all tokens whose text holds one of the characters."""
+        return frozenset(i for i, text in enumerate(self._token_texts) if any(each in text for each in characters))
+
+    @cached_property
+    def _token_texts(self) -> list[str]:
+        alone = [[i] for i in range(len(self.tokenizer))]
+        return list(self.tokenizer.batch_decode(alone, clean_up_tokenization_spaces=False))
