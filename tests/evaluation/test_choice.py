@@ -54,6 +54,16 @@ def test_other_relations_and_unknown_ones_offer_nothing(tmp_path: Path) -> None:
     assert [each.others for each in good(with_others(records))] == [(), (), ()]  # type: ignore[arg-type]
 
 
+def test_a_record_without_a_true_object_costs_itself_here_and_its_neighbors_alone_elsewhere(tmp_path: Path) -> None:
+    record = counterfact_record(0)
+    del record["requested_rewrite"]["target_true"]
+    write_json(tmp_path / "one.json", [record, counterfact_record(1)])
+    [bad, _] = load_dataset(tmp_path / "one.json", benchmark="choice").records
+    assert isinstance(bad, BadRecord) and "expected a true object" in bad.reason
+    [free, _] = load_dataset(tmp_path / "one.json", benchmark="wild").records
+    assert not isinstance(free, BadRecord)
+
+
 def test_a_run_scores_every_choice(tmp_path: Path) -> None:
     data = choices(tmp_path)
     run, lm = run_fake(data, tmp_path / "results"), tiny_lm("gpt2", "float32")

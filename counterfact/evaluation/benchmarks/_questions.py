@@ -36,9 +36,10 @@ def questions_of(record: Record) -> Questions:
 
 @questions_of.register
 def _(record: CounterFactRecord) -> Questions:
-    rewrite = record.requested_rewrite
-    neighbors = tuple(Neighbor(prompt, rewrite.target_true.text) for prompt in record.neighborhood_prompts)
-    return Questions((rewrite.target_new.text,), tuple(record.paraphrase_prompts), neighbors)
+    new, true = record.request.target_new, record.request.target_true
+    # What is true of neighbors is the record's true object: without one they cannot be asked.
+    neighbors = () if true is None else tuple(Neighbor(prompt, true) for prompt in record.neighborhood_prompts)
+    return Questions((new,), tuple(record.paraphrase_prompts), neighbors)
 
 
 @questions_of.register

@@ -58,8 +58,8 @@ class ChoiceRecord:
     @property
     def choices(self) -> tuple[str, ...]:
         """The new object, the true one, and the others."""
-        rewrite = self.record.requested_rewrite
-        return (rewrite.target_new.text, rewrite.target_true.text, *self.others)
+        request = self.record.request
+        return (request.target_new, str(request.target_true), *self.others)
 
     @property
     def prompts(self) -> PromptsBySort:
@@ -91,8 +91,15 @@ class ChoiceBlock(Border):
 
 
 def parse(value: Mapping[str, Any], position: int) -> ChoiceRecord:
-    """Read one CounterFact record; the other objects are not known before all records are."""
-    return ChoiceRecord(parse_counterfact(value, position))
+    """Read one CounterFact record; the other objects are not known before all records are.
+
+    Raises:
+        ValueError: as for CounterFact, or it has no true object.
+    """
+    record = parse_counterfact(value, position)
+    if record.requested_rewrite.target_true is None:
+        raise ValueError("expected a true object, which is one of the choices")
+    return ChoiceRecord(record)
 
 
 def with_others(records: Sequence[ChoiceRecord | BadRecord]) -> list[ChoiceRecord | BadRecord]:
