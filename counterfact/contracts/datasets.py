@@ -103,10 +103,14 @@ def read_values(path: Path) -> list[Any]:
         BadInput: the file is missing, is not JSON, or holds no list.
     """
     if path.suffix != ".json":
-        return list(read_jsonl(path))
+        lines = list(read_jsonl(path))
+        return lines[0] if len(lines) == 1 and isinstance(lines[0], list) else lines
     values = read_json(path)
     if not isinstance(values, list):
-        raise BadInput(f"{path}: expected a JSON list of records, got {type(values).__name__}")
+        keys = (
+            f" with the keys {', '.join(values):.100}; leave the list alone in it" if isinstance(values, dict) else ""
+        )
+        raise BadInput(f"{path}: expected a JSON list of records, got {type(values).__name__}{keys}")
     return values
 
 
