@@ -144,7 +144,7 @@ def read_records(values: Sequence[Any], path: Path, chosen: Benchmark[Any] | Non
         text, flaw = _hashed(value)
         digest.update(("," if place else "").encode() + text)
         if flaw is not None:
-            records.append(BadRecord(place, flaw))
+            records.append(BadRecord(_number(value, place), flaw))
             continue
         records.append(_read(value, place, form, benchmark, said))
         if form is not None and isinstance(value, dict):
@@ -209,10 +209,15 @@ def _read(
     try:
         made = form.convert(value, place, notes.append)
     except ValueError as error:
-        given = value.get("case_id")
-        return BadRecord(given if isinstance(given, int) else place, str(error))
+        return BadRecord(_number(value, place), str(error))
     said.update(dict.fromkeys(notes, 1))
     return benchmark.read(made, place)
+
+
+def _number(value: Any, place: int) -> int:
+    """Return the number that a record has, else its place."""
+    given = value.get("case_id") if isinstance(value, dict) else None
+    return given if isinstance(given, int) and not isinstance(given, bool) else place
 
 
 def _numbered(records: list[Record | BadRecord]) -> list[Record | BadRecord]:
