@@ -32,7 +32,7 @@ def load_counterfact(source: str, limit: int | None = None) -> CounterFactData:
     whole = [_with_true_object(record) for record in data.records]
     records = [record for record in whole if isinstance(record, CounterFactRecord)]
     if not records:
-        raise BadInput(f"{source} holds no CounterFact records with a true object")
+        raise BadInput(f"expected CounterFact records with a true object, got {data.described}")
     return CounterFactData(data.label, records, [one for one in whole if isinstance(one, BadRecord)])
 
 

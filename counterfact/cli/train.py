@@ -21,7 +21,9 @@ from counterfact.cli._common import (
     Seed,
     Set,
     console,
+    note,
     notes,
+    open_dataset,
     open_model,
     progress_bar,
 )
@@ -113,7 +115,7 @@ def train(
             lm,
             editor,
             data,
-            dataset=dataset,
+            dataset=None if dataset is None else open_dataset(dataset),
             texts=texts,
             max_texts=max_texts,
             reserve=reserve,
@@ -123,6 +125,8 @@ def train(
             announce=announce,
         )
     info = trained.info
+    for reason, count in (info["data"].get("dropped") or {}).items():
+        note(f"left out of training: {count:,}, reason: {reason}")
     if as_json:
         shown = {key: value for key, value in info.items() if key != "trained_on"}
         console.print(canonical_json(shown), soft_wrap=True, markup=False)

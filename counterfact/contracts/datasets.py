@@ -103,10 +103,14 @@ def read_values(path: Path) -> list[Any]:
         BadInput: the file is missing, is not JSON, or holds no list.
     """
     if path.suffix != ".json":
-        return list(read_jsonl(path))
+        lines = list(read_jsonl(path))
+        return lines[0] if len(lines) == 1 and isinstance(lines[0], list) else lines
     values = read_json(path)
     if not isinstance(values, list):
-        raise BadInput(f"{path}: expected a JSON list of records, got {type(values).__name__}")
+        keys = (
+            f" with the keys {', '.join(values):.100}; leave the list alone in it" if isinstance(values, dict) else ""
+        )
+        raise BadInput(f"{path}: expected a JSON list of records, got {type(values).__name__}{keys}")
     return values
 
 
@@ -140,7 +144,7 @@ def read_records(values: Sequence[Any], path: Path, chosen: Benchmark[Any] | Non
         text, flaw = _hashed(value)
         digest.update(("," if place else "").encode() + text)
         if flaw is not None:
-            records.append(BadRecord(place, flaw))
+            records.append(BadRecord(_number(value, place), flaw))
             continue
         records.append(_read(value, place, form, benchmark, said))
         if form is not None and isinstance(value, dict):
@@ -171,7 +175,7 @@ def _recognised(
         if isinstance(form, OtherFormat):
             raise BadInput(f"{path} is {form.title}: {form.advice}")
         if form is not None:
-            benchmark = chosen or own or BENCHMARKS.get(form.benchmark)
+            benchmark = chosen or BENCHMARKS.get(form.benchmark)
             by_itself = benchmark.recognises is not None and benchmark.recognises(value)
             return (None if by_itself and benchmark.name != form.benchmark else form), benchmark
         if own is not None:
@@ -205,10 +209,15 @@ def _read(
     try:
         made = form.convert(value, place, notes.append)
     except ValueError as error:
-        given = value.get("case_id")
-        return BadRecord(given if isinstance(given, int) else place, str(error))
+        return BadRecord(_number(value, place), str(error))
     said.update(dict.fromkeys(notes, 1))
     return benchmark.read(made, place)
+
+
+def _number(value: Any, place: int) -> int:
+    """Return the number that a record has, else its place."""
+    given = value.get("case_id") if isinstance(value, dict) else None
+    return given if isinstance(given, int) and not isinstance(given, bool) else place
 
 
 def _numbered(records: list[Record | BadRecord]) -> list[Record | BadRecord]:

@@ -111,7 +111,8 @@ def read_jsonl(path: Path) -> Iterator[Any]:
         except UnicodeDecodeError as error:
             raise BadInput(_instead(path) or f"{path}:{number + 1}: not UTF-8 text: {error}") from error
         except json.JSONDecodeError as error:
-            raise BadInput(_instead(path) or f"{path}:{number}: not JSON: {error.msg}") from error
+            hint = "; if it is one JSON value over several lines, name it .json" if number == 1 else ""
+            raise BadInput(_instead(path) or f"{path}:{number}: not JSON: {error.msg}{hint}") from error
 
 
 _BEGINNINGS = {

@@ -16,9 +16,9 @@ Span = tuple[int, int]
 def with_slot(text: str, subject: str) -> tuple[str, str]:
     """Put `{}` in a subject's place.
 
-    The subject is looked for as it is written; else in another Unicode form, or with underscores for spaces; else in
-    other letter case. It must not be part of a longer word; in scripts without spaces, where no place stands free, any
-    will do. Of several places the last is taken.
+    The subject is looked for as it is written; else in another Unicode form, with underscores for spaces, or with other
+    apostrophes or hyphens; else in other letter case. It must not be part of a longer word; in scripts without spaces,
+    where no place stands free, any will do. Of several places the last is taken.
 
     Args:
         text: a prompt or a question.
@@ -60,12 +60,18 @@ def joiner_after(template: str) -> str:
     return "" if letters and _unspaced(letters[-1]) and not _is_hangul(letters[-1]) else " "
 
 
+_SIGNS = str.maketrans(
+    {"_": " ", "\u00a0": " ", "\u2018": "'", "\u2019": "'", "\u2010": "-", "\u2011": "-", "\u2013": "-"}
+)
+"""Underscores, no-break spaces, curly apostrophes and other hyphens, as they are typed."""
+
+
 def _as_written(text: str) -> str:
     return text
 
 
 def _composed(text: str) -> str:
-    return unicodedata.normalize("NFC", text).replace("_", " ")
+    return unicodedata.normalize("NFC", text).translate(_SIGNS)
 
 
 def _any_case(text: str) -> str:

@@ -54,6 +54,8 @@ def encode(lm: LM, request: Request, templates: Sequence[str], position: Subject
     Raises:
         ValueError: the subject or the target cannot be found in the tokens, or a row is too long for the model.
     """
+    if not request.subject.strip():
+        raise ValueError("the subject is empty")
     target = tuple(lm.target_tokens(request.target_new, request.joiner))
     prompts = [fill(template, request.prompt) for template in templates]
     located = lm.locate([*prompts, KL_TEMPLATE], [request.subject] * (len(prompts) + 1), position)

@@ -107,7 +107,7 @@ def load_run(folder: Path) -> Run:
         hint = "it is not finished: run the same evaluation again" if (folder / CASES).exists() else "no run is there"
         raise BadInput(f"no {RUN} in {folder}; {hint}")
     run = Run(folder, migrated(read_json(folder / RUN), folder / RUN))
-    if all(entry.get("interval", 1) >= INTERVALS for entry in run.data["metrics"].values()):
+    if all(entry.get("interval", 1) >= INTERVALS for entry in run.data.get("metrics", {}).values()):
         return run
     seed = run.data["seeds"]["run"]
     sides: dict[str, tuple[Side, list[dict[str, Any]]]] = {

@@ -266,7 +266,7 @@ def not_records(folder: Path) -> None:
     [
         (broken_line, "records.jsonl:3: not JSON"),
         (twice, "more than once"),
-        (not_records, "no record is of a known benchmark"),
+        (not_records, "no record is of a known form"),
     ],
 )
 def test_a_broken_data_set_ends_with_2(
@@ -294,6 +294,28 @@ def test_bad_records_are_counted_and_cost_nothing_else(command: Command, tmp_pat
     lines = [json.loads(line) for line in (path.parent / "cases.jsonl").read_text().splitlines()]
     assert [line["error"]["stage"] for line in lines[:5]] == ["read", "read", "read", "read", "score"]
     assert all(line["error"]["reason"] for line in lines[:5])
+
+
+def test_a_file_of_others_is_named_and_how_it_is_read(command: Command, tmp_path: Path) -> None:
+    flat = {"prompt": "Anna Ferrand lives in", "subject": "Anna Ferrand", "target_new": "Oslo", "ground_truth": "Turin"}
+    write_json(tmp_path / "flat.json", [{**flat, "mood": "good"}, {**flat, "subject": "Ferran"}])
+    code, _, err = command(*evaluate(tmp_path / "flat.json", tmp_path / "results"))
+    assert code == 0
+    assert "flat.json: EasyEdit's CounterFact, 2 records\n" in err
+    assert "keys that are ignored: mood\n" in err
+    assert "1 record cannot be used; the first: record 1: the subject 'Ferran' is part of the longer word" in err
+    code, out, err = command("zsre", "--source", tmp_path / "flat.json", "--out", tmp_path / "built")
+    assert code == 0 and "dropped: 1 the subject" in out
+    assert "flat.json: EasyEdit's CounterFact, records read: 2\n" in err and "ignored: mood\n" in err
+    code, _, err = command("stats", tmp_path / "built")
+    assert code == 2 and "expected CounterFact records with a true object" in err
+    write_json(tmp_path / "hops.json", [{"requested_rewrite": [], "new_single_hops": []}])
+    for arguments in (
+        evaluate(tmp_path / "hops.json", tmp_path / "results"),
+        ["zsre", "--source", tmp_path / "hops.json"],
+    ):
+        code, _, err = command(*arguments)
+        assert code == 2 and "is MQuAKE" in err
 
 
 def test_a_full_disk_is_said(command: Command, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,6 +166,17 @@ def test_malformed_json_says_how(text: str, said: str, tmp_path: Path) -> None:
         load_dataset(tmp_path / "records.json")
 
 
+def test_a_file_named_for_the_other_form(tmp_path: Path) -> None:
+    (tmp_path / "list.jsonl").write_text(json.dumps([counterfact(0), counterfact(1)]))
+    assert len(load_dataset(tmp_path / "list.jsonl").records) == 2
+    (tmp_path / "list.jsonl").write_text(json.dumps([counterfact(0)], indent=1))
+    with pytest.raises(BadInput, match=r":1: not JSON: .*name it \.json"):
+        load_dataset(tmp_path / "list.jsonl")
+    (tmp_path / "error.json").write_text('{"message": "Not Found", "status": 404}')
+    with pytest.raises(BadInput, match="expected a JSON list of records, got dict with the keys message, status"):
+        load_dataset(tmp_path / "error.json")
+
+
 @pytest.mark.parametrize("ending", [".json", ".jsonl"])
 def test_a_byte_order_mark_is_read(ending: str, tmp_path: Path) -> None:
     text = json.dumps(counterfact()) + "\n"

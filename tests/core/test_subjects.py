@@ -16,6 +16,7 @@ from counterfact.core.subjects import with_slot
         ("who dug lake orim?", "Lake Orim", "who dug {}?", "lake orim"),
         ("WHO DUG LAKE ORIM?", "Lake Orim", "WHO DUG {}?", "LAKE ORIM"),
         ("Who dug Lake_Orim?", "Lake Orim", "Who dug {}?", "Lake_Orim"),
+        ("Who saw O\u2019Orim\u00a0Jr?", "O'Orim Jr", "Who saw {}?", "O\u2019Orim\u00a0Jr"),
         ("Who dug Lake Orim's bed?", "Lake Orim", "Who dug {}'s bed?", "Lake Orim"),
         ("The Orim-based firm", "Orim", "The {}-based firm", "Orim"),
         ("Where is Zoe\u0301 now?", "Zo\u00e9", "Where is {} now?", "Zoe\u0301"),

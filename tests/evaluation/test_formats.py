@@ -345,6 +345,8 @@ def test_a_bad_record_costs_itself(name: str, tmp_path: Path) -> None:
 def test_a_bad_record_takes_no_other_records_number(tmp_path: Path) -> None:
     data = load(tmp_path, official(case_id=1), official(case_id="first"))
     assert [record.case_id for record in data.records] == [1, -2]
+    data = load(tmp_path, official(case_id=1), official(case_id=9, pararel_idx=float("nan")))
+    assert [record.case_id for record in data.records] == [1, 9]
 
 
 def test_the_hash_of_records_is_that_of_their_json(tmp_path: Path) -> None:
