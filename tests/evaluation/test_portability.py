@@ -50,7 +50,7 @@ def records(n: int = 6) -> list[dict[str, Any]]:
 
 def load(folder: Path, values: list[dict[str, Any]]) -> Dataset:
     write_json(folder / "knowedit.json", values)
-    return load_dataset(folder / "knowedit.json")
+    return load_dataset(folder / "knowedit.json", benchmark="portability")
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_free_generation_asks_the_same_records(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "at_least"), [("wiki_counterfact_400", 400), ("zsre_200", 200)])
 def test_published_files_are_read(real_data: Path, name: str, at_least: int) -> None:
-    data = load_dataset(real_data / "knowedit" / f"{name}.json")
+    data = load_dataset(real_data / "knowedit" / f"{name}.json", benchmark="portability")
     good = [each for each in data.records if isinstance(each, PortabilityRecord)]
     assert data.kind == "portability" and len(good) == at_least
     needed = [each.needed(question) for each in good for some in each.portability.values() for question in some]

@@ -9,7 +9,6 @@ from counterfact.core.records import Record
 
 from .counterfact import CounterFactRecord
 from .zsre import ZsreRecord
-from .zsre import queries as zsre_queries
 
 
 class Neighbor(NamedTuple):
@@ -44,9 +43,9 @@ def _(record: CounterFactRecord) -> Questions:
 
 @questions_of.register
 def _(record: ZsreRecord) -> Questions:
-    _, rephrased, unrelated = zsre_queries(record)
-    neighbor = Neighbor(unrelated.prompt, *unrelated.targets)
-    return Questions(tuple(dict.fromkeys(record.answers)), (rephrased.prompt,), (neighbor,))
+    _, rephrased, unrelated = record.asked.values()
+    neighbors = tuple(Neighbor(each.prompt, each.answer) for each in unrelated)
+    return Questions(tuple(dict.fromkeys(record.answers)), tuple(each.prompt for each in rephrased), neighbors)
 
 
 def parse_any(value: Mapping[str, Any], position: int) -> Record:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.models.falcon.modeling_falcon import FalconMLP
 from transformers.models.opt.modeling_opt import OPTDecoderLayer
 
 from counterfact.core.errors import BadInput
@@ -32,9 +33,17 @@ def adapt(model: Any, layout: Layout) -> None:
     for block in blocks:
         if layout.family == "opt":
             block.__class__ = _RowsApart
-        if layout.adds_in_place:
-            # Otherwise what was read of the last projection would change afterwards.
-            block.mlp.register_forward_hook(lambda _module, _args, output: output.clone())
+        if layout.family == "falcon":
+            block.mlp.__class__ = _FreshMLP
+
+
+class _FreshMLP(FalconMLP):
+    """An MLP of Falcon; its block adds to what it gives in place, which would change what was read of its last part."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run it, and give a tensor of its own."""
+        result: Tensor = super().forward(x).clone()
+        return result
 
 
 class _RowsApart(OPTDecoderLayer):  # type: ignore[no-untyped-call]
