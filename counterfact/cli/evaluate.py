@@ -55,7 +55,7 @@ def evaluate(
     editor: Annotated[list[str] | None, typer.Option(help="Name of an editor; may be repeated.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of results.", file_okay=False)] = Path("results"),
     benchmark: Annotated[
-        str | None, typer.Option(help="What to measure by, as counterfact_plus; default: what the records are of.")
+        str | None, typer.Option(help="What to measure by: wild, choice, canary, …; default: what the records are of.")
     ] = None,
     limit: Limit = None,
     known: Annotated[

@@ -10,7 +10,7 @@ from counterfact.contracts.metrics import METRICS, Metric, TextMetric, text_metr
 from counterfact.core.records import BadRecord, Border, Record, check_request
 from counterfact.core.references import ReferenceTexts
 from counterfact.core.registry import Registry
-from counterfact.lm.queries import Continuation, OpenQuery, Query, Shift, TargetScore
+from counterfact.lm.queries import Continuation, Drift, OpenQuery, Query, Shift, TargetScore
 
 R = TypeVar("R", bound=Record)
 Notation = Literal["parentheses", "plus-minus"]
@@ -27,6 +27,8 @@ class Answers:
     """One for each of its `shift_prompts`, in their order."""
     continuations: Sequence[Continuation] = ()
     """One for each of its `open_queries`, in their order."""
+    drifts: Sequence[Drift] = ()
+    """One for each of its `watched` texts, in their order."""
 
 
 class Lesson(NamedTuple):
@@ -87,6 +89,8 @@ class Benchmark(Generic[R]):
     """Prompts after which the edited model's next-token distribution is compared with the unedited model's."""
     open_queries: Callable[[R], list[OpenQuery]] = _nothing
     """Prompts that the model goes on with by itself, greedily, for as long as each says."""
+    watched: tuple[str, ...] = ()
+    """Texts, the same for all records, on which the edited model is compared with the unedited one at every token."""
     passages: Callable[[R, ReferenceTexts], Mapping[str, str | None]] = field(default=lambda _record, _texts: {})
     """By key of the block, a text whose perplexity is kept there; `None` where a record has none."""
     reference_key: Callable[[R], tuple[str | None, str | None]] = field(default=lambda _record: (None, None))

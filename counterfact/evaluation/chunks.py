@@ -21,6 +21,7 @@ from counterfact.evaluation.passages import text_perplexities
 from counterfact.evaluation.task import Task
 from counterfact.evaluation.text_metrics import TextScorer
 from counterfact.lm.continuation import continuations
+from counterfact.lm.drift import text_drifts
 from counterfact.lm.edits.apply import Edit
 from counterfact.lm.forward.packed_products import packed_products
 from counterfact.lm.generation import Generation, generate
@@ -171,13 +172,14 @@ def _score(job: Job, states: list[State]) -> None:
     scores = iter(score(job.lm, [query for asked in queries for query in asked], edit_index, edits, plan=job.plan))
     shifts = _shifts(job, states, of_state, edits)
     spoken = _continuations(job, states, of_state, edits)
-    for state, asked, moved, said in zip(states, queries, shifts, spoken, strict=True):
+    watched = _drifts(job, of_state, edits)
+    for state, asked, moved, said, drifted in zip(states, queries, shifts, spoken, watched, strict=True):
         mine: list[Any] = [next(scores) for _ in asked]
-        failed = [result for result in (*mine, *moved, *said) if isinstance(result, Unscored)]
+        failed = [result for result in (*mine, *moved, *said, *drifted) if isinstance(result, Unscored)]
         if failed:
             state.fail("score", failed[0].reason)
         else:
-            answers = Answers(mine, moved, said)
+            answers = Answers(mine, moved, said, drifted)
             state.block = job.benchmark.block(state.record, answers)
             state.target_tokens = job.benchmark.target_tokens(state.record, answers)
 
@@ -201,6 +203,13 @@ def _continuations(
     index = [edit for edit, mine in zip(of_state, queries, strict=True) for _ in mine]
     said = iter(continuations(job.lm, [query for mine in queries for query in mine], index, edits, plan=job.plan))
     return [[next(said) for _ in mine] for mine in queries]
+
+
+def _drifts(job: Job, of_state: Sequence[int], edits: Sequence[Edit]) -> list[list[Any]]:
+    """Return for each record how its edit changes what the model makes of the texts that its benchmark watches."""
+    if not (watched := job.benchmark.watched):
+        return [[] for _ in of_state]
+    return [list(mine) for mine in text_drifts(job.lm, watched, of_state, edits, plan=job.plan)]
 
 
 def _generate(job: Job, states: list[State]) -> None:

@@ -74,3 +74,14 @@ class Shift(NamedTuple):
     """D_KL(P_edited || P), in nats."""
     vocabulary: int
     """Number of tokens that the distributions are over."""
+
+
+class Drift(NamedTuple):
+    """How an edit changes what a model makes of one text, over all its tokens but the first."""
+
+    nll: float | None
+    """Nats per token under the edit; `None` where the edited model gave no number."""
+    unedited_nll: float | None
+    """Nats per token of the unedited model."""
+    kl: float | None
+    """D_KL(P || P_edited) of the next-token distributions, mean over the tokens, in nats."""

@@ -13,8 +13,8 @@ from counterfact.core.registry import Registry
 from counterfact.statistics.summary import composites_of, summarise
 
 BENCHMARKS.discover()
-WHAT = ("probs", "correct", "shifts", "said", "choices")
-SORTS = ("rewrite", "paraphrase", "neighborhood", "neighborhood_plus", "attribute", "portability", "locality")
+WHAT = ("probs", "correct", "shifts", "said", "choices", "drifts")
+SORTS = ("rewrite", "paraphrase", "neighborhood", "neighborhood_plus", "attribute", "portability", "locality", "canary")
 
 
 def random_block(rng: random.Random) -> dict[str, Any]:
@@ -27,6 +27,8 @@ def random_block(rng: random.Random) -> dict[str, Any]:
         block[f"{sort}_prompts_correct"] = [rng.random() < 0.5 for _ in range(rng.randint(1, 10))]
         amounts = [rng.choice([rng.uniform(0, 9), None]) for _ in range(rng.randint(1, 10))]
         block[f"{sort}_prompts_shifts"] = [{"kl": kl, "published": kl and kl / 50_000} for kl in amounts]
+        drifts = [rng.choice([(rng.uniform(0, 9), rng.uniform(0, 3)), (None, 1.0)]) for _ in range(4)]
+        block[f"{sort}_prompts_drifts"] = [{"nll": nll, "unedited_nll": old, "kl": nll} for nll, old in drifts]
         texts = [rng.choice(["Oslo", "in Oslo, Norway", "elsewhere", None]) for _ in range(rng.randint(1, 10))]
         nats = [[rng.choice([rng.uniform(0, 9), 2.5, None]) for _ in range(rng.randint(2, 5))] for _ in range(4)]
         block[f"{sort}_prompts_choices"] = [{"total": each, "per_token": each} for each in nats]
