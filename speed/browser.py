@@ -48,6 +48,8 @@ class Browser:
         """End the browser."""
         self.process.terminate()
         self.process.wait(10)
+        self.reader.close()
+        os.close(self.writer)
 
     def _read(self) -> bytes:
         block = self.reader.read(1 << 16)

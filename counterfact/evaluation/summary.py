@@ -150,10 +150,15 @@ def _not_taken(runs: Sequence[Run]) -> list[str]:
         asked = [(edit, taken) for edit, taken in edits if edit.get("update_frobenius") != 0 or "loss" in edit]
         missed = [edit for edit, taken in asked if taken is False]
         if missed:
-            losses = sorted(edit["loss"] for edit in missed if edit.get("loss") is not None)
-            nats = f" (their searches ended at losses of {losses[0]:.2f} to {losses[-1]:.2f} nats)" if losses else ""
-            told.append(f"{run.label}: {len(missed)} of {len(asked)} edits did not take{nats}")
+            losses = [edit["loss"] for edit in missed if edit.get("loss") is not None]
+            told.append(f"{run.label}: {len(missed)} of {len(asked)} edits did not take{_ended_at(losses)}")
     return told
+
+
+def _ended_at(losses: Sequence[float]) -> str:
+    if len(losses) == 1:
+        return f" (its search ended at a loss of {losses[0]:.2f} nats)"
+    return f" (their searches ended at losses of {min(losses):.2f} to {max(losses):.2f} nats)" if losses else ""
 
 
 def _cells(run: Run, side: Side, *, as_published: bool) -> dict[str, Cell]:

@@ -57,10 +57,8 @@ class Table:
         """All columns, in order."""
         return tuple(column for _, columns in self.groups for column in columns)
 
-    def text(self, cell: Cell | None, between: str = " ", joint: str = ", ") -> str:
-        """Return a cell as it is printed, with `between` before its interval and `joint` between the ends of one.
-
-        Without a number it is a dash.
+    def text(self, cell: Cell | None, *, stacked: bool = False) -> str:
+        r"""Return a cell as it is printed, on one line or as narrow as can be; without a number it is a dash.
 
         Of an interval half the width is printed where the number lies in its middle, else both ends.
 
@@ -69,13 +67,17 @@ class Table:
         ('99.0 [94.6, 99.8]', '0.0', '–')
         >>> table.text(Cell(0.125, 0.12, 0.13, decimals=3))
         '0.125 (0.005)'
+        >>> table.text(Cell(99.0, 94.6, 99.8, "*"), stacked=True)
+        '99.0*\n[94.6\n99.8]'
         """
         if cell is None or cell.value is None:
             return MISSING
-        number = _rounded(cell.value, cell.decimals, self.signed)
+        number, interval = _rounded(cell.value, cell.decimals, self.signed), ""
         if cell.low is not None and cell.high is not None:
-            number += between + self._interval(cell.value, cell.low, cell.high, cell.decimals).replace(", ", joint)
-        return number + cell.mark
+            interval = self._interval(cell.value, cell.low, cell.high, cell.decimals)
+        if stacked:
+            return "\n".join([number + cell.mark, *filter(None, interval.split(", "))])
+        return f"{number} {interval}".rstrip() + cell.mark
 
     def _interval(self, value: float, low: float, high: float, decimals: int) -> str:
         below, above = (_rounded(width, decimals, False) for width in (value - low, high - value))
@@ -100,8 +102,7 @@ def to_rich(table: Table) -> Any:
         shown.add_column(column, justify="right", no_wrap=True)
     for row, following in zip(table.rows, [*table.rows[1:], None], strict=True):
         # Many columns fit on a narrow terminal where n and the intervals stand on lines of their own.
-        marks = (" ", ", ") if narrow else ("\n", "\n")
-        cells = [table.text(row.cells.get(column), *marks) for column in table.columns]
+        cells = [table.text(row.cells.get(column), stacked=not narrow) for column in table.columns]
         label = escape(row.label)
         cells = [label, *cells, row.n] if narrow else [f"{label}\n[dim]{row.n and f'n = {row.n}'}[/]", *cells]
         shown.add_row(*cells, end_section=following is not None and following.section != row.section)

@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from counterfact.contracts.metrics import COMPOSITES, METRICS
 from counterfact.core.files import write_atomic
@@ -36,8 +35,7 @@ def write_site(entries: Sequence[Entry], out: Path, left_out: Mapping[str, str] 
     draw([replace(one, runs=one.runs[:DRAWN]) for one in rankings], out / "ranking.png", out / "ranking.svg")
     for path in sorted(ASSETS.iterdir()):
         write_atomic(out / path.name, path.read_bytes())
-    board = {"groups": [_short(group) for group in groups], "definitions": definitions(),
-             "left_out": list((left_out or {}).items())}  # fmt: skip
+    board = {"groups": groups, "definitions": definitions(), "left_out": list((left_out or {}).items())}
     write_atomic(out / "data.js", f"board.start({script_json(board)});\n")
     # Thousands of small files that can be made again: not worth a flush to the disk each.
     for folder in ("runs", "records"):
@@ -67,13 +65,3 @@ def in_words(text: str) -> str:
     text = re.sub(r"e\^\{([^}]*)\}", r"exp(\1)", text).replace("^*", "*").replace("^c", "ᶜ")
     text = re.sub(r"(?<=\bH)_([23])", lambda found: {"2": "₂", "3": "₃"}[found[1]], text)
     return re.sub(r"^Return the", "The", text)
-
-
-def _short(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a group with its scores to a thousandth, which is more than the page shows."""
-    return {**group, "rows": [{**row, "cells": {name: _thousandths(cell) for name, cell in row["cells"].items()}}
-                              for row in group["rows"]]}  # fmt: skip
-
-
-def _thousandths(cell: Sequence[Any]) -> list[Any]:
-    return [round(value, 3) if isinstance(value, float) else value for value in cell]

@@ -1,5 +1,6 @@
 """The page in a real browser: sort, filter, open a run, compare two, themes, a phone's width; a silent console."""
 
+import csv
 import importlib.util
 import json
 from collections.abc import Iterator
@@ -58,6 +59,17 @@ def go(page: Browser, where: str, there: str) -> None:
 
 def test_it_is_small() -> None:
     assert sum(path.stat().st_size for path in ASSETS.iterdir()) < 300_000
+
+
+def test_a_number_is_the_same_on_the_page_as_in_the_table(page: Browser, site: Path) -> None:
+    cells = "[...document.querySelectorAll('td[title^=\"n = \"]')].map((td) => td.firstChild.textContent)"
+    with (site / "board.csv").open(encoding="utf-8", newline="") as file:
+        values = [row["value"] for row in csv.DictReader(file)]
+    exact = json.loads((site / "data.js").read_text("utf-8").removeprefix("board.start(").removesuffix(");\n"))
+    kept = [cell[0] for group in exact["groups"] for row in group["rows"] for cell in row["cells"].values()]
+    assert sorted(kept) == sorted(float(value) for value in values if value)
+    assert sorted(page.run(cells)) == sorted(f"{round(value, 1) + 0.0:.1f}" for value in kept)
+    assert page.run("[21.950354, -0.04, null].map((value) => fixed(value))") == ["22.0", "0.0", "–"]
 
 
 def test_sorting(page: Browser) -> None:

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
-import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
@@ -44,7 +44,6 @@ def write_gguf(
         splitting: the file's name for how it splits texts before it encodes them, by default that of its family.
         parts: of how many parts it says to be the first.
     """
-    gguf = pytest.importorskip("gguf", reason="needs the package gguf, which writes these files: pip install gguf")
     written = make_tokenizer()
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(path, architecture or family)
@@ -62,7 +61,7 @@ def write_gguf(
     if tokenizer:
         _add_tokenizer(writer, written, splitting or ("qwen2" if family == "qwen2" else "gpt-2"))
     q8 = gguf.GGMLQuantizationType.Q8_0
-    for name, tensor in (_tensors(gguf, family, len(written)) | (more or {})).items():
+    for name, tensor in (_tensors(family, len(written)) | (more or {})).items():
         if name == without:
             continue
         if tensor.ndim == 2:
@@ -76,7 +75,7 @@ def write_gguf(
     return path
 
 
-def _tensors(gguf: Any, family: str, vocabulary: int) -> dict[str, Any]:
+def _tensors(family: str, vocabulary: int) -> dict[str, Any]:
     config = CONFIGS[family](
         vocab_size=vocabulary,
         num_hidden_layers=LAYERS,

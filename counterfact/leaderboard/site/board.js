@@ -21,7 +21,9 @@ function draw(tag, properties, ...children) {
   node.append(...children);
   return node;
 }
-const fixed = (value, digits = 1) => value === null || value === undefined ? "–" : value.toFixed(digits);
+// Adding 0 turns a negative zero into a positive one.
+const fixed = (value, digits = 1) =>
+  value === null || value === undefined ? "–" : (Number(value.toFixed(digits)) + 0).toFixed(digits);
 const link = (route, text) => make("a", { href: "#/" + route.map(encodeURIComponent).join("/") }, text);
 const unseen = (text) => make("span", { class: "unseen" }, text);
 
