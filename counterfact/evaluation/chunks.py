@@ -24,7 +24,7 @@ from counterfact.lm.continuation import continuations
 from counterfact.lm.drift import text_drifts
 from counterfact.lm.edits.apply import Edit
 from counterfact.lm.forward.packed_products import packed_products
-from counterfact.lm.generation import Generation, generate
+from counterfact.lm.generation import Generation, before_end, generate
 from counterfact.lm.model.loading import LM
 from counterfact.lm.planning.batch_plan import Plan, Split, is_out_of_memory
 from counterfact.lm.queries import Unscored
@@ -231,7 +231,7 @@ def _generate(job: Job, states: list[State]) -> None:
         *(job.lm, flat, seeds, edit_index, edits),
         length=length,
         top_k=options.top_k,
-        stop_at_end=options.stop_at_end,
+        ending=before_end(job.lm, length) if options.stop_at_end else None,
         plan=job.plan,
     )
     generated = iter(made)

@@ -9,7 +9,7 @@ from counterfact.core.seeds import derive_seed
 from counterfact.lm.edits.apply import Edit, per_row
 from counterfact.lm.edits.edit import in_context
 from counterfact.lm.forward.packed_products import packed_products
-from counterfact.lm.generation import Generation, generate
+from counterfact.lm.generation import Generation, before_end, generate
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.precision import float32_products
 from counterfact.lm.queries import Query, Unscored
@@ -61,7 +61,7 @@ def say(lm: LM, prompt: str, edit: Edit | None = None, *, seed: int = 0, length:
     edits, edit_index = _alone(edit)
     with float32_products(lm.precision):
         seeds = [derive_seed(seed, "say", prompt)]
-        [generated] = generate(lm, [prompt], seeds, edit_index, edits, length=length, stop_at_end=True)
+        [generated] = generate(lm, [prompt], seeds, edit_index, edits, length=length, ending=before_end(lm, length))
     if not isinstance(generated, Generation):
         raise ValueError(f"no text could be generated: {generated.reason}")
     return Saying(next_tokens(lm, prompt, edit, top=top), generated.text)

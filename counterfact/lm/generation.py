@@ -1,7 +1,7 @@
 """Sample texts: many rows side by side, each with its own prompt, edit and seed."""
 
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -43,7 +43,9 @@ class Ending(NamedTuple):
     new_tokens: int
     """Most tokens after a prompt."""
     stops: frozenset[int]
-    """Tokens of which the first after a prompt is a text's last."""
+    """Tokens of which the first after a prompt ends a text."""
+    kept: bool = True
+    """Whether it is the text's last token; else the text ends before it."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +65,15 @@ def generate(
     *,
     length: int = 100,
     top_k: int = 5,
-    stop_at_end: bool = False,
     ending: Ending | None = None,
     plan: Plan | None = None,
 ) -> list[Generation | Unscored]:
     """Go on with each prompt under its edit, by top-k sampling, up to `length` tokens in all.
 
     All rows stand at the same column: a prompt that is longer than the shortest keeps its own tokens until they are
-    used up, so nothing is padded. An end token stops a row only on request. The draw for column t of a row is the t-th
-    number of a generator of its own, and picks from the cumulative distribution over the `top_k` likeliest
-    tokens, renormalised, in float64; so a text depends on its seed and not on what is generated beside it.
+    used up, so nothing is padded. An end token is a token like any other, unless `ending` says so. The draw for column
+    t of a row is the t-th number of a generator of its own, and picks from the cumulative distribution over the `top_k`
+    likeliest tokens, renormalised, in float64; so a text depends on its seed and not on what is generated beside it.
 
     Args:
         lm: the model.
@@ -82,7 +83,6 @@ def generate(
         edits: what `edit_index` points into.
         length: tokens in all, context and prompt included.
         top_k: 1 takes the likeliest token always.
-        stop_at_end: whether a text ends before the first of the model's end tokens after its prompt.
         ending: where each text ends for itself, within `length`; a batch is done when all its texts have ended.
         plan: sizes of batches, by default those for the model on its device.
 
@@ -122,9 +122,6 @@ def generate(
         for start in range(0, len(waiting), max(size, 1)):
             for row in in_halves("generate", waiting[start : start + size], run, plan):
                 results[row.number] = Unscored("out of memory with one row")
-    if stop_at_end:
-        ends = end_tokens(lm)
-        results |= {row.number: _cut(results[row.number], len(row.ids), ends) for row in rows}
     if ending is not None:
         results |= {row.number: _ended(results[row.number], len(row.ids), ending) for row in rows}
     return [_finish(lm, results[row.number], context[row.number], len(row.ids)) for row in rows]
@@ -137,19 +134,17 @@ def end_tokens(lm: LM) -> frozenset[int]:
     return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
 
 
-def _cut(result: list[int] | Unscored, prompt: int, ends: Collection[int]) -> list[int] | Unscored:
-    """Return a row up to its first end token after the prompt."""
-    if isinstance(result, Unscored):
-        return result
-    return result[: next((place for place in range(prompt, len(result)) if result[place] in ends), None)]
+def before_end(lm: LM, length: int) -> Ending:
+    """Return what ends texts of at most `length` tokens before the first end token after their prompts."""
+    return Ending(length, end_tokens(lm), kept=False)
 
 
 def _ended(result: list[int] | Unscored, prompt: int, ending: Ending) -> list[int] | Unscored:
-    """Return a row up to its first stop after the prompt, that one included, or to its number of new tokens."""
+    """Return a row up to its first stop after the prompt, or to its number of new tokens."""
     if isinstance(result, Unscored):
         return result
     most = min(len(result), prompt + ending.new_tokens)
-    return result[: next((place + 1 for place in range(prompt, most) if result[place] in ending.stops), most)]
+    return result[: next((at + ending.kept for at in range(prompt, most) if result[at] in ending.stops), most)]
 
 
 def _check(

@@ -18,30 +18,9 @@ from counterfact.core.files import write_json, write_jsonl
 from counterfact.core.records import Request
 from counterfact.editors.rome import RomeSettings
 from counterfact.leaderboard.schema import DatasetPart
-from tests.support import ROOT
+from tests.support import ROOT, Command
 from tests.support.evaluating import counterfact, counterfact_record, zsre
 from tests.support.models import tiny_folder, tiny_lm
-
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """Run `counterfact` in this process; returns exit code, stdout, stderr."""
-    from counterfact.cli.main import main
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["counterfact", *map(str, arguments)])
-        code: object = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capfd.readouterr()
-        assert isinstance(code, int)
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture

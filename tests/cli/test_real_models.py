@@ -1,8 +1,6 @@
 """Pretrained models on the command line: fetched by name, read from GGUF files, and the demo with one."""
 
 import json
-import sys
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -10,28 +8,8 @@ import pytest
 
 from counterfact.cli import demo
 from counterfact.lm.model import packaged
+from tests.support import Command
 from tests.support.gguf_files import LAYERS, write_gguf
-
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """Run `counterfact` in this process; returns exit code, stdout, stderr."""
-    from counterfact.cli.main import main
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["counterfact", *map(str, arguments)])
-        code: object = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capfd.readouterr()
-        assert isinstance(code, int)
-        return code, out, err
-
-    return run
 
 
 def test_what_cannot_be_fetched_is_refused(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

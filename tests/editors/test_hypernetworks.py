@@ -18,7 +18,7 @@ from counterfact.lm.edits.gradient_factors import Factors, LabelledRows, gradien
 from counterfact.lm.forward.blocks import run_blocks
 from counterfact.lm.model.hooks import hooked
 from counterfact.lm.model.loading import LM, load_lm
-from tests.support.models import IN_FLOAT32, tiny_lm
+from tests.support.models import rounding, tiny_lm
 
 FAMILIES = ("gpt2", "gptj", "gpt_neox", "llama", "qwen3")
 
@@ -54,7 +54,7 @@ def test_factors_are_the_gradient_of_the_whole_weight(family: str) -> None:
     network = small_mend(lm)
     factors = factors_of(lm, rows, network)
     modules = [lm.model.get_submodule(name) for name in network.edited]
-    tolerance = 1e-4 if family in IN_FLOAT32 else 1e-9  # its attention is in float32 whatever the model's dtype
+    tolerance = rounding(family)
     for module in modules:
         module.weight.requires_grad_(True)
     try:

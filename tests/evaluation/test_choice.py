@@ -7,7 +7,7 @@ import pytest
 from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.core.files import write_json
 from counterfact.core.records import BadRecord
-from counterfact.evaluation.benchmarks.choice import OTHERS, ChoiceBlock, ChoiceRecord, with_others
+from counterfact.evaluation.benchmarks.choice import OTHERS, ChoiceBlock, ChoiceRecord, queries, with_others
 from counterfact.lm.model.loading import LM
 from tests.support.editing import nll
 from tests.support.evaluating import CITIES, counterfact, counterfact_record, low_rank_edit, run_fake
@@ -93,3 +93,12 @@ def edited_nll(lm: LM, record: ChoiceRecord, choice: str) -> float:
     from dataclasses import replace
 
     return nll(lm, replace(record.request, target_new=choice), low_rank_edit(lm, record.request, 0))
+
+
+def test_nothing_stands_before_a_choice_in_a_script_without_spaces(tmp_path: Path) -> None:
+    value = counterfact_record(0)
+    value["requested_rewrite"]["prompt"] = "{}出生于"
+    write_json(tmp_path / "data.json", [value])
+    [record] = load_dataset(tmp_path / "data.json", benchmark="choice").records
+    assert isinstance(record, ChoiceRecord)
+    assert {query.joiner for query in queries(record)} == {""}

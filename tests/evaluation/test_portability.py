@@ -132,10 +132,19 @@ def test_records_that_cannot_be_read_say_why(tmp_path: Path) -> None:
     found = load(tmp_path, values).records
     reasons = [each.reason for each in found if isinstance(each, BadRecord)]
     assert len(reasons) == 4
-    for reason, part in zip(
-        reasons, ("is not in the prompt", "no words", "ground_truth", "Field required"), strict=True
-    ):
+    for reason, part in zip(reasons, ("is not in", "no words", "ground_truth", "Field required"), strict=True):
         assert part in reason
+
+
+@pytest.mark.parametrize("benchmark", ["portability", "wild"])
+def test_nothing_stands_before_an_answer_in_a_script_without_spaces(tmp_path: Path, benchmark: str) -> None:
+    chinese = {**record(PEOPLE[0], "巴黎", "罗马"), "prompt": f"{PEOPLE[0]}出生于", "subject": PEOPLE[0].upper()}
+    write_json(tmp_path / "knowedit.json", [chinese, record(*PEOPLE[:1], *CITIES[:2])])
+    dataset = load_dataset(tmp_path / "knowedit.json", benchmark=benchmark)
+    joiners = [{query.joiner for query in dataset.benchmark.queries(each)} for each in dataset.records]
+    assert joiners == [{""}, {" "}]
+    assert [each.request.joiner for each in dataset.records if not isinstance(each, BadRecord)] == ["", " "]
+    assert dataset.records[0].request.subject == PEOPLE[0], "the subject is named as the prompt has it"
 
 
 def test_free_generation_asks_the_same_records(tmp_path: Path) -> None:

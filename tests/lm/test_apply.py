@@ -11,7 +11,7 @@ from counterfact.lm.edits.apply import Dense, Edit, LowRank, load_edits, merged,
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.sites import weight_shape
 from tests.lm.test_hooks import hooks
-from tests.support.models import FAMILIES, IN_FLOAT32, INNER, WIDTH, tiny_lm
+from tests.support.models import FAMILIES, INNER, WIDTH, rounding, tiny_lm
 
 
 def random_low(lm: LM, module: str, rank: int, seed: int, dtype: torch.dtype = torch.float64) -> LowRank:
@@ -60,8 +60,7 @@ def test_per_row_equals_merged(family: str) -> None:
     clean = lm.model(tokens, use_cache=False).logits
     with per_row(lm, edits, OWNERS):
         found = lm.model(tokens, use_cache=False).logits
-    tolerance = 2e-5 if family in IN_FLOAT32 else 1e-9
-    torch.testing.assert_close(found, one_by_one(lm, edits, OWNERS, tokens), rtol=0, atol=tolerance)
+    torch.testing.assert_close(found, one_by_one(lm, edits, OWNERS, tokens), rtol=0, atol=rounding(family))
     moved = (found - clean).abs().amax((1, 2))
     for owner, distance in zip(OWNERS, moved.tolist(), strict=True):
         assert distance > 0.1 if owner in (0, 1, 2, 3) else distance == 0

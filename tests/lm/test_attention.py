@@ -16,7 +16,7 @@ from counterfact.lm.forward.prefix import KV, KVRecorder, PrefixKV, padding_mask
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.generation import generate
 from counterfact.lm.model.loading import LM
-from tests.support.models import FAMILIES, IN_FLOAT32, tiny_lm
+from tests.support.models import FAMILIES, rounding, tiny_lm
 
 PREFIXES, EACH, TOKENS = 2, 3, 4
 """Prefixes, rows after each, tokens of a row."""
@@ -48,7 +48,7 @@ def prefixes(lm: LM, lengths: list[int]) -> tuple[list[list[int]], PrefixKV]:
 
 
 def close(lm: LM) -> dict[str, float]:
-    return {"rtol": 0, "atol": 2e-5 if lm.layout.family in IN_FLOAT32 else 1e-9}  # GPT-J's own attention is in float32
+    return {"rtol": 0, "atol": rounding(lm.layout.family)}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

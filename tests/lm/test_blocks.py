@@ -7,7 +7,7 @@ from torch import Tensor
 from counterfact.lm.forward.blocks import attend_by, embed, logits, run_blocks
 from counterfact.lm.forward.prefix import KVRecorder
 from counterfact.lm.model.loading import LM
-from tests.support.models import FAMILIES, IN_FLOAT32, tiny_lm
+from tests.support.models import FAMILIES, rounding, tiny_lm
 
 ROWS, TOKENS = 3, 11
 
@@ -22,25 +22,21 @@ def whole(lm: LM, tokens: Tensor) -> Tensor:
     return result
 
 
-def tolerance(family: str) -> float:
-    return 1e-4 if family in IN_FLOAT32 else 1e-9
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_blocks_are_the_model(family: str) -> None:
     lm = tiny_lm(family)
     expected = whole(lm, ids(lm))
     for cut in range(lm.n_layers + 1):
         hidden = run_blocks(lm, run_blocks(lm, embed(lm, ids(lm)), 0, cut), cut, lm.n_layers)
-        torch.testing.assert_close(logits(lm, hidden), expected, rtol=0, atol=tolerance(family))
-    torch.testing.assert_close(logits(lm, hidden[1, 4]), expected[1, 4], rtol=0, atol=tolerance(family))
+        torch.testing.assert_close(logits(lm, hidden), expected, rtol=0, atol=rounding(family))
+    torch.testing.assert_close(logits(lm, hidden[1, 4]), expected[1, 4], rtol=0, atol=rounding(family))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_recording_keys_and_values_changes_nothing(family: str) -> None:
     lm, recorder = tiny_lm(family), KVRecorder()
     hidden = run_blocks(lm, embed(lm, ids(lm)), 0, lm.n_layers, cache=recorder)
-    torch.testing.assert_close(logits(lm, hidden), whole(lm, ids(lm)), rtol=0, atol=tolerance(family))
+    torch.testing.assert_close(logits(lm, hidden), whole(lm, ids(lm)), rtol=0, atol=rounding(family))
     assert [recorder.keys[layer].shape[2] for layer in range(lm.n_layers)] == [TOKENS] * lm.n_layers
 
 

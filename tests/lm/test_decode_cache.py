@@ -7,7 +7,7 @@ from torch import Tensor
 from counterfact.lm.forward.blocks import call_blocks, decode_attention, embed, logits, run_blocks
 from counterfact.lm.forward.decode_cache import STEP, DecodeCache
 from counterfact.lm.model.loading import LM
-from tests.support.models import FAMILIES, IN_FLOAT32, tiny_lm
+from tests.support.models import FAMILIES, rounding, tiny_lm
 
 ROWS, TOKENS = 3, 2 * STEP + 5
 
@@ -36,12 +36,11 @@ def grown(lm: LM, tokens: Tensor, cache: DecodeCache, given: int) -> Tensor:
 @pytest.mark.parametrize("given", [8, STEP])
 def test_a_decode_cache_changes_nothing(family: str, given: int) -> None:
     lm, length = tiny_lm(family), min(TOKENS, tiny_lm(family).max_length)
-    tolerance = 2e-5 if family in IN_FLOAT32 else 1e-9  # its own attention is in float32
     expected = lm.model(ids(lm)[:, :length], use_cache=False).logits
     cache = DecodeCache(ROWS, length)
     for _ in range(2):
         found = grown(lm, ids(lm)[:, :length], cache.begin(ROWS), given)
-        torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+        torch.testing.assert_close(found, expected, rtol=0, atol=rounding(family))
         assert cache.length(0) == length
 
 

@@ -37,7 +37,7 @@ from tests.editors.test_rome import module_at_subject
 from tests.lm.test_scoring import PROMPTS, TARGETS, agree, plain, scores
 from tests.support import oracle_tracing as oracle
 from tests.support.editing import REQUESTS, TEMPLATES, change, edits_of, prepared, resources
-from tests.support.models import EDITABLE, EXPERTS, IN_FLOAT32, tiny_folder, tiny_lm
+from tests.support.models import EDITABLE, EXPERTS, rounding, tiny_folder, tiny_lm
 from tests.tracing.test_gradients import slow
 
 KINDS_OF_MODELS = (*EDITABLE, *EXPERTS)
@@ -45,11 +45,6 @@ FACTS = (
     Fact(known_id=4, subject="Norway", attribute="Oslo", prompt="The capital of Norway is"),
     Fact(known_id=5, subject="Anna Ferrand", attribute="Lisbon", prompt="In Turin Anna Ferrand was born in"),
 )
-
-
-def rounding(kind: str) -> float:
-    """How far two float64 computations may be apart: some families' own attention is in float32."""
-    return 1e-4 if kind in IN_FLOAT32 else 1e-9
 
 
 @cache

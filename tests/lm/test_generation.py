@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from counterfact.lm.edits.apply import Edit, LowRank, merged
-from counterfact.lm.generation import Generation, _top, clean_text, end_tokens, generate
+from counterfact.lm.generation import Generation, _top, before_end, clean_text, end_tokens, generate
 from counterfact.lm.model.hooks import Site, hooked
 from counterfact.lm.model.loading import LM, load_lm
 from counterfact.lm.planning.batch_plan import Plan, Split
@@ -203,11 +203,11 @@ def test_a_text_ends_at_an_end_token_after_its_prompt(monkeypatch: pytest.Monkey
     for told, expected in ((ends, set(ends)), (ends[0], {ends[0]}), (None, {lm.tokenizer.eos_token_id})):
         monkeypatch.setattr(lm.model.generation_config, "eos_token_id", told)
         assert end_tokens(lm) == expected
-        found = generate(lm, PROMPTS, range(5), top_k=1, length=LENGTH, stop_at_end=True)
+        found = generate(lm, PROMPTS, range(5), top_k=1, length=LENGTH, ending=before_end(lm, LENGTH))
         for ids, all_of_it, start in zip(ids_of(found), whole, starts, strict=True):
             stops = [place for place in range(start, LENGTH) if all_of_it[place] in expected]
             assert ids == all_of_it[: min(stops, default=LENGTH)]
     monkeypatch.setattr(lm.model.generation_config, "eos_token_id", ends)
-    found = generate(lm, PROMPTS, range(5), top_k=1, length=LENGTH, stop_at_end=True)
+    found = generate(lm, PROMPTS, range(5), top_k=1, length=LENGTH, ending=before_end(lm, LENGTH))
     assert len(ids_of(found)[2]) == starts[2], "an end token at once leaves the prompt"
     assert ids_of(generate(lm, PROMPTS, range(5), top_k=1, length=LENGTH)) == whole

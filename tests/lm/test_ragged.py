@@ -12,7 +12,7 @@ from counterfact.lm.forward.prefix import KVRecorder, RecordedKV
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.model.loading import LM
 from tests.lm.test_apply import one_by_one, some_edits
-from tests.support.models import FAMILIES, IN_FLOAT32, tiny_lm
+from tests.support.models import FAMILIES, rounding, tiny_lm
 
 LENGTHS = (5, 3, 9, 1, 3, 5, 7)
 
@@ -29,10 +29,6 @@ def run(lm: LM, rows: list[list[int]], tail: int | None = None) -> tuple[RaggedL
     return layout, run_blocks(lm, embed(lm, ids, positions), 0, lm.n_layers, positions=positions, rows=ragged)
 
 
-def tolerance(lm: LM) -> float:
-    return 2e-5 if lm.layout.family in IN_FLOAT32 else 1e-9  # its own attention is in float32
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("tail", [None, 1, 2])
 def test_each_row_is_as_it_is_alone(family: str, tail: int | None) -> None:
@@ -46,7 +42,7 @@ def test_each_row_is_as_it_is_alone(family: str, tail: int | None) -> None:
         alone = lm.model(torch.tensor([row]), use_cache=False).logits[0]
         for i in range(max(0, len(row) - (tail or len(row))), len(row)):
             place = tokens[layout.starts[number] + i]
-            torch.testing.assert_close(found[place], alone[i], rtol=0, atol=tolerance(lm))
+            torch.testing.assert_close(found[place], alone[i], rtol=0, atol=rounding(lm.layout.family))
     vars_left = [module for module in lm.model.modules() if "_attn" in vars(module)]
     assert not vars_left
     assert lm.model.config._attn_implementation == lm.layout.attention_kernel
@@ -65,7 +61,7 @@ def test_edits_by_row_are_those_of_the_merged_model(family: str, tail: int | Non
     for number, (row, owner) in enumerate(zip(rows, owners, strict=True)):
         alone = one_by_one(lm, edits, [owner], torch.tensor([row]))[0, -1]
         place = last[layout.starts[number] + len(row) - 1]
-        torch.testing.assert_close(logits(lm, hidden[0, place]), alone, rtol=0, atol=tolerance(lm))
+        torch.testing.assert_close(logits(lm, hidden[0, place]), alone, rtol=0, atol=rounding(lm.layout.family))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -100,7 +96,7 @@ def test_a_prefix_stands_for_its_tokens_and_gradients_pass_by_it(family: str, he
     for number, row in enumerate(rows):
         end = suffixes.starts[number] + suffixes.lengths[number] - 1
         alone = lm.model(torch.tensor([row]), use_cache=False).logits[0, -1]
-        torch.testing.assert_close(logits(lm, hidden[0, end]), alone, rtol=0, atol=tolerance(lm))
+        torch.testing.assert_close(logits(lm, hidden[0, end]), alone, rtol=0, atol=rounding(lm.layout.family))
     (gradient,) = torch.autograd.grad(hidden[0, suffixes.starts[2]].sum(), start)
     touched = gradient[0].abs().sum(1) > 0
     assert touched.nonzero()[:, 0].tolist() == [suffixes.starts[2]], "a row's first token sees nothing but its prefix"

@@ -16,7 +16,7 @@ from counterfact.lm.queries import Query, TargetScore, Unscored
 from counterfact.lm.scoring import score
 from tests.lm.test_apply import some_edits
 from tests.lm.test_hooks import hooks
-from tests.support.models import FAMILIES, IN_FLOAT32, tiny_lm
+from tests.support.models import FAMILIES, rounding, tiny_lm
 
 PROMPTS = (
     "The capital of Norway is",
@@ -56,7 +56,7 @@ def test_scores_are_those_of_one_row_at_a_time(family: str) -> None:
     for query, found in zip(QUERIES, score(lm, QUERIES), strict=True):
         assert not isinstance(found, Unscored)
         for target, value in zip(query.targets, found, strict=True):
-            agree(value, plain(lm, query.prompt, target), 2e-5 if family in IN_FLOAT32 else 1e-9)
+            agree(value, plain(lm, query.prompt, target), rounding(family))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -67,7 +67,7 @@ def test_scores_under_edits_are_those_of_the_merged_model(family: str) -> None:
         assert not isinstance(found, Unscored)
         with merged(lm, [edits[owner]] if owner >= 0 else []):
             for target, value in zip(query.targets, found, strict=True):
-                agree(value, plain(lm, query.prompt, target), 1e-4 if family in IN_FLOAT32 else 1e-8)
+                agree(value, plain(lm, query.prompt, target), 10 * rounding(family))
 
 
 def test_float32_scores_are_close_to_float64_ones() -> None:

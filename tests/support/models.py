@@ -32,6 +32,13 @@ FAMILIES = (*USUAL, *(pytest.param(kind, marks=pytest.mark.soak) for kind in OTH
 """For tests of the parts of the engine: all kinds in `make soak`; `tests/lm/test_families.py` is for all, always."""
 IN_FLOAT32 = ("gptj", "gpt_neo", "gemma2", "bloom")
 """Families whose own attention, or its softmax, is in float32 whatever the model's dtype."""
+
+
+def rounding(family: str) -> float:
+    """How far apart two float64 computations of one logit or score may be, on any processor."""
+    return 1e-4 if family in IN_FLOAT32 else 1e-9
+
+
 LAYERS, WIDTH, INNER, HEADS, LENGTH = 3, 32, 64, 4, 64
 MIXED_LAYERS = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
 QWEN_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": INNER}

@@ -4,8 +4,7 @@ import json
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from counterfact.tracing.figures import choose_cases, draw_run
 from counterfact.tracing.known import Question, known_facts, words_before
 from counterfact.tracing.methods import causal_method, gradient_method, severed_method
 from counterfact.tracing.store import Stored, TraceRun, array_path, find_runs, keep, load_run, run_identity
+from tests.support import Command
 from tests.support.models import tiny_folder, tiny_lm
 
 SUBJECTS = ("Anna Ferrand", "Norway", "Harlan Reed", "Pavel Dvořák", "the ferry", "Oslo")
@@ -281,23 +281,7 @@ def test_cases_are_chosen_by_their_rule() -> None:
     assert [fact for fact, _ in chosen[7:]] == weak
 
 
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    from counterfact.cli.main import main
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["counterfact", *map(str, arguments)])
-        code: Any = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return int(code), *capfd.readouterr()
-
-    return run
-
-
-def test_the_way_from_a_model_to_pages(command: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+def test_the_way_from_a_model_to_pages(command: Command, tmp_path: Path) -> None:
     model = ["--model", tiny_folder("llama")]
     write_json(tmp_path / "facts.json", [fact.model_dump() for fact in FACTS if isinstance(fact, Fact)])
     traced = ["trace", "--facts", tmp_path / "facts.json", *model, "--out", tmp_path / "runs", "--limit", 3]

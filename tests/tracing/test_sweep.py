@@ -1,44 +1,30 @@
 """`counterfact sweep`: one run for each layer and position, a table, a figure; what cannot be swept is refused."""
 
 import json
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from counterfact.cli.sweep import parse_layers
 from counterfact.core.errors import BadInput
+from tests.support import Command
 from tests.support.evaluating import counterfact
 from tests.support.models import tiny_folder
 
-Command = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    from counterfact.cli.main import main
-
+def sweep(command: Command, tmp_path: Path) -> Command:
+    """Run `counterfact sweep` on two records and a tiny model."""
     counterfact(tmp_path / "data")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        given = ["--dataset", tmp_path / "data", "--model", tiny_folder("gpt2"), "--out", tmp_path, "--limit", 2]
-        monkeypatch.setattr(sys, "argv", ["counterfact", "sweep", *map(str, given), *map(str, arguments)])
-        code: Any = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return int(code), *capfd.readouterr()
-
-    return run
+    given = ["--dataset", tmp_path / "data", "--model", tiny_folder("gpt2"), "--out", tmp_path, "--limit", 2]
+    return partial(command, "sweep", *given)
 
 
-def test_every_layer_and_position_is_scored_and_drawn(command: Command, tmp_path: Path) -> None:
+def test_every_layer_and_position_is_scored_and_drawn(sweep: Command, tmp_path: Path) -> None:
     places = ["--position", "subject_last", "--position", "last"]
     quick = ["--set", "steps=2", "--set", "covariance=false", "--set", "contexts_per_length=0"]
-    code, out, err = command("--layers", "0,2", *places, *quick)
+    code, out, err = sweep("--layers", "0,2", *places, *quick)
     assert code == 0, err
     assert "subject_last" in out
     [file] = tmp_path.glob("sweep/*/sweep.json")
@@ -61,8 +47,8 @@ def test_every_layer_and_position_is_scored_and_drawn(command: Command, tmp_path
         (["--editor", "ft", "--position", "last"], "has no setting `position`"),
     ],
 )
-def test_what_cannot_be_swept_is_refused(command: Command, arguments: list[str], said: str) -> None:
-    code, _, err = command(*arguments)
+def test_what_cannot_be_swept_is_refused(sweep: Command, arguments: list[str], said: str) -> None:
+    code, _, err = sweep(*arguments)
     assert code == 2
     assert said in err
 

@@ -29,6 +29,11 @@ class Said(Border):
     """The answer, then its other names."""
 
 
+SaidTexts = Annotated[list[Said], Field(max_length=1000)]
+Correct = Annotated[list[bool], Field(max_length=10_000)]
+"""For each token of an answer under teacher forcing, whether it is the likeliest one."""
+
+
 def open_queries(prompts: Iterable[str], *, unedited: bool = False) -> list[OpenQuery]:
     """Return queries that let a model answer prompts by itself, in a text that ends at a full stop or a line break."""
     return [OpenQuery(prompt, NEW_TOKENS, STOPS, unedited) for prompt in prompts]

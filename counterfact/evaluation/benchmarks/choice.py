@@ -120,7 +120,8 @@ def _offering(record: ChoiceRecord, objects: Mapping[str | None, set[str]]) -> C
 
 def queries(record: ChoiceRecord) -> list[Query]:
     """Return one query for each prompt, with all choices."""
-    return [Query(prompt, record.choices) for prompts in record.prompts.values() for prompt in prompts]
+    joiner = record.request.joiner
+    return [Query(prompt, record.choices, joiner) for prompts in record.prompts.values() for prompt in prompts]
 
 
 def block(record: ChoiceRecord, answers: Answers) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 
 from counterfact.contracts.benchmarks import Answers, Benchmark, Lesson, benchmark
 from counterfact.core.numbers import finite
-from counterfact.core.records import Border, Request
+from counterfact.core.records import Border, Record, Request
 from counterfact.core.references import ReferenceTexts
 from counterfact.core.subjects import joiner_after
 from counterfact.lm.queries import Query
@@ -162,7 +162,7 @@ def nats_of_both(prompts: PromptsBySort, answers: Answers) -> dict[str, Any]:
     }
 
 
-def target_tokens(_record: CounterFactRecord, answers: Answers) -> dict[str, int]:
+def target_tokens(_record: Record, answers: Answers) -> dict[str, int]:
     """Return the numbers of tokens of the new and, where it is known, the true object."""
     return {name: score.tokens for name, score in zip(("new", "true"), answers.scores[0], strict=False)}
 

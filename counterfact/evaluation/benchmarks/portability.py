@@ -19,11 +19,13 @@ from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field
 from counterfact.contracts.benchmarks import Answers, Benchmark, benchmark
 from counterfact.contracts.metrics import Block, metric
 from counterfact.core.records import Border, Request
+from counterfact.core.subjects import joiner_after, with_slot
 from counterfact.lm.queries import Continuation, OpenQuery, Query
 from counterfact.statistics.values import mean
 
-from ._answers import Said, check_answer, holds_answer, normalised, open_queries, said
+from ._answers import Correct, Said, SaidTexts, check_answer, holds_answer, normalised, open_queries, said
 from ._questions import Neighbor, Questions, questions_of, rewrite_of
+from .counterfact import target_tokens
 
 NAME, PAPER = "portability", "arXiv:2307.12976"
 _PHRASE = re.compile(r"The names? of (?P<phrase>.+) (?:is|are)")
@@ -76,14 +78,10 @@ class PortabilityRecord(Border):
 
     @property
     def request(self) -> Request:
-        """The fact that an editor is to change; the last whole-word occurrence of the subject is its slot."""
-        found = list(re.finditer(rf"(?<!\w){re.escape(self.subject)}(?!\w)", self.prompt))
-        if not found:
-            raise ValueError(f"the subject {self.subject!r} is not in the prompt {self.prompt!r}")
-        start, end = found[-1].span()
-        template = f"{self.prompt[:start]}{{}}{self.prompt[end:]}"
+        """The fact that an editor is to change; the subject is named as the prompt has it."""
+        template, subject = with_slot(self.prompt, self.subject)
         true = next((name for name in self.ground_truth if name.strip() and name != self.target_new), None)
-        return Request(self.case_id, template, self.subject, self.target_new, true)
+        return Request(self.case_id, template, subject, self.target_new, true, joiner=joiner_after(template))
 
     def needed(self, question: Question) -> list[Fact] | None:
         """Return what the unedited model must know for a question of portability; `None` where that cannot be told.
@@ -132,16 +130,14 @@ class Around(Said):
     """Whether the unedited model knows what is needed; `None` where it cannot be told what that is."""
 
 
-Tokens = Annotated[list[bool], Field(max_length=10_000)]
-SaidTexts = Annotated[list[Said], Field(max_length=1000)]
 AroundTexts = Annotated[list[Around], Field(max_length=1000)]
 
 
 class PortabilityBlock(Border):
     """`post` or `pre` of a record."""
 
-    rewrite_prompts_correct: Tokens
-    paraphrase_prompts_correct: Tokens
+    rewrite_prompts_correct: Correct
+    paraphrase_prompts_correct: Correct
     rewrite_prompts_said: SaidTexts
     paraphrase_prompts_said: SaidTexts
     portability_prompts_said: AroundTexts
@@ -162,7 +158,8 @@ def about(record: PortabilityRecord) -> list[str]:
 
 def queries(record: PortabilityRecord) -> list[Query]:
     """Return the edited prompt and its paraphrases with the new object, for teacher forcing."""
-    return [Query(prompt, (record.target_new,)) for prompt in about(record)]
+    request = record.request
+    return [Query(prompt, (request.target_new,), request.joiner) for prompt in about(record)]
 
 
 def spoken(record: PortabilityRecord) -> list[OpenQuery]:
@@ -260,7 +257,7 @@ PORTABILITY = benchmark(
         open_queries=spoken,
         block=block,
         block_form=PortabilityBlock,
-        target_tokens=lambda _record, answers: {"new": answers.scores[0][0].tokens},
+        target_tokens=target_tokens,
         columns=(
             ("Reliability", ("efficacy", "contains")),
             ("Generalization", ("contains_para",)),

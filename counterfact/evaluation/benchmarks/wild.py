@@ -19,8 +19,9 @@ from counterfact.core.records import Border, Record
 from counterfact.lm.queries import OpenQuery, Query
 from counterfact.statistics.values import mean
 
-from ._answers import Said, check_answer, exact_share, holding_share, open_queries, said, without_end
+from ._answers import Correct, SaidTexts, check_answer, exact_share, holding_share, open_queries, said, without_end
 from ._questions import parse_any, questions_of, rewrite_of
+from .counterfact import target_tokens
 
 NAME, PAPER = "wild", "arXiv:2502.11177"
 
@@ -33,16 +34,12 @@ class Kept(Border):
     """Whether the unedited model says the same tokens."""
 
 
-Tokens = Annotated[list[bool], Field(max_length=10_000)]
-SaidTexts = Annotated[list[Said], Field(max_length=1000)]
-
-
 class WildBlock(Border):
     """`post` or `pre` of a record: by sort of prompt, the answer's tokens under teacher forcing, and what was said."""
 
-    rewrite_prompts_correct: Tokens
-    paraphrase_prompts_correct: Tokens
-    neighborhood_prompts_correct: Tokens
+    rewrite_prompts_correct: Correct
+    paraphrase_prompts_correct: Correct
+    neighborhood_prompts_correct: Correct
     rewrite_prompts_said: SaidTexts
     paraphrase_prompts_said: SaidTexts
     neighborhood_prompts_said: Annotated[list[Kept], Field(max_length=1000)]
@@ -57,9 +54,9 @@ def parse(value: Mapping[str, Any], position: int) -> Record:
 
 def queries(record: Record) -> list[Query]:
     """Return each prompt with its answer, for teacher forcing."""
-    new, asked = (record.request.target_new,), questions_of(record)
-    about = [Query(prompt, new) for prompt in (record.request.filled, *asked.paraphrases)]
-    return about + [Query(neighbor.prompt, (neighbor.answer,)) for neighbor in asked.neighborhood]
+    request, asked = record.request, questions_of(record)
+    new = [(prompt, request.target_new) for prompt in (request.filled, *asked.paraphrases)]
+    return [Query(prompt, (answer,), request.joiner) for prompt, answer in [*new, *asked.neighborhood]]
 
 
 def spoken(record: Record) -> list[OpenQuery]:
@@ -160,7 +157,7 @@ WILD = benchmark(
         open_queries=spoken,
         block=block,
         block_form=WildBlock,
-        target_tokens=lambda _record, answers: {"new": answers.scores[0][0].tokens},
+        target_tokens=target_tokens,
         columns=(
             ("Reliability", ("efficacy", "exact", "contains")),
             ("Generalization", ("paraphrase", "exact_para", "contains_para")),

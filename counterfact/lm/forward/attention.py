@@ -15,7 +15,7 @@ from counterfact.lm.forward.attention_gradient import attend_with_gradient
 from counterfact.lm.forward.decode_cache import DecodeCache
 from counterfact.lm.forward.operators import attention_and_sums
 from counterfact.lm.forward.prefix import KV
-from counterfact.lm.forward.ragged import RaggedRows
+from counterfact.lm.forward.ragged import RaggedRows, causal_mask
 
 
 def attend(rows: RaggedRows, site: AttentionSite, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -97,14 +97,12 @@ def attend_rectangle(site: AttentionSite, query: Tensor, key: Tensor, value: Ten
         (rows, queries, heads, head width).
     """
     queries, keys = query.shape[2], key.shape[2]
-    unseen = torch.ones(queries, keys, dtype=torch.bool, device=query.device).triu(keys - queries + 1)
+    mask = causal_mask(queries, keys, query)
     if site.change is not None:
-        mask = torch.zeros(unseen.shape, dtype=query.dtype, device=query.device)
-        mask = mask.masked_fill(unseen, torch.finfo(query.dtype).min)[None, None]
         positions = torch.arange(keys, device=query.device)[None]
-        return _written_out(site, query, key, value, positions, mask)
+        return _written_out(site, query, key, value, positions, mask[None, None])
     grouped = query.shape[1] != key.shape[1]
-    found = scaled_dot_product_attention(query, key, value, attn_mask=~unseen, scale=site.scaling, enable_gqa=grouped)
+    found = scaled_dot_product_attention(query, key, value, attn_mask=mask == 0, scale=site.scaling, enable_gqa=grouped)
     return found.transpose(1, 2)
 
 

@@ -205,11 +205,11 @@ class RaggedRows:
     def _mask(self, number: int, group: RowGroup) -> Tensor:
         asked = self.asked(group)
         if self.prefix is None:
-            return _causal(asked, group.length, torch.zeros((), device=self.device))[None, None, None]
+            return causal_mask(asked, group.length, torch.zeros((), device=self.device))[None, None, None]
         before = self.prefix.masks[number]
         if len(before) > 1:
             before = before.repeat_interleave(group.rows // len(before), 0)
-        new = _causal(asked, group.length, before).expand(len(before), 1, 1, -1, -1)
+        new = causal_mask(asked, group.length, before).expand(len(before), 1, 1, -1, -1)
         return torch.cat([before[:, None, None, None].expand(-1, 1, 1, asked, -1), new], -1)
 
     @cached_property
@@ -293,7 +293,7 @@ class HeadOrder:
         ]
 
 
-def _causal(asked: int, length: int, like: Tensor) -> Tensor:
+def causal_mask(asked: int, length: int, like: Tensor) -> Tensor:
     """For the last `asked` of `length` tokens, 0 where one may look, the lowest number of `like`'s dtype elsewhere."""
     lowest = torch.finfo(like.dtype).min
     return torch.full((asked, length), lowest, dtype=like.dtype, device=like.device).triu(length - asked + 1)
