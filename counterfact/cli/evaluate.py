@@ -71,6 +71,10 @@ def evaluate(
     stop_at_end: Annotated[
         bool, typer.Option("--stop-at-end", help="End a text at the model's end token; the paper's protocol goes on.")
     ] = False,
+    chat_template: Annotated[
+        bool,
+        typer.Option("--chat-template", help="Ask everything as a user's message, by the model's chat template."),
+    ] = False,
     defer_text_metrics: Annotated[bool, typer.Option(help="Keep texts; measure them later with score-texts.")] = False,
     network: Annotated[
         Path | None, typer.Option(help="Folder of the editor's trained network; default: where train leaves it.")
@@ -129,6 +133,7 @@ def evaluate(
         generate=generate,
         length=length,
         stop_at_end=stop_at_end,
+        chat_template=chat_template,
         defer_text_metrics=defer_text_metrics,
         trained_records=trained_records,
         restart=restart,

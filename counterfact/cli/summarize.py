@@ -18,6 +18,7 @@ from counterfact.cli._common import (
     open_model,
     progress_bar,
 )
+from counterfact.core.errors import BadInput
 
 if TYPE_CHECKING:
     from counterfact.evaluation.store import Run
@@ -37,16 +38,23 @@ def summarize(
     results: Annotated[list[Path], typer.Argument(help="Folders; every finished run below them is read.")],
     form: Form = "terminal",
     paper: Annotated[str | None, typer.Option(help="Add the paper's rows for this model, e.g. gpt2-xl.")] = None,
+    protocols: Annotated[
+        bool, typer.Option("--protocols", help="One table for a model: all protocols, and where editors change places.")
+    ] = False,
     plugin: Plugin = None,
 ) -> None:
-    """Print runs in the layouts of the paper's Tables 4 and 1.
+    """Print runs in the layouts of the paper's Tables 4 and 1, or all protocols of a model in one table.
 
     Example: `counterfact summarize results --paper gpt2-xl --format markdown`
     """
     load_plugins(plugin)
+    from counterfact.evaluation.protocols import protocol_tables  # noqa: PLC0415
     from counterfact.evaluation.summary import summary_tables  # noqa: PLC0415
 
-    print_tables(summary_tables(find_runs(results), paper), form)
+    if protocols and paper:
+        raise BadInput("--protocols has no rows of the paper; leave out --paper")
+    runs = find_runs(results)
+    print_tables(protocol_tables(runs) if protocols else summary_tables(runs, paper), form)
 
 
 def export(

@@ -5,8 +5,9 @@ Whatever goes wrong with one record costs that record: a stage that raises is tr
 
 import logging
 import math
+import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from time import perf_counter
 from typing import Any, Literal
@@ -24,10 +25,10 @@ from counterfact.lm.continuation import continuations
 from counterfact.lm.drift import text_drifts
 from counterfact.lm.edits.apply import Edit
 from counterfact.lm.forward.packed_products import packed_products
-from counterfact.lm.generation import Generation, before_end, generate
+from counterfact.lm.generation import Generation, before_end, clean_text, generate
 from counterfact.lm.model.loading import LM
 from counterfact.lm.planning.batch_plan import Plan, Split, is_out_of_memory
-from counterfact.lm.queries import Unscored
+from counterfact.lm.queries import Query, Unscored
 from counterfact.lm.scoring import score
 from counterfact.lm.shifts import next_token_shifts
 
@@ -52,6 +53,17 @@ class Job:
     def benchmark(self) -> Benchmark[Any]:
         """What is asked about each record."""
         return self.task.dataset.benchmark
+
+    def asked(self, prompt: str) -> str:
+        """Return a prompt as the model is given it."""
+        return self.lm.encoding.in_chat(prompt) if self.task.options.chat_template else prompt
+
+    def queries(self, record: Record) -> list[Query]:
+        """Return what is scored about a record; an answer in a chat is joined to nothing."""
+        queries = self.benchmark.queries(record)
+        if not self.task.options.chat_template:
+            return queries
+        return [replace(query, prompt=self.asked(query.prompt), joiner="") for query in queries]
 
     @cached_property
     def records(self) -> Sequence[Record | BadRecord]:
@@ -92,7 +104,7 @@ def run_chunk(job: Job, records: Sequence[Record | BadRecord]) -> list[Outcome]:
     alone = [[state] for state in states.values()]
     with packed_products(job.lm):
         if (editor := job.editor) is not None:
-            _stage("edit", job.plan, groups, lambda some: _edit(editor, job.task.options.seed, some))
+            _stage("edit", job.plan, groups, lambda some: _edit(job, editor, some))
         _stage("score", job.plan, alone, lambda some: _score(job, _flat(some)))
         _stage("generate", job.plan, alone, lambda some: _generate(job, _flat(some)))
         _stage("text", job.plan, alone, lambda some: _measure_texts(job, _flat(some)))
@@ -141,15 +153,17 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _edit(editor: Editor, seed: int, groups: list[list[State]]) -> None:
-    made = editor([[state.record.request for state in group] for group in groups], seed)
+def _edit(job: Job, editor: Editor, groups: list[list[State]]) -> None:
+    made = editor([[state.record.request for state in group] for group in groups], job.task.options.seed)
     if len(made) != len(groups):
         raise ValueError(f"expected what became of each of {len(groups)} groups, got {len(made)}")
     for group, edited in zip(groups, made, strict=True):
         reasons = {failure.id: failure.reason for failure in edited.failures}
         done = () if edited.edit is None else edited.edit.request_ids
         for state in group:
-            if (case_id := state.record.case_id) in done:
+            if edited.edit is not None and edited.edit.context and job.task.options.chat_template:
+                state.fail("edit", "an edit that stands before a prompt has no place in a chat template")
+            elif (case_id := state.record.case_id) in done:
                 state.edit = edited.edit
             else:
                 state.fail("edit", reasons.get(case_id, "the editor said nothing of this request"))
@@ -166,7 +180,7 @@ def _edits_of(states: Sequence[State]) -> tuple[list[int], list[Edit]]:
 
 
 def _score(job: Job, states: list[State]) -> None:
-    queries = [job.benchmark.queries(state.record) for state in states]
+    queries = [job.queries(state.record) for state in states]
     of_state, edits = _edits_of(states)
     edit_index = [edit for edit, asked in zip(of_state, queries, strict=True) for _ in asked]
     scores = iter(score(job.lm, [query for asked in queries for query in asked], edit_index, edits, plan=job.plan))
@@ -186,7 +200,7 @@ def _score(job: Job, states: list[State]) -> None:
 
 def _shifts(job: Job, states: Sequence[State], of_state: Sequence[int], edits: Sequence[Edit]) -> list[list[Any]]:
     """Return for each record how far the next-token distributions moved that its benchmark asks about."""
-    prompts = [job.benchmark.shift_prompts(state.record) for state in states]
+    prompts = [[*map(job.asked, job.benchmark.shift_prompts(state.record))] for state in states]
     flat = [prompt for mine in prompts for prompt in mine]
     if not flat:
         return [[] for _ in states]
@@ -199,7 +213,10 @@ def _continuations(
     job: Job, states: Sequence[State], of_state: Sequence[int], edits: Sequence[Edit]
 ) -> list[list[Any]]:
     """Return for each record what the model said to the open queries of its benchmark."""
-    queries = [job.benchmark.open_queries(state.record) for state in states]
+    queries = [
+        [query._replace(prompt=job.asked(query.prompt)) for query in job.benchmark.open_queries(state.record)]
+        for state in states
+    ]
     index = [edit for edit, mine in zip(of_state, queries, strict=True) for _ in mine]
     said = iter(continuations(job.lm, [query for mine in queries for query in mine], index, edits, plan=job.plan))
     return [[next(said) for _ in mine] for mine in queries]
@@ -228,7 +245,7 @@ def _generate(job: Job, states: list[State]) -> None:
         return
     options = job.task.options
     made = generate(
-        *(job.lm, flat, seeds, edit_index, edits),
+        *(job.lm, [*map(job.asked, flat)], seeds, edit_index, edits),
         length=length,
         top_k=options.top_k,
         ending=before_end(job.lm, length) if options.stop_at_end else None,
@@ -237,10 +254,20 @@ def _generate(job: Job, states: list[State]) -> None:
     generated = iter(made)
     for state, mine in zip(states, prompts, strict=True):
         results = [next(generated) for _ in mine]
-        state.block["text"] = [result.text if isinstance(result, Generation) else None for result in results]
+        state.block["text"] = [_text(job, *pair) for pair in zip(mine, results, strict=True)]
         missing = {str(i): result.reason for i, result in enumerate(results) if isinstance(result, Unscored)}
         if missing:
             state.block["text_missing"] = missing
+
+
+def _text(job: Job, prompt: str, result: Generation | Unscored) -> str | None:
+    """Return a prompt and what the model went on with, without what a chat template puts around the prompt."""
+    if isinstance(result, Unscored):
+        return None
+    if not job.task.options.chat_template:
+        return result.text
+    said = clean_text(job.lm, result.ids[result.given :])
+    return f"{unicodedata.normalize('NFKD', prompt)} {said.lstrip()}"
 
 
 def _measure_texts(job: Job, states: list[State]) -> None:

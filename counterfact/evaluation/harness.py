@@ -184,7 +184,13 @@ def _trial(lm: LM, dataset: Dataset, options: Options) -> Trial:
     generation = options.generation(dataset.benchmark)
     if generation is not None and options.length > lm.max_length:
         raise BadInput(f"{lm.name} takes {lm.max_length} tokens at most; choose a shorter text than {options.length}")
-    return trial_of(lm, dataset, seed=options.seed, generation=generation, schedule=options.schedule)
+    return trial_of(
+        *(lm, dataset),
+        seed=options.seed,
+        generation=generation,
+        schedule=options.schedule,
+        chat_template=options.chat_template,
+    )
 
 
 def _text_scorer(dataset: Dataset, options: Options) -> TextScorer | None:

@@ -57,7 +57,15 @@ class Trial:
         return self.folder / f"{editor['name']}-{hash_json({**self.identity, 'editor': editor})[:8]}"
 
 
-def trial_of(lm: LM, dataset: Dataset, *, seed: int, generation: Mapping[str, int] | None, schedule: Schedule) -> Trial:
+def trial_of(
+    lm: LM,
+    dataset: Dataset,
+    *,
+    seed: int,
+    generation: Mapping[str, int] | None,
+    schedule: Schedule,
+    chat_template: bool = False,
+) -> Trial:
     """Return what a run depends on but the editor.
 
     Args:
@@ -66,7 +74,13 @@ def trial_of(lm: LM, dataset: Dataset, *, seed: int, generation: Mapping[str, in
         seed: of editing and of generation.
         generation: length, top_k, and whether texts end at an end token; `None` where nothing is generated.
         schedule: which records share an edit.
+        chat_template: whether prompts are put by the model's chat template. What it makes of a prompt today is part of
+            the identity: some templates name the date.
+
+    Raises:
+        BadInput: the model has no chat template.
     """
+    asked = {"chat_template": hash_json(lm.encoding.in_chat("{}"))[:8]} if chat_template else {}
     return Trial(
         dataset={
             "name": dataset.name,
@@ -82,6 +96,7 @@ def trial_of(lm: LM, dataset: Dataset, *, seed: int, generation: Mapping[str, in
             "name": dataset.kind,
             "version": dataset.benchmark.version,
             "generation": None if generation is None else dict(generation),
+            **asked,
         },
         schedule=schedule,
         seeds={"run": seed},

@@ -28,6 +28,8 @@ class Options:
     top_k: int = 5
     stop_at_end: bool = False
     """Whether a text ends at the model's end token; the paper's protocol goes on to the full length."""
+    chat_template: bool = False
+    """Whether all that is asked is put as a user's message, by the model's chat template; edits are made without it."""
     defer_text_metrics: bool = False
     """Keep texts and leave their metrics to `score_texts`, where nltk is not installed."""
     plan: Plan | None = None

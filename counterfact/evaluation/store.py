@@ -71,14 +71,21 @@ class Run:
         return read
 
     @property
+    def variant(self) -> str:
+        """The editor's name and the settings that the run chose itself."""
+        return _with_notes(self.editor, self._choices)
+
+    @property
     def label(self) -> str:
-        """The editor's name and what the run chose itself, for tables."""
-        notes = [f"{name}={value}" for name, value in self.data["editor"]["given"].items()]
-        if self.known_of is not None:
-            notes.append("known facts")
+        """The variant and what else is special about the run, for tables."""
+        notes = ["known facts"] if self.known_of is not None else []
         if seen := self.data["editor"].get("seen_in_training"):
             notes.append(f"trained on {seen} of these records")
-        return f"{self.editor} ({', '.join(notes)})" if notes else self.editor
+        return _with_notes(self.editor, [*self._choices, *notes])
+
+    @property
+    def _choices(self) -> list[str]:
+        return [f"{name}={value}" for name, value in self.data["editor"]["given"].items()]
 
     @property
     def unedited_folder(self) -> Path:
@@ -94,6 +101,10 @@ class Run:
     def unedited(self) -> list[dict[str, Any]]:
         """The lines of `pre.jsonl`."""
         return list(read_jsonl(self.unedited_folder / PRE))
+
+
+def _with_notes(name: str, notes: Sequence[str]) -> str:
+    return f"{name} ({', '.join(notes)})" if notes else name
 
 
 def load_run(folder: Path) -> Run:

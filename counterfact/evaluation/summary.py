@@ -45,7 +45,7 @@ def summary_tables(runs: Sequence[Run], paper: str | None = None) -> list[Table]
         model, dataset = run.data["model"], run.data["dataset"]
         key = (run.dataset, dataset["content_hash"], model["name"], model["weights_hash"], model["dtype"])
         groups.setdefault((*key, str(run.data["protocol"]), str(run.data["seeds"])), []).append(run)
-    return [_table(sorted(group, key=_place), paper) for group in groups.values()]
+    return [_table(sorted(group, key=place_of), paper) for group in groups.values()]
 
 
 def compare(runs: Sequence[Run], baseline: Run) -> Table:
@@ -116,12 +116,12 @@ def _table(runs: Sequence[Run], paper: str | None) -> Table:
     for place, (read, some) in enumerate(groupby(runs, lambda run: run.known_of)):
         chosen = list(some)
         name = "unedited" if read is None else f"unedited, known facts of {read:,}"
-        unedited = _cells(chosen[0], "pre", as_published=as_published)
-        scored = _n(chosen[0].data["n"]["unedited"])
+        unedited = cells_of(chosen[0], "pre", as_published=as_published)
+        scored = scored_of(chosen[0].data["n"]["unedited"])
         rows.append(Row(f"{first['model']['name']} ({name})", unedited, scored, 2 * place))
         for run in chosen:
-            cells = _cells(run, "post", as_published=as_published)
-            rows.append(Row(run.label, cells, _n(run.data["n"]), 2 * place + 1))
+            cells = cells_of(run, "post", as_published=as_published)
+            rows.append(Row(run.label, cells, scored_of(run.data["n"]), 2 * place + 1))
     note = "x100, with the 95 % interval"
     if as_published:
         note = "x100, ± 1.96 standard deviations / √n, as the paper has it; S with its interval from a bootstrap"
@@ -161,7 +161,7 @@ def _ended_at(losses: Sequence[float]) -> str:
     return f" (their searches ended at losses of {min(losses):.2f} to {max(losses):.2f} nats)" if losses else ""
 
 
-def _cells(run: Run, side: Side, *, as_published: bool) -> dict[str, Cell]:
+def cells_of(run: Run, side: Side, *, as_published: bool = False) -> dict[str, Cell]:
     """Return a run's cells, or the unedited model's, with the intervals of today or of the paper."""
     section, lines = ("metrics", run.cases) if side == "post" else ("pre", run.unedited)
     entries: Mapping[str, Mapping[str, Any]] = run.data[section]
@@ -199,11 +199,12 @@ def _published(row: PaperRow) -> dict[str, Cell]:
     return {name: cell(number) for name, number in row.cells.items()}
 
 
-def _n(counts: Mapping[str, Any]) -> str:
+def scored_of(counts: Mapping[str, Any]) -> str:
     """Return how many records were scored, and of how many where some failed."""
     return str(counts["asked"]) if counts["scored"] == counts["asked"] else f"{counts['scored']}/{counts['asked']}"
 
 
-def _place(run: Run) -> tuple[int, int, str, str]:
+def place_of(run: Run) -> tuple[int, int, str, str]:
+    """Return what runs are sorted by in tables: those on known facts last, editors as the paper orders them."""
     known = ORDER.index(run.editor) if run.editor in ORDER else len(ORDER)
     return run.known_of or 0, known, run.label, Path(run.folder).name

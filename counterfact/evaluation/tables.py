@@ -51,6 +51,8 @@ class Table:
     signed: bool = False
     """Whether a plus sign is printed, as for differences."""
     note: str = ""
+    heading: str = "Editor"
+    """Of the first column, which names the rows."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -97,7 +99,7 @@ def to_rich(table: Table) -> Any:
     )
     shown.box, shown.pad_edge, shown.padding = box.SIMPLE_HEAD, False, (0, 0, 0, 0)
     narrow = len(table.columns) <= FEW
-    shown.add_column("Editor", min_width=12)
+    shown.add_column(table.heading, min_width=12)
     for column in (*table.columns, "n") if narrow else table.columns:
         shown.add_column(column, justify="right", no_wrap=True)
     for row, following in zip(table.rows, [*table.rows[1:], None], strict=True):
@@ -111,7 +113,7 @@ def to_rich(table: Table) -> Any:
 
 def to_markdown(table: Table) -> str:
     """Return the table in Markdown, its title in bold above it."""
-    heads = ["Editor", *(_heading(group, column) for group, columns in table.groups for column in columns), "n"]
+    heads = [table.heading, *(_heading(group, column) for group, columns in table.groups for column in columns), "n"]
     lines = [f"**{table.title}**", "", _pipes(heads), "|---|" + "---:|" * (len(heads) - 1)]
     for row in table.rows:
         cells = [table.text(row.cells.get(column)) for column in table.columns]
@@ -136,7 +138,7 @@ def to_latex(table: Table) -> str:
             rf"\begin{{tabular}}{{l{'r' * (len(table.columns) + 1)}}}",
             r"\toprule",
             " & ".join(["", *spans, ""]) + r" \\",
-            " & ".join(["Editor", *map(_tex, table.columns), "$n$"]) + r" \\",
+            " & ".join([_tex(table.heading), *map(_tex, table.columns), "$n$"]) + r" \\",
             r"\midrule",
             *body,
             r"\bottomrule",

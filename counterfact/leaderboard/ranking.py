@@ -49,7 +49,7 @@ def _equal(run: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what must be equal in runs that are ranked together."""
     dataset, model, protocol = run["dataset"], run["model"], run.get("protocol", {})
     where = tuple(str(dataset[name]) for name in ("name", "version", "content_hash", "record_ids"))
-    how = tuple(str(protocol.get(name)) for name in ("name", "version", "schedule"))
+    how = tuple(str(protocol.get(name)) for name in ("name", "version", "chat_template", "schedule"))
     core = tuple(run["metrics"].get(name, {}).get("definition") for name in benchmark_of_run(run).score_parts)
     return (*where, model["weights_hash"], model["dtype"], *how, core)
 

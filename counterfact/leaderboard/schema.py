@@ -56,6 +56,7 @@ class ProtocolPart(Border):
     name: Text
     version: Count
     generation: dict[str, Count] | None
+    chat_template: Text | None = None
     schedule: SchedulePart
 
 

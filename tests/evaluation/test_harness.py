@@ -18,7 +18,16 @@ import torch
 from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.contracts.editors import Edited, Editor, EditorSpec, Failure, Group, Resources
 from counterfact.core.errors import BadInput
-from counterfact.core.files import JsonLog, hash_file, one_writer, read_json, read_jsonl, write_json, write_jsonl
+from counterfact.core.files import (
+    JsonLog,
+    hash_file,
+    hash_json,
+    one_writer,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
 from counterfact.core.records import BadRecord, Request
 from counterfact.evaluation.benchmarks.counterfact import COUNTERFACT, CounterFactRecord
 from counterfact.evaluation.harness import evaluate, evaluate_unedited
@@ -31,6 +40,8 @@ from counterfact.lm.edits.apply import Edit, LowRank, merged
 from counterfact.lm.generation import Generation, generate
 from counterfact.lm.model.loading import LM, load_lm
 from counterfact.lm.planning.batch_plan import Plan
+from counterfact.lm.queries import Query
+from counterfact.lm.scoring import score
 from counterfact.metrics.fluency import generation_entropy
 from tests.support import ROOT
 from tests.support.evaluating import (
@@ -156,6 +167,29 @@ def test_the_identity_editor_says_what_the_unedited_model_says(dataset: Dataset,
         assert line.get("post") == unedited.get("pre")
         assert line.get("edit", {"update_frobenius": 0.0}) == {"update_frobenius": 0.0}
     assert run.data["metrics"] == run.data["pre"]
+
+
+def test_a_chat_template_stands_around_everything_that_is_asked(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = tiny_lm("gpt2", "float32")
+    with pytest.raises(BadInput, match="has no chat template"):
+        run_identity(dataset, tmp_path, chat_template=True)
+    usual = run_identity(dataset, tmp_path)
+    monkeypatch.setattr(lm.tokenizer, "chat_template", "Q: {{ messages[0]['content'] }}?\nA:")
+    chat = run_identity(dataset, tmp_path, chat_template=True)
+    assert chat.folder != usual.folder and chat.unedited_folder != usual.unedited_folder
+    assert chat.data["protocol"]["chat_template"] == hash_json("Q: {}?\nA:")[:8]
+    record, line = dataset.records[0], next(line for line in chat.cases if "post" in line)
+    assert not isinstance(record, BadRecord)
+    targets = record.request.target_new, str(record.request.target_true)
+    [(new, true)] = score(lm, [Query(f"Q: {record.request.filled}?\nA:", targets, "")])  # type: ignore[misc]
+    assert line["post"]["rewrite_prompts_probs"][0] == pytest.approx(
+        {"target_new": new.mean_nll, "target_true": true.mean_nll}, abs=1e-5
+    )
+    prompts = dataset.benchmark.generation_prompts(record) if dataset.benchmark.generation_prompts else []
+    for prompt, text in zip(prompts, line["post"]["text"], strict=True):
+        assert text.startswith(f"{prompt} ") and "Q:" not in text.removeprefix(prompt)[:3]
 
 
 def test_texts_that_end_at_an_end_token_are_another_run(

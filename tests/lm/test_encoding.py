@@ -10,9 +10,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
+from counterfact.core.errors import BadInput
 from counterfact.lm.model.encoding import Encoding, SubjectRule
 from counterfact.lm.model.loading import LM
-from tests.support.models import BEGIN, FAMILIES, tiny_lm
+from tests.support.models import BEGIN, END, FAMILIES, make_tokenizer, tiny_lm
 
 TEMPLATES = ("{} speaks French", "The mother tongue of {} is", "She met {}", "{}", "In {}, the ferry", "What, {}?")
 SUBJECTS = ("Anna Ferrand", "Pavel Dvořák", "Zoë", "José", "Ý", "東京", "a", "the city of Turin", "naïve")
@@ -197,3 +198,13 @@ def test_both_rules_agree_on_real_records(real_data: Path) -> None:
         assert lm.subject_position(template, subject, "subject_first") == p
         assert lm.subject_position(template, subject, "subject_first_after_last") == p + w - (s == 0)
         assert lm.subject_position(template, subject, "last") == p + w + s - 1
+
+
+def test_a_chat_template_doubles_no_start_token() -> None:
+    template = "{{ bos_token }}[{{ messages[0]['role'] }}] {{ messages[0]['content'] }} [answer]"
+    for begin, expected in ((True, "[user] Where? [answer]"), (False, f"{END}[user] Where? [answer]")):
+        encoding = Encoding.of(make_tokenizer(begin))
+        with pytest.raises(BadInput, match="no chat template"):
+            encoding.in_chat("Where?")
+        encoding.tokenizer.chat_template = template
+        assert encoding.in_chat("Where?") == expected

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
 
+from counterfact.core.errors import BadInput
 from counterfact.core.prompts import fill
 
 SubjectRule = Literal["subject_last", "subject_first", "subject_first_after_last", "last"]
@@ -52,6 +53,20 @@ class Encoding:
     def prompts(self, prompts: Sequence[str]) -> list[list[int]]:
         """Return the ids of many prompts, each after `start`."""
         return [[*self.start, *ids] for ids in self.texts(prompts)]
+
+    def in_chat(self, prompt: str) -> str:
+        """Return a prompt as a user's message, up to where the model's answer begins, by its tokenizer's chat template.
+
+        What `start` puts before every prompt is left out, where the template has it too.
+
+        Raises:
+            BadInput: the tokenizer has no chat template.
+        """
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise BadInput("the model's tokenizer has no chat template: it was not trained to chat")
+        message = [{"role": "user", "content": prompt}]
+        text = str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+        return text.removeprefix(self.tokenizer.decode(list(self.start))) if self.start else text
 
     def target(self, target: str, joiner: str = " ") -> list[int]:
         """Return the ids of a target with what joins it to its prompt, by default one space.

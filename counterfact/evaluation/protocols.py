@@ -1,0 +1,83 @@
+"""Editors under several protocols: one table for a model, and where the order of two editors turns around."""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+from counterfact.core.errors import BadInput
+from counterfact.evaluation.store import Run
+from counterfact.evaluation.summary import cells_of, paired, place_of, scored_of
+from counterfact.evaluation.tables import Row, Table
+
+UNEDITED = "unedited"
+Key = tuple[str, ...]
+
+
+def protocol_tables(runs: Sequence[Run]) -> list[Table]:
+    """Return one table for each model: protocols and their measures in the rows, editors in the columns.
+
+    A protocol's rows are its Score S and the means that go into it. Below stands which of two editors is ahead by S
+    under which protocols, where each turns out ahead somewhere by a paired difference whose 95 % interval excludes 0.
+
+    Args:
+        runs: finished runs; an editor has a column for each set of choices.
+
+    Raises:
+        BadInput: two runs would stand in one place.
+    """
+    models: dict[Key, list[Run]] = {}
+    for run in runs:
+        model = run.data["model"]
+        models.setdefault((model["name"], model["weights_hash"], model["dtype"]), []).append(run)
+    return [_table(some) for some in models.values()]
+
+
+def _table(runs: Sequence[Run]) -> Table:
+    variants = list(dict.fromkeys(run.variant for run in sorted(runs, key=place_of)))
+    protocols: dict[Key, dict[str, Run]] = {}
+    for run in runs:
+        data = (run.dataset, run.data["dataset"]["content_hash"], str(run.known_of))
+        key = (*data, str(run.data["protocol"]), str(run.data["seeds"]))
+        other = protocols.setdefault(key, {}).setdefault(run.variant, run)
+        if other is not run:
+            raise BadInput(f"{other.folder} and {run.folder} are the same editor under one protocol; name one of them")
+    rows = [row for section, some in enumerate(protocols.values()) for row in _rows(some, section)]
+    model = runs[0].data["model"]
+    return Table(
+        title=f"Protocols on {model['name']}@{model['revision'][:8]}",
+        groups=(("", (UNEDITED, *variants)),),
+        rows=tuple(rows),
+        note="; ".join(["x100, with the 95 % interval", *_flips(list(protocols.values()))]),
+        heading="Protocol",
+    )
+
+
+def _rows(runs: dict[str, Run], section: int) -> list[Row]:
+    first = next(iter(runs.values()))
+    sides = {UNEDITED: cells_of(first, "pre")} | {variant: cells_of(run, "post") for variant, run in runs.items()}
+    counts = {scored_of(run.data["n"]) for run in runs.values()}
+    known = "" if first.known_of is None else ", known facts"
+    title = f"{first.benchmark.title} on {first.dataset}{known}"
+    rows = []
+    for name in ("S", *first.benchmark.score_parts):
+        label = f"{title}: S" if name == "S" else name
+        cells = {column: found[name] for column, found in sides.items() if name in found}
+        rows.append(Row(label, cells, " or ".join(sorted(counts)) if name == "S" else "", section))
+    return rows
+
+
+def _flips(protocols: Sequence[dict[str, Run]]) -> list[str]:
+    """Say which of two editors is clearly ahead under which protocols, for those whose order turns around."""
+    ahead: dict[tuple[str, str], list[str]] = {}
+    for runs in protocols:
+        for one, other in combinations(runs, 2):
+            summary = paired(runs[one], runs[other])[0]["S"].estimate
+            title = runs[one].benchmark.title
+            if summary.low is not None and summary.low > 0:
+                ahead.setdefault((one, other), []).append(title)
+            if summary.high is not None and summary.high < 0:
+                ahead.setdefault((other, one), []).append(title)
+    return [
+        f"{one} is ahead of {other} under {', '.join(ahead[one, other])}, behind under {', '.join(ahead[other, one])}"
+        for one, other in sorted(ahead)
+        if one < other and (other, one) in ahead
+    ]
