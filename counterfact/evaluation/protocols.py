@@ -1,6 +1,6 @@
 """Editors under several protocols: one table for a model, and where the order of two editors turns around."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 from counterfact.core.errors import BadInput
@@ -40,18 +40,25 @@ def _table(runs: Sequence[Run]) -> Table:
         other = protocols.setdefault(key, {}).setdefault(run.variant, run)
         if other is not run:
             raise BadInput(f"{other.folder} and {run.folder} are the same editor under one protocol; name one of them")
-    rows = [row for section, some in enumerate(protocols.values()) for row in _rows(some, section)]
+    ordered = sorted(protocols.values(), key=_place)
+    rows = [row for section, some in enumerate(ordered) for row in _rows(some, section)]
     model = runs[0].data["model"]
     return Table(
         title=f"Protocols on {model['name']}@{model['revision'][:8]}",
         groups=(("", (UNEDITED, *variants)),),
         rows=tuple(rows),
-        note="; ".join(["x100, with the 95 % interval", *_flips(list(protocols.values()))]),
+        note="; ".join(["x100, with the 95 % interval", *_flips(ordered)]),
         heading="Protocol",
     )
 
 
-def _rows(runs: dict[str, Run], section: int) -> list[Row]:
+def _place(runs: Mapping[str, Run]) -> tuple[str, bool, str]:
+    """Sort a data set's own protocol before those that ask something else about it."""
+    first = next(iter(runs.values()))
+    return first.dataset, first.benchmark.recognises is None, first.benchmark.title
+
+
+def _rows(runs: Mapping[str, Run], section: int) -> list[Row]:
     first = next(iter(runs.values()))
     sides = {UNEDITED: cells_of(first, "pre")} | {variant: cells_of(run, "post") for variant, run in runs.items()}
     counts = {scored_of(run.data["n"]) for run in runs.values()}
@@ -65,7 +72,7 @@ def _rows(runs: dict[str, Run], section: int) -> list[Row]:
     return rows
 
 
-def _flips(protocols: Sequence[dict[str, Run]]) -> list[str]:
+def _flips(protocols: Sequence[Mapping[str, Run]]) -> list[str]:
     """Say which of two editors is clearly ahead under which protocols, for those whose order turns around."""
     ahead: dict[tuple[str, str], list[str]] = {}
     for runs in protocols:
