@@ -11,7 +11,7 @@ from typing import Any
 
 from counterfact.evaluation.store import results
 from counterfact.leaderboard.reading import Refused
-from counterfact.leaderboard.references import References, fingerprints, unedited_key, unedited_values
+from counterfact.leaderboard.references import References, dataset_key, fingerprints, unedited_key, unedited_values
 from counterfact.leaderboard.schema import ids_of
 from counterfact.leaderboard.submission import Submission, read_submission
 
@@ -64,9 +64,10 @@ def check_read(submission: Submission, references: References) -> Verdict:
 def check_dataset(submission: Submission, references: References) -> None:
     """Raise unless the data set is known under its hash, and called what it is called."""
     mine = submission.run["dataset"]
-    known = references.datasets.get(mine["content_hash"])
+    known = references.datasets.get(dataset_key(submission.run))
     if known is None:
-        raise Refused("unknown-dataset", f"no data set with content hash {mine['content_hash'][:12]}… is known here")
+        found = f"no data set with content hash {mine['content_hash'][:12]}… is known here"
+        raise Refused("unknown-dataset", f"{found} under the protocol {mine['kind']!r:.60}")
     for name in ("name", "version", "kind", "record_ids"):
         if mine[name] != known[name]:
             raise Refused("dataset-misnamed", f"dataset.{name} is {mine[name]!r:.60}, expected {known[name]!r:.60}")
@@ -84,7 +85,7 @@ def check_records(submission: Submission, references: References) -> None:
         raise Refused("foreign-record", f"case {foreign[0]} is not of the split")
     if sorted(mine, key=place.__getitem__) != mine:
         raise Refused("out-of-order", "the records are not in the order of the split")
-    records = references.datasets.get(submission.run["dataset"]["content_hash"], {}).get("records", {})
+    records = references.datasets.get(dataset_key(submission.run), {}).get("records", {})
     for line in submission.lines:
         for side in ("post", "pre"):
             found, known = fingerprints(line, side), records.get(str(line["case_id"]))

@@ -13,21 +13,29 @@ from counterfact.leaderboard.schema import WITHHELD
 from counterfact.statistics.summary import blocks_of, record_values
 
 FILE = "references.json"
+SCHEMA = 2
+"""Of the file; the first kept one protocol for each data set."""
 
 
 @dataclass(frozen=True)
 class References:
-    """Trusted facts by data set (content hash), and by data set and model (weights hash)."""
+    """Trusted facts by data set and protocol, and by these and the model."""
 
     datasets: Mapping[str, Mapping[str, Any]]
-    """`{name, version, kind, record_ids, records: {case id: fingerprint}}`."""
+    """By `dataset_key`: `{name, version, kind, record_ids, records: {case id: fingerprint}}`."""
     unedited: Mapping[str, Mapping[str, Mapping[str, float]]]
     """By `unedited_key`: of each metric the value of every record, unscaled, by case id."""
 
 
+def dataset_key(run: Mapping[str, Any]) -> str:
+    """Return what the records of a run are kept under: the hash of its data set, and what is asked about them."""
+    return f"{run['dataset']['content_hash']}/{run['dataset']['kind']}"
+
+
 def unedited_key(run: Mapping[str, Any]) -> str:
-    """Return what the unedited scores of a run are kept under: data set and weights."""
-    return f"{run['dataset']['content_hash']}/{run['model']['weights_hash']}"
+    """Return what the unedited scores of a run are kept under: its records, the weights, and a chat template if any."""
+    asked = run.get("protocol", {}).get("chat_template")
+    return "/".join([dataset_key(run), run["model"]["weights_hash"], *([asked] if asked else [])])
 
 
 def fingerprints(line: Mapping[str, Any], side: str) -> list[str]:
@@ -46,7 +54,7 @@ def fingerprints(line: Mapping[str, Any], side: str) -> list[str]:
 
 
 def references_of(runs: Iterable[Run]) -> References:
-    """Return the references that trusted runs give; of the same data set and model the first run counts."""
+    """Return the references that trusted runs give; of the same records and model the first run counts."""
     datasets: dict[str, Mapping[str, Any]] = {}
     unedited: dict[str, Mapping[str, Mapping[str, float]]] = {}
     for run in runs:
@@ -56,7 +64,7 @@ def references_of(runs: Iterable[Run]) -> References:
         unedited[key] = unedited_values(run.unedited, run.benchmark)
         records = {str(line["case_id"]): next(iter(fingerprints(line, "pre")), None) for line in run.unedited}
         kept = {name: dataset[name] for name in ("name", "version", "kind", "record_ids")}
-        datasets.setdefault(dataset["content_hash"], {**kept, "records": records})
+        datasets.setdefault(dataset_key(run.data), {**kept, "records": records})
     return References(datasets, unedited)
 
 
@@ -78,7 +86,7 @@ def unedited_values(lines: Iterable[Mapping[str, Any]], benchmark: Benchmark[Any
 
 def write_references(path: Path, references: References) -> None:
     """Write references as the file that `leaderboard check` looks for."""
-    write_json(path, {"schema": 1, "datasets": references.datasets, "unedited": references.unedited})
+    write_json(path, {"schema": SCHEMA, "datasets": references.datasets, "unedited": references.unedited})
 
 
 def load_references(path: Path) -> References:
@@ -88,9 +96,25 @@ def load_references(path: Path) -> References:
         BadInput: the file is missing or holds something else.
     """
     value = read_json(path)
-    if not isinstance(value, dict) or value.get("schema") != 1 or not {"datasets", "unedited"} <= set(value):
+    if not isinstance(value, dict) or not {"datasets", "unedited"} <= set(value):
         raise BadInput(f"{path}: expected a file that `counterfact leaderboard references` wrote")
+    if value.get("schema") == 1:
+        return _with_protocols(value)
+    if value.get("schema") != SCHEMA:
+        raise BadInput(
+            f"{path}: expected schema {SCHEMA} or earlier, got {value.get('schema')}; a newer version wrote it"
+        )
     return References(value["datasets"], value["unedited"])
+
+
+def _with_protocols(value: Mapping[str, Any]) -> References:
+    """Read a file that kept one protocol for each data set."""
+    kinds = {content_hash: dataset["kind"] for content_hash, dataset in value["datasets"].items()}
+    pairs = [(key.partition("/"), scores) for key, scores in value["unedited"].items()]
+    return References(
+        {f"{content_hash}/{kinds[content_hash]}": dataset for content_hash, dataset in value["datasets"].items()},
+        {f"{data}/{kinds[data]}/{weights}": scores for (data, _, weights), scores in pairs if data in kinds},
+    )
 
 
 def find_references(folder: Path) -> Path | None:

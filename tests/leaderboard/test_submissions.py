@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from counterfact.contracts.datasets import load_dataset
 from counterfact.core.errors import BadInput
+from counterfact.core.files import write_json
 from counterfact.evaluation import store
 from counterfact.evaluation.store import Run, load_run
 from counterfact.leaderboard.board import board_of
@@ -22,6 +24,7 @@ from counterfact.leaderboard.entries import UNEXPECTED, load_entries
 from counterfact.leaderboard.reading import LINE_BYTES, LINES, RUN_BYTES, UNPACKED_BYTES, Refused, parse
 from counterfact.leaderboard.references import (
     References,
+    dataset_key,
     fingerprints,
     load_references,
     references_of,
@@ -392,11 +395,37 @@ def test_requests_that_may_not_be_passed_on_are_withheld_and_still_checked(
     assert [reason.code for reason in check(folder, known).reasons] == ["other-record"]
 
 
+def test_two_protocols_of_one_data_set_are_known_beside_each_other(
+    honest: Path, runs: dict[str, Run], tmp_path: Path
+) -> None:
+    counterfact(tmp_path / "data")
+    chosen = run_fake(load_dataset(tmp_path / "data", benchmark="choice"), tmp_path / "r")
+    assert chosen.data["dataset"]["content_hash"] == runs["fake"].data["dataset"]["content_hash"]
+    asked_otherwise = write_submission(chosen, tmp_path / "choice")[0]
+    both = references_of([chosen, *runs.values()])
+    assert check(honest, both).accepted and check(asked_otherwise, both).accepted
+    alone = references_of(runs.values())
+    [reason] = check(asked_otherwise, alone).reasons
+    assert reason.code == "unknown-dataset" and "under the protocol 'choice'" in str(reason)
+
+
+def test_references_that_kept_one_protocol_for_each_data_set_are_read(
+    honest: Path, known: References, tmp_path: Path
+) -> None:
+    datasets = {key.partition("/")[0]: dataset for key, dataset in known.datasets.items()}
+    unedited = {f"{key.split('/')[0]}/{key.split('/')[2]}": values for key, values in known.unedited.items()}
+    write_json(tmp_path / "references.json", {"schema": 1, "datasets": datasets, "unedited": unedited})
+    assert load_references(tmp_path / "references.json") == known
+    write_json(tmp_path / "references.json", {"schema": 3, "datasets": {}, "unedited": {}})
+    with pytest.raises(BadInput, match="a newer version wrote it"):
+        load_references(tmp_path / "references.json")
+
+
 def test_references_of_an_earlier_version_know_the_same_records(honest: Path, runs: dict[str, Run]) -> None:
     before = references_of(runs.values())
-    for data in before.datasets.values():
+    for key, data in before.datasets.items():
         for run in runs.values():
-            if run.data["dataset"]["content_hash"] in before.datasets and data["name"] == run.data["dataset"]["name"]:
+            if dataset_key(run.data) == key:
                 lines = {str(line["case_id"]): line for line in run.unedited if "pre" in line}
                 data["records"].update({case: fingerprints(line, "pre")[1] for case, line in lines.items()})
     assert check(honest, before).accepted
