@@ -38,11 +38,30 @@ def metrics_table() -> str:
     found: list[tuple[str, Metric | Composite]] = [(name, METRICS.get(name)) for name in METRICS]
     found += [(name, COMPOSITES.get(name)) for name in COMPOSITES]
     rows = [
-        [name, inspect.cleandoc(entry.doc).splitlines()[0], ", ".join(having.get(name, [])), entry.unit, entry.better,
+        [name, _first_line(entry.doc), ", ".join(having.get(name, [])), entry.unit, entry.better,
          str(entry.definition)]
         for name, entry in found
     ]  # fmt: skip
     return measured.table(["symbol", "what", "of", "unit", "better", "definition"], rows)
+
+
+def _first_line(doc: str) -> str:
+    """Return what a docstring says first, as a noun."""
+    return re.sub(r"^Return the (\w)", lambda found: f"The {found[1]}", inspect.cleandoc(doc).splitlines()[0])
+
+
+def benchmarks_table() -> str:
+    """Return the table of all benchmarks, by what their modules say first."""
+    from counterfact.contracts.benchmarks import BENCHMARKS  # noqa: PLC0415
+
+    rows = []
+    for name in BENCHMARKS:
+        benchmark = BENCHMARKS.get(name)
+        first = str(sys.modules[benchmark.block_form.__module__].__doc__).splitlines()[0]
+        asked = (first.partition(": ")[2] or first).rstrip(".")
+        others = [symbol for symbol in benchmark.shown if symbol not in {"S", *benchmark.score_parts}]
+        rows.append([f"`{name}`", benchmark.title, asked, ", ".join(benchmark.score_parts), ", ".join(others)])
+    return measured.table(["benchmark", "called", "what it asks", "Score S is of", "also shown"], rows)
 
 
 def editors_table() -> str:
@@ -61,6 +80,7 @@ def editors_table() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "board_smollm2_genuine": partial(board_table, "smollm2-genuine"),
     "metrics": metrics_table,
+    "benchmarks": benchmarks_table,
     "editors": editors_table,
     "tracing": measured.tracing,
     "runners": measured.runners,
