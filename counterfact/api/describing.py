@@ -7,6 +7,7 @@ from pydantic_core import PydanticUndefined
 
 from counterfact.contracts.editors import EDITORS, EditorSpec, Resources
 from counterfact.core.errors import BadInput
+from counterfact.core.settings import Settings
 from counterfact.editing.networks import read_info
 from counterfact.lm.model.loading import LM, read_config
 from counterfact.lm.moments.given import kept_moments
@@ -50,8 +51,8 @@ class Readiness:
     """What an editor would do with a model, and what it would have to wait for."""
 
     editor: str
-    layer: int | None
-    """The layer that it edits, where it has one such setting."""
+    layers: tuple[int, ...]
+    """The layers that it edits, where its settings name them."""
     source: str
     """Where its settings for the model come from: a file, or defaults scaled to the model's depth."""
     missing: str | None
@@ -97,8 +98,8 @@ def describe_model(lm: LM) -> ModelDescription:
     Examples:
         >>> from counterfact import load_lm
         >>> found = describe_model(load_lm("factlm"))
-        >>> found.family, found.layers, found.width, [one.layer for one in found.editors if one.editor == "rome"]
-        ('gpt2', 6, 192, [2])
+        >>> found.family, found.layers, found.width, [one.layers for one in found.editors if one.editor == "rome"]
+        ('gpt2', 6, 192, [(2,)])
     """
     shape, given = Shape.of(lm), Resources()
     moments = tuple(kept_moments(given.cache / "second_moments", lm))
@@ -131,16 +132,26 @@ def _readiness(spec: EditorSpec, lm: LM, given: Resources, there: set[int]) -> R
     try:
         resolved = spec.resolve(lm.name, lm.n_layers)
     except BadInput as error:
-        return Readiness(spec.name, None, "nowhere", str(error))
-    layer, missing = getattr(resolved.settings, "layer", None), None
-    if spec.second_moments(resolved.settings) and layer not in there:
-        missing = f"the second moment of layer {layer} over whole texts, which is computed before the first edit"
+        return Readiness(spec.name, (), "nowhere", str(error))
+    layers, missing = _edited_layers(resolved.settings), None
+    if spec.second_moments(resolved.settings) and (absent := [layer for layer in layers if layer not in there]):
+        several = len(absent) > 1
+        missing = (
+            f"the second moment{'s' if several else ''} of layer{'s' if several else ''} {', '.join(map(str, absent))} "
+            f"over whole texts, which {'are' if several else 'is'} computed before the first edit"
+        )
     if spec.trained_for is not None:
         try:
             read_info(given.network_folder(lm, spec.name))
         except BadInput:
             missing = f"a network trained on {spec.trained_for}: see counterfact train --help"
-    return Readiness(spec.name, layer, resolved.source, missing)
+    return Readiness(spec.name, layers, resolved.source, missing)
+
+
+def _edited_layers(settings: Settings) -> tuple[int, ...]:
+    """Return the layers that an editor's settings name, one or several."""
+    named = settings.model_dump()
+    return tuple(named["layers"]) if "layers" in named else (named["layer"],) if "layer" in named else ()
 
 
 def describe_editors() -> list[Description]:

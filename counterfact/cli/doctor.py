@@ -118,8 +118,8 @@ def _print_model(found: "ModelDescription") -> None:
         for facts in found.moments
     ]
     console.print("second moments in the cache: " + ("; ".join(cached) or "none"), markup=False)
-    table = Table("editor", "layer", "settings", "missing", box=None)
+    table = Table("editor", "layers", "settings", "missing", box=None)
     for one in found.editors:
-        layer = "" if one.layer is None else str(one.layer)
-        table.add_row(one.editor, layer, escape(one.source), escape(one.missing or "nothing"))
+        layers = ", ".join(map(str, one.layers))
+        table.add_row(one.editor, layers, escape(one.source), escape(one.missing or "nothing"))
     console.print(table)

@@ -102,9 +102,10 @@ def test_the_doctor_looks_at_a_model(command: Command, tmp_path: Path, monkeypat
     assert found["parameters"] > found["width"] * found["vocabulary"]
     assert found["evaluation_bytes"] >= found["edit_bytes"] > 0 and found["moments"] == []
     editors = {one["editor"]: one for one in found["editors"]}
-    assert editors["identity"]["missing"] is None and editors["rome"]["layer"] == 1
+    assert editors["identity"]["missing"] is None and editors["rome"]["layers"] == [1]
     assert "scaled to 3 layers" in editors["rome"]["source"]
     assert "second moment of layer 1" in editors["rome"]["missing"]
+    assert "second moments of layers 0, 1 " in editors["memit"]["missing"]
     assert "a network trained on counterfact" in editors["mend_cf"]["missing"]
     asked = ("second-moment", "--model", tiny_folder("llama"), "--layer", 1, "--texts", tmp_path / "texts.txt")
     for some, missing in ((("--max-texts", 20), True), ((), False)):
