@@ -22,9 +22,10 @@ from tests.support.models import tiny_lm
 NAMES = tuple(EDITORS)
 SETTINGS = Path(counterfact.editors.__file__).parent / "settings"
 CHANGING = tuple(name for name in NAMES if name != "identity")
+MANY_FACTS = ("memit", "memit_seq", "emmet", "alphaedit", "rect", "prune", "prune_as_published")
 QUICK = {
     **{name: ["steps=6"] for name in ("rome", "r_rome", "p_rome")},
-    **{name: ["steps=4"] for name in ("ft", "ft_l", "memit", "emmet")},
+    **{name: ["steps=4"] for name in ("ft", "ft_l", *MANY_FACTS)},
 }
 """Settings that make an editor quick; one that is not here runs as it is."""
 
@@ -39,6 +40,10 @@ CHANGES: dict[str, Any] = {
     "layers": [0, 2],
     "moment_weight": 3.0,
     "identity_weight": 0.5,
+    "ridge": 3.0,
+    "null_share": 0.3,
+    "kept": 0.5,
+    "alphaedit.threshold": 0.5,
     "kn.steps": 2,
     "kn.threshold": 0.9,
 }
