@@ -38,6 +38,11 @@ from .memit import ALPHAEDIT, ridge_factor
 
 log = logging.getLogger(__name__)
 
+RIDGE_BY_TRACE = 0.1
+"""λ as a share of what the null space holds of the trace of C, where nothing is published for a model.
+
+A fact alone is written by the share $s / (\\lambda + s)$ with $s = \\|P k\\|^2$, and for keys of ordinary text s is the
+trace of PC on average. Tuned on the embedded model."""
 NEAR = 0.01
 """An eigenvalue is near the threshold within this share of it."""
 
@@ -48,11 +53,10 @@ class AlphaEditSettings(MassSettings):
     threshold: float | None = Field(None, gt=0)
     """Eigenvalues of C below it belong to the null space. It is absolute, as published, and so belongs to one model's
     scale of activations; `None`: the null space is chosen by `null_share`."""
-    null_share: float = Field(0.02, gt=0, lt=1)
+    null_share: float = Field(0.05, gt=0, lt=1)
     """Without a threshold: the share of the trace of C that the null space may hold; tuned on the embedded model."""
     ridge: float | None = Field(None, gt=0)
-    """λ, the factor of the change's own size; `None`: what the null space holds of the trace of C, so that a key which
-    lies in it as far as those of ordinary text do is written by half."""
+    """λ, the factor of the change's own size; `None`: a tenth of what the null space holds of the trace of C."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +150,7 @@ def prepare(lm: LM, settings: AlphaEditSettings, resources: Resources) -> Editor
     moments, facts = layer_moments(lm, settings.layers, resources)
     spaces = {layer: null_space(moment, settings.threshold, settings.null_share) for layer, moment in moments.items()}
     for layer, space in spaces.items():
-        if space.near:
+        if space.near and settings.threshold is not None:
             log.warning(
                 "layer %d: %d eigenvalue(s) of the second moment lie within 1 %% of the threshold %.4g; what is in the "
                 "null space depends on little there",
@@ -154,7 +158,7 @@ def prepare(lm: LM, settings: AlphaEditSettings, resources: Resources) -> Editor
                 space.near,
                 space.threshold,
             )
-    ridges = {layer: settings.ridge or space.trace for layer, space in spaces.items()}
+    ridges = {layer: settings.ridge or RIDGE_BY_TRACE * space.trace for layer, space in spaces.items()}
 
     def write(layer: int, keys: Tensor, past: Tensor) -> Tensor:
         projected = spaces[layer].project(torch.cat([past, keys]))

@@ -26,7 +26,7 @@ from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json
 from counterfact.core.settings import Settings
 from counterfact.editing import plain
-from counterfact.editing.batches import cut
+from counterfact.editing.batches import cut, encode_group
 from counterfact.editing.contexts import word_templates
 from counterfact.editing.key_states import KeyStates
 from counterfact.editing.requests import Encoded, encode
@@ -154,13 +154,9 @@ class MassEditor:
         Returns:
             What became of the group, and the keys that were written, (n, d_in) by layer, float64.
         """
-        encoded: dict[int, Encoded] = {}
-        failed: dict[int, str] = {}
-        for i, request in enumerate(group):
-            try:
-                encoded[i] = encode(self.lm, request, self.templates, self.settings.position, kl_row=True)
-            except ValueError as error:
-                failed[i] = str(error)
+        encoded, failed = encode_group(
+            group, lambda request: encode(self.lm, request, self.templates, self.settings.position, kl_row=True)
+        )
         wanted, losses = self._targets(encoded, failed)
         kept = sorted(wanted)
         written: tuple[LowRank, ...] = ()
