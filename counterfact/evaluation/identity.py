@@ -2,8 +2,8 @@
 
 import logging
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from counterfact.contracts.datasets import Dataset
 from counterfact.contracts.editors import EditorSpec, Resources
 from counterfact.core.errors import BadInput
 from counterfact.core.files import differences, hash_json
-from counterfact.core.records import BadRecord
+from counterfact.core.records import BadRecord, Record
 from counterfact.editing.networks import read_info
 from counterfact.evaluation.schedule import Schedule
 from counterfact.lm.model.loading import LM
@@ -29,6 +29,8 @@ class Trial:
     schedule: Schedule
     """Which records share an edit; the unedited model's values do not depend on it."""
     seeds: dict[str, int]
+    untouched: str | None = None
+    """Hash of the records that a sequential run never edits and asks about; `None` where there are none."""
 
     @property
     def unedited_identity(self) -> dict[str, Any]:
@@ -39,6 +41,8 @@ class Trial:
     def identity(self) -> dict[str, Any]:
         """Sections of a run file."""
         protocol = {**self.protocol, "schedule": dict(self.schedule.identity)}
+        if self.untouched is not None:
+            protocol["untouched"] = self.untouched
         return {**self.unedited_identity, "protocol": protocol}
 
     @property
@@ -57,7 +61,15 @@ class Trial:
         return self.folder / f"{editor['name']}-{hash_json({**self.identity, 'editor': editor})[:8]}"
 
 
-def trial_of(lm: LM, dataset: Dataset, *, seed: int, generation: Mapping[str, int] | None, schedule: Schedule) -> Trial:
+def trial_of(
+    lm: LM,
+    dataset: Dataset,
+    *,
+    seed: int,
+    generation: Mapping[str, int] | None,
+    schedule: Schedule,
+    untouched: Sequence[Record | BadRecord] = (),
+) -> Trial:
     """Return what a run depends on but the editor.
 
     Args:
@@ -66,7 +78,9 @@ def trial_of(lm: LM, dataset: Dataset, *, seed: int, generation: Mapping[str, in
         seed: of editing and of generation.
         generation: length, top_k, and whether texts end at an end token; `None` where nothing is generated.
         schedule: which records share an edit.
+        untouched: records that a sequential run asks about and never edits.
     """
+    asked = [asdict(record.request) for record in untouched if not isinstance(record, BadRecord)]
     return Trial(
         dataset={
             "name": dataset.name,
@@ -85,6 +99,7 @@ def trial_of(lm: LM, dataset: Dataset, *, seed: int, generation: Mapping[str, in
         },
         schedule=schedule,
         seeds={"run": seed},
+        untouched=hash_json(asked) if asked else None,
     )
 
 
