@@ -1,4 +1,4 @@
-"""`counterfact summarize`, `export` and `reproduce`: finished runs as tables, files and verdicts."""
+"""`counterfact summarize`, `curves`, `export` and `reproduce`: finished runs as tables, files and verdicts."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,6 +29,7 @@ Form = Annotated[str, typer.Option("--format", help="terminal, markdown, latex o
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("summarize")(summarize)
+    app.command("curves")(curves)
     app.command("export")(export)
     app.command("reproduce")(reproduce)
 
@@ -47,6 +48,22 @@ def summarize(
     from counterfact.evaluation.summary import summary_tables  # noqa: PLC0415
 
     print_tables(summary_tables(find_runs(results), paper), form)
+
+
+def curves(
+    results: Annotated[list[Path], typer.Argument(help="Folders; every finished run below them is read.")],
+    out: Annotated[Path, typer.Option(help="Folder of the pictures.", file_okay=False)] = Path("curves"),
+    plugin: Plugin = None,
+) -> None:
+    """Draw many edits: what is left of them later, scores against their number, and when the model collapses.
+
+    Example: `counterfact curves results --out pictures`
+    """
+    load_plugins(plugin)
+    from counterfact.leaderboard.curves import draw_curves  # noqa: PLC0415
+
+    for path in draw_curves(find_runs(results), out):
+        console.print(str(path), soft_wrap=True)
 
 
 def export(

@@ -1,4 +1,4 @@
-"""Sequential runs in tables: two numbers for each, orders together, unlike schedules never paired or ranked together."""
+"""Sequential runs in tables: two numbers for each, orders together, unlike schedules never paired or ranked as one."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_a_collapse_is_marked_where_it_came(runs: dict[str, Run]) -> None:
 def test_unlike_schedules_are_not_paired(runs: dict[str, Run]) -> None:
     assert compare([runs["later"]], runs["order 0"]).rows[0].n == "6", "when else it was measured changes nothing"
     for other in ("single", "order 1"):
-        with pytest.raises(BadInput, match="unlike schedules: .* one group after another"):
+        with pytest.raises(BadInput, match=r"unlike schedules: .* one group after another"):
             compare([runs[other]], runs["order 0"])
 
 
