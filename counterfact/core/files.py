@@ -170,7 +170,7 @@ def differences(name: str, before: Any, now: Any) -> list[str]:
 def one_writer(folder: Path, *, wait: bool) -> Iterator[None]:
     """Keep every other process out of a folder for the length of the block; a killed process lets go by itself.
 
-    What a killed one left half-written in the folder is swept up.
+    What a killed one left half-written in the folder, and in folders below it, is swept up.
 
     Raises:
         BadInput: another process holds it, and `wait` is false.
@@ -187,7 +187,7 @@ def one_writer(folder: Path, *, wait: bool) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise BadInput(f"another process is writing {folder}; wait for it, or stop it") from error
-        for path in folder.iterdir():
+        for path in folder.rglob(".*"):
             if TEMPORARY.fullmatch(path.name):
                 path.unlink()
         yield

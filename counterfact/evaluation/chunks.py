@@ -6,7 +6,7 @@ Whatever goes wrong with one record costs that record: a stage that raises is tr
 import logging
 import math
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from time import perf_counter
@@ -78,6 +78,9 @@ class State:
     record: Record
     error: dict[str, str] | None = None
     edit: Edit | None = None
+    """What it is measured under."""
+    made: Edit | None = None
+    """What was made of its request, where that is another edit."""
     block: dict[str, Any] = field(default_factory=dict)
     target_tokens: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -95,19 +98,58 @@ class Outcome:
     times: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """What became of the requests of some records, by case id."""
+
+    errors: Mapping[int, dict[str, str]] = field(default_factory=dict)
+    """Stage and reason, of those that failed."""
+    made: Mapping[int, Edit] = field(default_factory=dict)
+    """The edit that holds the request, of the others."""
+    seconds: Mapping[int, float] = field(default_factory=dict)
+
+
 def run_chunk(job: Job, records: Sequence[Record | BadRecord]) -> list[Outcome]:
     """Return one outcome for each record, in order."""
     states = {record.case_id: State(record) for record in records if not isinstance(record, BadRecord)}
     groups = [
         [states[r.case_id] for r in group if r.case_id in states] for group in job.task.options.schedule.cut(records)
     ]
-    alone = [[state] for state in states.values()]
     with packed_products(job.lm):
         if (editor := job.editor) is not None:
             _stage("edit", job.plan, groups, lambda some: _edit(job, editor, some))
-        _stage("score", job.plan, alone, lambda some: _score(job, _flat(some)))
-        _stage("generate", job.plan, alone, lambda some: _generate(job, _flat(some)))
-        _stage("text", job.plan, alone, lambda some: _measure_texts(job, _flat(some)))
+        return _measured(job, records, states)
+
+
+def run_under(job: Job, records: Sequence[Record | BadRecord], edit: Edit, attempts: Attempt) -> list[Outcome]:
+    """Return one outcome for each record, in order, measured under an edit that was made before, the same for all.
+
+    Args:
+        job: the pass.
+        records: any number of them.
+        edit: what they are measured under.
+        attempts: what became of their own requests; a record whose request failed is not measured.
+    """
+    states = {}
+    for record in records:
+        if not isinstance(record, BadRecord):
+            i = record.case_id
+            seconds = {"edit": attempts.seconds[i]} if i in attempts.seconds else {}
+            states[i] = State(record, attempts.errors.get(i), edit, attempts.made.get(i), seconds=seconds)
+    with packed_products(job.lm):
+        return _measured(job, records, states)
+
+
+def _measured(job: Job, records: Sequence[Record | BadRecord], states: Mapping[int, State]) -> list[Outcome]:
+    """Take states through the stages after their edits."""
+    if job.task.options.chat_template:
+        for state in states.values():
+            if state.edit is not None and state.edit.context:
+                state.fail("edit", "an edit that stands before a prompt has no place in a chat template")
+    alone = [[state] for state in states.values()]
+    _stage("score", job.plan, alone, lambda some: _score(job, _flat(some)))
+    _stage("generate", job.plan, alone, lambda some: _generate(job, _flat(some)))
+    _stage("text", job.plan, alone, lambda some: _measure_texts(job, _flat(some)))
     return [
         _unread(record) if isinstance(record, BadRecord) else _outcome(job, states[record.case_id])
         for record in records
@@ -125,7 +167,7 @@ def _stage(stage: Stage, plan: Plan, groups: Sequence[list[State]], work: Callab
     except Exception as error:
         if disk_full(error):
             raise
-        logger.warning("%s: a chunk of %d failed (%s); trying one at a time", stage, len(some), _reason(error))
+        logger.warning("%s: a chunk of %d failed (%s); trying one at a time", stage, len(some), reason_of(error))
         if is_out_of_memory(error):
             plan.splits.append(Split(stage, len(some)))
         for group in some:
@@ -142,14 +184,15 @@ def _alone(stage: Stage, group: list[State], work: Callable[[list[list[State]]],
         if disk_full(error):
             raise
         for state in group:
-            state.fail(stage, _reason(error))
+            state.fail(stage, reason_of(error))
 
 
 def _flat(groups: Sequence[list[State]]) -> list[State]:
     return [state for group in groups for state in group]
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Return an error as results hold it."""
     return f"{type(error).__name__}: {error}"
 
 
@@ -161,9 +204,7 @@ def _edit(job: Job, editor: Editor, groups: list[list[State]]) -> None:
         reasons = {failure.id: failure.reason for failure in edited.failures}
         done = () if edited.edit is None else edited.edit.request_ids
         for state in group:
-            if edited.edit is not None and edited.edit.context and job.task.options.chat_template:
-                state.fail("edit", "an edit that stands before a prompt has no place in a chat template")
-            elif (case_id := state.record.case_id) in done:
+            if (case_id := state.record.case_id) in done:
                 state.edit = edited.edit
             else:
                 state.fail("edit", reasons.get(case_id, "the editor said nothing of this request"))
@@ -315,9 +356,9 @@ def _outcome(job: Job, state: State) -> Outcome:
         "target_tokens": state.target_tokens,
         job.task.side: state.block,
     }
-    if state.edit is not None:
-        notes = dict(state.edit.diagnostics)
+    if (edit := state.made or state.edit) is not None:
+        notes = dict(edit.diagnostics)
         if "update_frobenius" not in notes:
-            notes["update_frobenius"] = state.edit.frobenius()
+            notes["update_frobenius"] = edit.frobenius()
         line["edit"] = {name: value if math.isfinite(value) else None for name, value in notes.items()}
     return Outcome(line, times)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from counterfact.contracts.benchmarks import Benchmark
 from counterfact.contracts.editors import Progress
 from counterfact.contracts.metrics import TextMetric
+from counterfact.core.records import BadRecord, Record
 from counterfact.evaluation.schedule import Schedule
 from counterfact.lm.planning.batch_plan import Plan
 
@@ -40,6 +41,9 @@ class Options:
     """Evaluate on records that the editor's network was trained on too; the run says how many they are."""
     restart: bool = False
     """Remove what an earlier run of the same identity left, and begin again."""
+    untouched: tuple[Record | BadRecord, ...] = ()
+    """Records that a sequential run never edits: on those whose facts the unedited model knows, it is asked at every
+    checkpoint what it still knows."""
     runner: "Runner | None" = None
     """Who computes; `None`: this process alone. Results are the same bytes whoever does."""
     text_workers: int | None = None
@@ -60,7 +64,7 @@ class Options:
 
     def for_workers(self) -> "Options":
         """Return what a worker in another process needs to know."""
-        return replace(self, runner=None, progress=None)
+        return replace(self, untouched=(), runner=None, progress=None)
 
     def tell(self, stage: str) -> Callable[[int, int], None]:
         """Return what reports the progress of one pass."""

@@ -6,7 +6,8 @@ from typing import Any
 from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.files import one_writer, read_jsonl, write_jsonl
-from counterfact.evaluation.store import CASES, PRE, Run, load_run, write_run
+from counterfact.evaluation.retention import lines_of, sequence_of
+from counterfact.evaluation.store import PRE, Run, load_run, write_run
 from counterfact.evaluation.text_metrics import TextScorer
 
 
@@ -37,8 +38,11 @@ def rescore(run: Run, texts: TextScorer) -> Run:
     """Do the work of `score_texts` in a folder that this process holds."""
     with one_writer(run.unedited_folder, wait=True):
         fill_texts(run.unedited_folder / PRE, "pre", texts)
-    fill_texts(run.folder / CASES, "post", texts)
+    for path in lines_of(run.folder):
+        fill_texts(path, "post", texts)
     data = {name: value for name, value in run.data.items() if name != "environment"}
+    if "sequence" in data:
+        data["sequence"] = sequence_of(run.folder, run.benchmark, run.data["seeds"]["run"])
     return write_run(run.folder, data, run.data["environment"])
 
 

@@ -62,6 +62,10 @@ class Worker:
         self._jobs[task.key] = (task, job, prepared)
         return prepared
 
+    def job(self, key: str) -> Job:
+        """Return what is the same for all units of the pass `key`, which was taken before."""
+        return self._jobs[key][1]
+
     def run(self, key: str, unit: Unit) -> Computed:
         """Compute one unit of the pass `key`, which was taken before."""
         _, job, _ = self._jobs[key]

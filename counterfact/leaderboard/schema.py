@@ -47,7 +47,9 @@ class SchedulePart(Border):
 
     edits_at_once: Annotated[int, Field(ge=1, le=10**9)]
     sequential: bool
-    measure_after: Text
+    measure_after: Text | Annotated[list[Count], Field(max_length=1000)]
+    order: Count = 0
+    keep_going: bool = False
 
 
 class ProtocolPart(Border):
@@ -58,6 +60,7 @@ class ProtocolPart(Border):
     generation: dict[str, Count] | None
     chat_template: Text | None = None
     schedule: SchedulePart
+    untouched: Digest | None = None
 
 
 class EditorPart(Border):

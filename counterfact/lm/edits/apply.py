@@ -187,6 +187,7 @@ def merged(lm: LM, edits: Sequence[Edit]) -> Iterator[None]:
     for edit in edits:
         for delta in edit.deltas:
             changes.setdefault(delta.module, []).append(delta)
+    before = len(lm.written)
     saved = {name: weight_view(lm.model, name).detach().clone() for name in changes}
     try:
         with torch.no_grad():
@@ -196,11 +197,13 @@ def merged(lm: LM, edits: Sequence[Edit]) -> Iterator[None]:
                 for delta in deltas:
                     total += _whole(delta, weight.device, dtype)
                 weight.copy_(total)
+        lm.written.extend(edits)
         yield
     finally:
+        del lm.written[before:]
         with torch.no_grad():
-            for name, before in saved.items():
-                weight_view(lm.model, name).copy_(before)
+            for name, weight in saved.items():
+                weight_view(lm.model, name).copy_(weight)
 
 
 def _whole(delta: Delta, device: torch.device, dtype: torch.dtype) -> Tensor:
