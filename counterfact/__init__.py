@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from counterfact.evaluation.showcase import say
     from counterfact.lm.edits.apply import merged, per_row
     from counterfact.lm.edits.edit import Edit, load_edits, save_edits
+    from counterfact.lm.edits.whole_model import save_model
     from counterfact.lm.model.loading import LM, load_lm
     from counterfact.lm.queries import Query
     from counterfact.lm.scoring import score
@@ -55,6 +56,7 @@ __all__ = [
     "merged",
     "per_row",
     "save_edits",
+    "save_model",
     "say",
     "score",
     "sweep",
@@ -78,6 +80,7 @@ _HOMES = {
     "evaluation.showcase": "say",
     "lm.edits.apply": "merged per_row",
     "lm.edits.edit": "Edit load_edits save_edits",
+    "lm.edits.whole_model": "save_model",
     "lm.model.loading": "LM load_lm",
     "lm.queries": "Query",
     "lm.scoring": "score",
