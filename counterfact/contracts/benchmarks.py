@@ -89,6 +89,10 @@ class Benchmark(Generic[R]):
     """Prompts after which the edited model's next-token distribution is compared with the unedited model's."""
     open_queries: Callable[[R], list[OpenQuery]] = _nothing
     """Prompts that the model goes on with by itself, greedily, for as long as each says."""
+    asked: Callable[[R], Mapping[str, Sequence[Query]]] | None = None
+    """By metric, the queries whose log-likelihoods give it, for a program that knows nothing else: of two targets the
+    first must be likelier per token; of a single one, the share of tokens that are the likeliest counts. The metric is
+    the mean over records; of a record, over its queries with two targets, or over all tokens."""
     watched: tuple[str, ...] = ()
     """Texts, the same for all records, on which the edited model is compared with the unedited one at every token."""
     passages: Callable[[R, ReferenceTexts], Mapping[str, str | None]] = field(default=lambda _record, _texts: {})

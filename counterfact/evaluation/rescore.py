@@ -24,14 +24,24 @@ def score_texts(folder: Path, dataset: Dataset | None = None) -> Run:
         BadInput: the run is not finished, or was run on another data set.
     """
     run = load_run(folder)
+    dataset = dataset_of(run, dataset)
+    with one_writer(run.folder, wait=False):
+        return rescore(run, TextScorer(dataset.benchmark.text_metrics, dataset.reference_texts))
+
+
+def dataset_of(run: Run, dataset: Dataset | None = None) -> Dataset:
+    """Return what a run was run on, all records that were read; `dataset` is taken if it is that, `None` is read.
+
+    Raises:
+        BadInput: it is another one, or is not where the run read it.
+    """
     if dataset is None:
         read = run.known_of or run.data["n"]["asked"]
         dataset = load_dataset(run.data["environment"]["dataset_path"], read, benchmark=run.benchmark.name)
     found = run.data["dataset"]["content_hash"]
     if dataset.content_hash != found:
-        raise BadInput(f"{folder} was run on records with hash {found[:8]}, these have {dataset.content_hash[:8]}")
-    with one_writer(run.folder, wait=False):
-        return rescore(run, TextScorer(dataset.benchmark.text_metrics, dataset.reference_texts))
+        raise BadInput(f"{run.folder} was run on records with hash {found[:8]}, these have {dataset.content_hash[:8]}")
+    return dataset
 
 
 def rescore(run: Run, texts: TextScorer) -> Run:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from counterfact import load_lm, say
 from counterfact.contracts.editors import edited_at_first_token
 from counterfact.core.files import write_json, write_jsonl
 from counterfact.core.records import Request
@@ -378,10 +379,18 @@ def test_edit_save_and_load(command: Command, tmp_path: Path) -> None:
     assert code == 0, err
     first = json.loads(out[out.index("{") :])
     assert first["prompts"][0]["before"] != first["prompts"][0]["after"]
-    code, out, err = command("edit", "{} was born in", *model, "--load", tmp_path / "edit.safetensors")
+    again = [*model, "--load", tmp_path / "edit.safetensors", "--save-model", tmp_path / "edited"]
+    code, out, err = command("edit", "{} was born in", *again)
     assert code == 0, err
-    again = json.loads(out[out.index("{") :])
-    assert again["prompts"] == first["prompts"]
+    second = json.loads(out[out.index("{") :])
+    assert second["prompts"] == first["prompts"]
+    assert second["model"] == {"folder": str(tmp_path / "edited"), "lost_in_rounding": None}
+    assert (
+        say(load_lm(tmp_path / "edited", device="cpu"), "Anna Ferrand was born in").text
+        == (first["prompts"][0]["after"]["text"])
+    )
+    code, _, err = command("edit", "{} was born in", *again)
+    assert code == 2 and "holds something else than an edited model" in err
     code, _, err = command(
         "edit", "{} was born in", "--model", tiny_folder("llama"), "--subject", "Anna Ferrand",
         "--load", tmp_path / "edit.safetensors",

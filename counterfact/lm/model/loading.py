@@ -6,7 +6,7 @@ from functools import cached_property
 from hashlib import sha256
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError
@@ -227,6 +227,16 @@ def load_lm(
         raise BadInput(f"{name_or_path} cannot be loaded as a causal language model: {error}") from error
     lm = wrap_lm(model.to(device), tokenizer, name=name, revision=commit or weights_hash[:8], weights_hash=weights_hash)
     return replace(lm, precision=precision)
+
+
+def parse_arithmetic(text: str) -> tuple[Dtype, Precision]:
+    """Return the dtype of weights and the precision of products that `LM.arithmetic` says.
+
+    >>> parse_arithmetic("bfloat16"), parse_arithmetic("float32, tf32 products")
+    (('bfloat16', 'strict'), ('float32', 'tf32'))
+    """
+    dtype, _, products = text.partition(", ")
+    return cast(Dtype, dtype), cast(Precision, products.removesuffix(" products") or "strict")
 
 
 def wrap_lm(
