@@ -24,7 +24,7 @@ SETTINGS = Path(counterfact.editors.__file__).parent / "settings"
 EDITING = tuple(name for name in NAMES if name != "identity")
 CHANGING = tuple(name for name in EDITING if name != "in_context")
 """Editors that change weights."""
-MANY_FACTS = ("memit", "memit_seq", "emmet", "alphaedit", "rect", "prune", "prune_as_published")
+MANY_FACTS = ("memit", "memit_seq", "emmet", "alphaedit", "rect", "prune", "prune_as_published", "pmet")
 QUICK = {
     **{name: ["steps=6"] for name in ("rome", "r_rome", "p_rome")},
     **{name: ["steps=4"] for name in ("ft", "ft_l", "ft_m", "lora", *MANY_FACTS)},

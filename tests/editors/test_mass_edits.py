@@ -131,6 +131,18 @@ def test_a_request_that_cannot_be_edited_costs_its_group_only_itself(tmp_path: P
     assert nothing.edit is None and [failure.id for failure in nothing.failures] == [77]
 
 
+def test_a_group_without_a_solution_fails_and_ends_nothing(tmp_path: Path) -> None:
+    lm = tiny_lm("gpt2")
+    twins = [Request(1, "{} is in", "Norway", "Oslo"), Request(2, "{} is called", "Norway", "Turin")]
+    given = resources(lm, tmp_path, context_templates=TEMPLATES[:1])
+    editor = mass_editor("emmet", lm, given, *CHOICES, "equality_weight=0.0")
+    alike, alone, empty = editor([twins, twins[:1], []], 0)
+    assert alike.edit is None and [failure.id for failure in alike.failures] == [1, 2]
+    assert all("keys depend on each other" in failure.reason for failure in alike.failures)
+    assert alone.edit is not None and not alone.failures
+    assert empty.edit is None and not empty.failures
+
+
 @pytest.mark.parametrize("layers", ["[]", "[1,0]", "[0,0]", "[7]"])
 def test_layers_that_are_none_or_out_of_order_are_refused(layers: str, tmp_path: Path) -> None:
     lm = tiny_lm("gpt2")
