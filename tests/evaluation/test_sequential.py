@@ -21,6 +21,7 @@ from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.contracts.editors import EDITORS, Edited, Editor, EditorSpec, Failure, Group, Resources, State
 from counterfact.core.errors import BadInput
 from counterfact.core.files import JsonLog, read_json, read_jsonl, write_json
+from counterfact.core.places import data_folder
 from counterfact.core.records import Request
 from counterfact.core.settings import Resolved
 from counterfact.evaluation.benchmarks.counterfact import COUNTERFACT
@@ -31,8 +32,9 @@ from counterfact.evaluation.schedule import Schedule
 from counterfact.evaluation.store import Run
 from counterfact.lm.edits.apply import Dense, Edit, LowRank, merged
 from counterfact.lm.edits.totals import added, multiplied_out
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.loading import LM, load_lm
 from counterfact.lm.model.sites import weight_view
+from counterfact.lm.moments.second_moment import SecondMoment
 from tests.editors.test_mass_edits import Golden
 from tests.evaluation.test_harness import naive_nll
 from tests.support import ROOT
@@ -209,6 +211,37 @@ def test_repeated_memit_keeps_what_the_reference_keeps(real_data: Path, tmp_path
             for sort, values in ((sort, wanted[sort]) for sort in ("rewrite", "paraphrase", "neighborhood")):
                 for mine, theirs in zip(block[f"{sort}_prompts_probs"], values, strict=True):
                     assert mine == pytest.approx(theirs, abs=5e-3)
+
+
+@pytest.mark.parametrize("name", ["memit", "rome"])
+def test_editors_of_the_embedded_model_go_on_from_what_was_edited(name: str, tmp_path: Path) -> None:
+    lm, spec = load_lm(data_folder() / "models" / "factlm", device="cpu"), EDITORS.get(name)
+    before = weight_view(lm.model, lm.layout.fc_out(2)).clone()
+    layers = {"layers": [1, 2]} if name == "memit" else {"layer": 2, "covariance": False}
+    resolved = spec.resolve("factlm", lm.n_layers, {**layers, "steps": 3})
+    moments = {layer: SecondMoment(torch.eye(768).double(), 1, layer, "none", "made up") for layer in (1, 2)}
+    given = Resources(second_moments=moments, context_templates=("{}", "It is said that {}"))
+    data = counterfact(tmp_path / "data", n=4, bad=())
+    schedules = Schedule(), Schedule(2, sequential=True, measure_after=(2,))
+    singly, sequential = (
+        evaluate(
+            lm, spec, resolved, data, tmp_path / "results", resources=given,
+            options=options(generate=False, schedule=schedule),
+        )
+        for schedule in schedules
+    )  # fmt: skip
+    assert torch.equal(weight_view(lm.model, lm.layout.fc_out(2)), before)
+    updates = [lines(sequential, "immediate")[i]["edit"]["update_frobenius"] for i in range(4)]
+    alone = [line["edit"]["update_frobenius"] for line in singly.cases]
+    if name == "rome":
+        # The first is made on the unedited model; what the cache holds of the others is for that model alone.
+        assert updates[0] == pytest.approx(alone[0], rel=1e-6)
+        assert all(a != pytest.approx(b, rel=1e-4) for a, b in zip(updates[1:], alone[1:], strict=True))
+    else:
+        assert updates[0] == updates[1] != updates[2] == updates[3]
+    [found] = sequential.data["sequence"]["checkpoints"][-1:]
+    assert list(found["weights"]) == [lm.layout.fc_out(layer) for layer in ([1, 2] if name == "memit" else [2])]
+    assert found["hidden"] is None, "no fact was left alone"
 
 
 # Editors with a memory, and with a last step
