@@ -418,7 +418,7 @@ def remembered(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> di
     return contents(folder)
 
 
-@pytest.mark.parametrize("stop", range(1, 20, 2))
+@pytest.mark.parametrize("stop", range(1, 20, 3))
 def test_interrupted_at_any_append_and_resumed(
     stop: int, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remembered: dict[str, Any]
 ) -> None:
@@ -445,6 +445,9 @@ def test_a_checkpoint_that_is_damaged_or_of_another_order_is_refused(
     subprocess.run(["cp", "-r", str(run.folder.parent.parent.parent), str(results)], check=True)
     folder = results / run.folder.relative_to(run.folder.parent.parent.parent)
     (folder / "run.json").unlink()
+    (folder / "immediate" / "cases.jsonl").unlink()
+    with pytest.raises(BadInput, match="lacks lines of steps"):
+        one_after_another(dataset, results, generate=True)
     said = read_json(folder / "edits" / "checkpoint.json")
     [edits, _] = said["files"]
     (folder / "edits" / edits).write_bytes(b"torn")
