@@ -95,13 +95,13 @@ def evaluate(
         seed=options.seed,
         engine=engine,
     )
+    schedules = [replace(options.schedule, order=order) for order in range(orders)]
     open_texts, runs = cache(lambda: load_texts(texts)), []
     for spec, found in zip(chosen, resolved, strict=True):
         if announce is not None:
             announce(spec.name, found)
         resources = spec.resources(given, found.settings, open_texts)
-        for order in range(orders):
-            schedule = replace(options.schedule, order=order)
+        for schedule in schedules:
             run = replace(options, schedule=schedule)
             runs.append(harness.evaluate(lm, spec, found, data, Path(out), resources=resources, options=run))
     return Runs(runs)

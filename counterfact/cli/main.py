@@ -19,6 +19,7 @@ from counterfact.cli import (
     known,
     leaderboard,
     lm_eval,
+    many_edits,
     moment,
     push,
     snapshot,
@@ -43,7 +44,7 @@ app = typer.Typer(
 for room in (
     *(build, snapshot, data, audit, push),
     *(fetch_model, moment, train, editors, edit, evaluate, summarize, compare),
-    *(lm_eval, known, trace, sweep, leaderboard),
+    *(lm_eval, known, trace, sweep, leaderboard, many_edits),
 ):
     room.register(app)
 app.command()(demo)

@@ -77,6 +77,8 @@ class SequentialRun:
     def _steps(self, missing: Sequence[Unit]) -> Iterator[Computed]:
         """Make the edits, and yield what is measured right after each, of those units that are missing."""
         wanted, self._now = set(missing), self._checkpoints.load()
+        if missing and min(missing).start < self._edits:
+            raise BadInput(f"{self._folder / IMMEDIATE} lacks lines of steps that were made; restart the run")
         collapsed = self._look()
         for unit in self._units[self._now.step :]:
             group = self._records[unit.start : unit.stop]

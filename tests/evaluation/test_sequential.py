@@ -17,20 +17,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from counterfact.contracts.datasets import Dataset
-from counterfact.contracts.editors import Edited, Editor, EditorSpec, Failure, Group, Resources, State
+from counterfact.contracts.datasets import Dataset, load_dataset
+from counterfact.contracts.editors import EDITORS, Edited, Editor, EditorSpec, Failure, Group, Resources, State
 from counterfact.core.errors import BadInput
-from counterfact.core.files import JsonLog, read_json, read_jsonl
+from counterfact.core.files import JsonLog, read_json, read_jsonl, write_json
+from counterfact.core.places import data_folder
 from counterfact.core.records import Request
+from counterfact.core.settings import Resolved
 from counterfact.evaluation.benchmarks.counterfact import COUNTERFACT
 from counterfact.evaluation.condition import largest_singular_value
+from counterfact.evaluation.harness import evaluate
 from counterfact.evaluation.rescore import score_texts
 from counterfact.evaluation.schedule import Schedule
 from counterfact.evaluation.store import Run
 from counterfact.lm.edits.apply import Dense, Edit, LowRank, merged
 from counterfact.lm.edits.totals import added, multiplied_out
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.loading import LM, load_lm
 from counterfact.lm.model.sites import weight_view
+from counterfact.lm.moments.second_moment import SecondMoment
+from tests.editors.test_mass_edits import Golden
 from tests.evaluation.test_harness import naive_nll
 from tests.support import ROOT
 from tests.support.evaluating import (
@@ -40,6 +45,7 @@ from tests.support.evaluating import (
     counterfact_record,
     fake_spec,
     low_rank_edit,
+    options,
     run_fake,
 )
 from tests.support.models import tiny_lm
@@ -164,6 +170,78 @@ def test_another_order_edits_the_same_records_otherwise(dataset: Dataset, tmp_pa
     assert values[0][0] == pytest.approx(values[0][1], abs=1e-4) and values[1][0] != pytest.approx(
         values[1][1], abs=1e-2
     )
+
+
+def test_repeated_memit_keeps_what_the_reference_keeps(real_data: Path, tmp_path: Path) -> None:
+    """Three groups of four genuine requests: after each, all that were edited so far score as in the authors' code."""
+    golden = Golden(real_data / "golden")
+    editor, _, _, _ = golden.run("memit", "rep0_")
+    runs = [golden.run("memit", f"rep{step}_")[3] for step in range(3)]
+    by_id = {one["case_id"]: one for one in golden.given["requests"]}
+    records = [
+        {
+            "case_id": case,
+            "requested_rewrite": {
+                "prompt": by_id[case]["prompt"],
+                "subject": by_id[case]["subject"],
+                "target_new": {"str": by_id[case]["target_new"], "id": ""},
+                "target_true": {"str": by_id[case]["target_true"], "id": ""},
+                "relation_id": "",
+            },
+            "paraphrase_prompts": by_id[case]["paraphrase_prompts"],
+            "neighborhood_prompts": by_id[case]["neighborhood_prompts"],
+            "attribute_prompts": [],
+            "generation_prompts": [],
+        }
+        for run in runs
+        for case in run["case_ids"]
+    ]
+    write_json(tmp_path / "requests.json", records)
+    spec = EDITORS.get("memit")
+    given = Resources(second_moments=golden.moments, context_templates=editor.templates)
+    chosen = options(generate=False, schedule=Schedule(4, sequential=True, measure_after=(4, 8)))
+    data, resolved = load_dataset(tmp_path / "requests.json"), Resolved(editor.settings, "golden", {})
+    run = evaluate(golden.lm, spec, resolved, data, tmp_path / "results", resources=given, options=chosen)
+    for folder, expected in zip(("after-00000004", "after-00000008", ""), runs, strict=True):
+        found = lines(run, folder)
+        assert [post["case_id"] for post in expected["post"]] == list(found)
+        for post in expected["post"]:
+            block = found[post["case_id"]]["post"]
+            wanted = {**post, "rewrite": [post["rewrite"]]}
+            for sort, values in ((sort, wanted[sort]) for sort in ("rewrite", "paraphrase", "neighborhood")):
+                for mine, theirs in zip(block[f"{sort}_prompts_probs"], values, strict=True):
+                    assert mine == pytest.approx(theirs, abs=5e-3)
+
+
+@pytest.mark.parametrize("name", ["memit", "rome"])
+def test_editors_of_the_embedded_model_go_on_from_what_was_edited(name: str, tmp_path: Path) -> None:
+    lm, spec = load_lm(data_folder() / "models" / "factlm", device="cpu"), EDITORS.get(name)
+    before = weight_view(lm.model, lm.layout.fc_out(2)).clone()
+    layers = {"layers": [1, 2]} if name == "memit" else {"layer": 2, "covariance": False}
+    resolved = spec.resolve("factlm", lm.n_layers, {**layers, "steps": 3})
+    moments = {layer: SecondMoment(torch.eye(768).double(), 1, layer, "none", "made up") for layer in (1, 2)}
+    given = Resources(second_moments=moments, context_templates=("{}", "It is said that {}"))
+    data = counterfact(tmp_path / "data", n=4, bad=())
+    schedules = Schedule(), Schedule(2, sequential=True, measure_after=(2,))
+    singly, sequential = (
+        evaluate(
+            lm, spec, resolved, data, tmp_path / "results", resources=given,
+            options=options(generate=False, schedule=schedule),
+        )
+        for schedule in schedules
+    )  # fmt: skip
+    assert torch.equal(weight_view(lm.model, lm.layout.fc_out(2)), before)
+    updates = [lines(sequential, "immediate")[i]["edit"]["update_frobenius"] for i in range(4)]
+    alone = [line["edit"]["update_frobenius"] for line in singly.cases]
+    if name == "rome":
+        # The first is made on the unedited model; what the cache holds of the others is for that model alone.
+        assert updates[0] == pytest.approx(alone[0], rel=1e-6)
+        assert all(a != pytest.approx(b, rel=1e-4) for a, b in zip(updates[1:], alone[1:], strict=True))
+    else:
+        assert updates[0] == updates[1] != updates[2] == updates[3]
+    [found] = sequential.data["sequence"]["checkpoints"][-1:]
+    assert list(found["weights"]) == [lm.layout.fc_out(layer) for layer in ([1, 2] if name == "memit" else [2])]
+    assert found["hidden"] is None, "no fact was left alone"
 
 
 # Editors with a memory, and with a last step
@@ -340,7 +418,7 @@ def remembered(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> di
     return contents(folder)
 
 
-@pytest.mark.parametrize("stop", range(1, 20, 2))
+@pytest.mark.parametrize("stop", range(1, 20, 3))
 def test_interrupted_at_any_append_and_resumed(
     stop: int, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remembered: dict[str, Any]
 ) -> None:
@@ -367,6 +445,9 @@ def test_a_checkpoint_that_is_damaged_or_of_another_order_is_refused(
     subprocess.run(["cp", "-r", str(run.folder.parent.parent.parent), str(results)], check=True)
     folder = results / run.folder.relative_to(run.folder.parent.parent.parent)
     (folder / "run.json").unlink()
+    (folder / "immediate" / "cases.jsonl").unlink()
+    with pytest.raises(BadInput, match="lacks lines of steps"):
+        one_after_another(dataset, results, generate=True)
     said = read_json(folder / "edits" / "checkpoint.json")
     [edits, _] = said["files"]
     (folder / "edits" / edits).write_bytes(b"torn")

@@ -16,7 +16,7 @@ from counterfact.leaderboard.references import references_of
 from counterfact.leaderboard.submission import read_submission, write_submission
 from counterfact.statistics.intervals import mean_interval
 from tests.evaluation.test_sequential import PAIRS, one_after_another, remembering, ruinous
-from tests.support.evaluating import counterfact, fake_spec, run_fake
+from tests.support.evaluating import counterfact, fake_spec, run_fake, run_identity
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
         "single": run_fake(data, results, generate=False),
         "memory": one_after_another(data, results, remembering()),
         "memory at once": run_fake(data, results, remembering(), generate=False, schedule=Schedule(1)),
+        "pairs": run_identity(data, results, generate=False, schedule=Schedule(2)),
         "ruinous": one_after_another(data, folder / "other", fake_spec(ruinous)),
     }
 
@@ -46,6 +47,11 @@ def test_a_table_holds_what_is_kept_and_what_was_there_at_first(runs: dict[str, 
     assert [row.cells["edits"].value for row in condition.rows] == [2, 4, 7]
     assert [row.n for row in condition.rows] == ["2", "4", "6/7"]
     assert "| 2 |" in render([condition], "markdown")
+
+
+def test_tables_say_how_many_edits_share_a_change(runs: dict[str, Run]) -> None:
+    titles = [summary_tables([runs[name]])[0].title for name in ("single", "pairs")]
+    assert "at once" not in titles[0] and titles[1] == f"{titles[0]}, 2 edits at once"
 
 
 def test_orders_stand_together_with_an_interval_of_their_own(runs: dict[str, Run]) -> None:
