@@ -42,6 +42,9 @@ from counterfact.core.records import BadRecord
 if TYPE_CHECKING:
     from counterfact.core.settings import Resolved
 
+LETTERS = "letters"
+"""The judge that asks a model, where no other is named."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -56,6 +59,13 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder of results.", file_okay=False)] = Path("results"),
     benchmark: Annotated[
         str | None, typer.Option(help="What to measure by: wild, choice, canary, …; default: what the records are of.")
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="Who judges what the model says, for --benchmark wild_judged; by default `letters`."),
+    ] = None,
+    judge_model: Annotated[
+        str | None, typer.Option(help="The model that the judge asks: a folder, a Hub id, or a name, as --model.")
     ] = None,
     limit: Limit = None,
     known: Annotated[
@@ -100,6 +110,9 @@ def evaluate(
 
     Ten facts in one edit: `counterfact evaluate --dataset datasets/counterfact --editor memit --edits-at-once 10`
 
+    What the model says by itself, by a judge: `counterfact evaluate --dataset datasets/counterfact --editor rome
+    --benchmark wild_judged --judge-model smollm2`
+
     On two GPUs: `counterfact evaluate --dataset datasets/counterfact --editor rome --runner ray --workers 2`
     """
     from dataclasses import replace  # noqa: PLC0415
@@ -107,6 +120,7 @@ def evaluate(
     from counterfact import Options  # noqa: PLC0415
     from counterfact import evaluate as evaluate_editors  # noqa: PLC0415
     from counterfact.contracts.editors import edited_at_first_token, settings_of  # noqa: PLC0415
+    from counterfact.evaluation.judging import JudgeSource  # noqa: PLC0415
     from counterfact.evaluation.schedule import Schedule  # noqa: PLC0415
 
     load_plugins(plugin)
@@ -123,8 +137,10 @@ def evaluate(
         # Where others compute, this process only needs to know which model it is; they see whether they can do it.
         lm = replace(open_model(model, "cpu", dtype), precision=precision)
         memory = bytes_of(max_memory) if max_memory else None
+    judged = JudgeSource.of(judge or LETTERS, judge_model, device) if judge or judge_model else None
     options = Options(
         seed=seed,
+        judge=judged,
         schedule=Schedule(edits_at_once),
         generate=generate,
         length=length,

@@ -57,7 +57,15 @@ class Trial:
         return self.folder / f"{editor['name']}-{hash_json({**self.identity, 'editor': editor})[:8]}"
 
 
-def trial_of(lm: LM, dataset: Dataset, *, seed: int, generation: Mapping[str, int] | None, schedule: Schedule) -> Trial:
+def trial_of(
+    lm: LM,
+    dataset: Dataset,
+    *,
+    seed: int,
+    generation: Mapping[str, int] | None,
+    schedule: Schedule,
+    judge: Mapping[str, Any] | None = None,
+) -> Trial:
     """Return what a run depends on but the editor.
 
     Args:
@@ -66,6 +74,7 @@ def trial_of(lm: LM, dataset: Dataset, *, seed: int, generation: Mapping[str, in
         seed: of editing and of generation.
         generation: length, top_k, and whether texts end at an end token; `None` where nothing is generated.
         schedule: which records share an edit.
+        judge: identity of the judge, where there is one.
     """
     return Trial(
         dataset={
@@ -82,6 +91,7 @@ def trial_of(lm: LM, dataset: Dataset, *, seed: int, generation: Mapping[str, in
             "name": dataset.kind,
             "version": dataset.benchmark.version,
             "generation": None if generation is None else dict(generation),
+            **({} if judge is None else {"judge": dict(judge)}),
         },
         schedule=schedule,
         seeds={"run": seed},

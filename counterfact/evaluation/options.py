@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from counterfact.contracts.benchmarks import Benchmark
 from counterfact.contracts.editors import Progress
 from counterfact.contracts.metrics import TextMetric
+from counterfact.evaluation.judging import JudgeSource
 from counterfact.evaluation.schedule import Schedule
 from counterfact.lm.planning.batch_plan import Plan
 
@@ -30,6 +31,8 @@ class Options:
     """Whether a text ends at the model's end token; the paper's protocol goes on to the full length."""
     defer_text_metrics: bool = False
     """Keep texts and leave their metrics to `score_texts`, where nltk is not installed."""
+    judge: JudgeSource | None = None
+    """Who judges what the model says by itself, for a benchmark with something to judge."""
     plan: Plan | None = None
     """Sizes of batches; `None`: those for the model on its kind of device."""
     max_memory: float | None = None

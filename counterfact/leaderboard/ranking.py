@@ -27,7 +27,7 @@ def rank(runs: Iterable[Mapping[str, Any]]) -> list[Ranking]:
     """Group runs by what makes them comparable, and sort each group by S; equal ones by name, a run without S last.
 
     Two runs are ranked together only if the data set's name, version and content, the record ids, the model's weights,
-    their dtype, the protocol and the schedule of edits agree; and, of what both have, the definition of
+    their dtype, the protocol, its judge and the schedule of edits agree; and, of what both have, the definition of
     every column, the length and sort of generated texts and the texts they are compared with. Where a run has a
     `score` of its own (S with failures counted), that one counts.
     """
@@ -49,7 +49,7 @@ def _equal(run: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what must be equal in runs that are ranked together."""
     dataset, model, protocol = run["dataset"], run["model"], run.get("protocol", {})
     where = tuple(str(dataset[name]) for name in ("name", "version", "content_hash", "record_ids"))
-    how = tuple(str(protocol.get(name)) for name in ("name", "version", "schedule"))
+    how = tuple(str(protocol.get(name)) for name in ("name", "version", "schedule", "judge"))
     core = tuple(run["metrics"].get(name, {}).get("definition") for name in benchmark_of_run(run).score_parts)
     return (*where, model["weights_hash"], model["dtype"], *how, core)
 

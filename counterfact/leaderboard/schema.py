@@ -50,12 +50,22 @@ class SchedulePart(Border):
     measure_after: Text
 
 
+class JudgePart(Border):
+    """Who judged what the model said."""
+
+    name: Text
+    version: Count
+    prompt: Text
+    model: ModelPart | None
+
+
 class ProtocolPart(Border):
     """How it was measured."""
 
     name: Text
     version: Count
     generation: dict[str, Count] | None
+    judge: JudgePart | None = None
     schedule: SchedulePart
 
 
