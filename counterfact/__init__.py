@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from counterfact.core.records import Request
     from counterfact.core.texts import load_texts
     from counterfact.evaluation.general_ability import general_ability
+    from counterfact.evaluation.judging import JudgeSource
     from counterfact.evaluation.options import Options
     from counterfact.evaluation.showcase import say
     from counterfact.evaluation.task_files import write_task_files
@@ -39,6 +40,7 @@ __all__ = [
     "Dataset",
     "Edit",
     "Failure",
+    "JudgeSource",
     "LoadedEditor",
     "Options",
     "Query",
@@ -84,6 +86,7 @@ _HOMES = {
     "core.records": "Request",
     "core.texts": "load_texts",
     "evaluation.general_ability": "general_ability",
+    "evaluation.judging": "JudgeSource",
     "evaluation.options": "Options",
     "evaluation.showcase": "say",
     "evaluation.task_files": "write_task_files",

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from counterfact.core.settings import Resolved
     from counterfact.evaluation.schedule import Schedule
 
+LETTERS = "letters"
+"""The judge that asks a model, where no other is named."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -57,6 +60,13 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder of results.", file_okay=False)] = Path("results"),
     benchmark: Annotated[
         str | None, typer.Option(help="What to measure by: wild, choice, canary, …; default: what the records are of.")
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="Who judges what the model says, for --benchmark wild_judged; by default `letters`."),
+    ] = None,
+    judge_model: Annotated[
+        str | None, typer.Option(help="The model that the judge asks: a folder, a Hub id, or a name, as --model.")
     ] = None,
     limit: Limit = None,
     known: Annotated[
@@ -125,6 +135,9 @@ def evaluate(
     Twenty times fifty, one group after another: `counterfact evaluate --dataset datasets/counterfact --editor memit
     --edits-at-once 50 --sequential --steps 20`
 
+    What the model says by itself, by a judge: `counterfact evaluate --dataset datasets/counterfact --editor rome
+    --benchmark wild_judged --judge-model smollm2`
+
     On two GPUs: `counterfact evaluate --dataset datasets/counterfact --editor rome --runner ray --workers 2`
     """
     from dataclasses import replace  # noqa: PLC0415
@@ -133,6 +146,7 @@ def evaluate(
     from counterfact import evaluate as evaluate_editors  # noqa: PLC0415
     from counterfact.contracts.datasets import load_dataset  # noqa: PLC0415
     from counterfact.contracts.editors import edited_at_first_token, settings_of  # noqa: PLC0415
+    from counterfact.evaluation.judging import JudgeSource  # noqa: PLC0415
     from counterfact.evaluation.schedule import POWERS, Schedule  # noqa: PLC0415
 
     load_plugins(plugin)
@@ -155,8 +169,10 @@ def evaluate(
         # Where others compute, this process only needs to know which model it is; they see whether they can do it.
         lm = replace(open_model(model, "cpu", dtype), precision=precision)
         memory = bytes_of(max_memory) if max_memory else None
+    judged = JudgeSource.of(judge or LETTERS, judge_model, device) if judge or judge_model else None
     options = Options(
         seed=seed,
+        judge=judged,
         schedule=schedule,
         untouched=load_dataset(dataset, benchmark=benchmark).records[len(data.records) :] if sequential else (),
         generate=generate,

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from counterfact.contracts.benchmarks import Answers, Benchmark
 from counterfact.contracts.editors import Editor
+from counterfact.contracts.judges import Judge
 from counterfact.core.files import disk_full
 from counterfact.core.records import BadRecord, Record
 from counterfact.core.references import ReferenceTexts
@@ -32,8 +33,8 @@ from counterfact.lm.queries import Query, Unscored
 from counterfact.lm.scoring import score
 from counterfact.lm.shifts import next_token_shifts
 
-Stage = Literal["edit", "score", "generate", "text"]
-STAGES: tuple[Stage, ...] = ("edit", "score", "generate", "text")
+Stage = Literal["edit", "score", "judge", "generate", "text"]
+STAGES: tuple[Stage, ...] = ("edit", "score", "judge", "generate", "text")
 logger = logging.getLogger(__name__)
 
 
@@ -48,6 +49,8 @@ class Job:
     """`None`: the unedited model."""
     texts: TextScorer | None
     """`None`: metrics of texts are taken elsewhere, or later."""
+    judge: Judge | None = None
+    """Who judges what the model says, for a benchmark with something to judge."""
 
     @property
     def benchmark(self) -> Benchmark[Any]:
@@ -148,6 +151,8 @@ def _measured(job: Job, records: Sequence[Record | BadRecord], states: Mapping[i
                 state.fail("edit", "an edit that stands before a prompt has no place in a chat template")
     alone = [[state] for state in states.values()]
     _stage("score", job.plan, alone, lambda some: _score(job, _flat(some)))
+    if (judge := job.judge) is not None:
+        _stage("judge", job.plan, alone, lambda some: _judge(job, judge, _flat(some)))
     _stage("generate", job.plan, alone, lambda some: _generate(job, _flat(some)))
     _stage("text", job.plan, alone, lambda some: _measure_texts(job, _flat(some)))
     return [
@@ -237,6 +242,20 @@ def _score(job: Job, states: list[State]) -> None:
             answers = Answers(mine, moved, said, drifted)
             state.block = job.benchmark.block(state.record, answers)
             state.target_tokens = job.benchmark.target_tokens(state.record, answers)
+
+
+def _judge(job: Job, judge: Judge, states: Sequence[State]) -> None:
+    """Put into each block the judge's verdicts on what the model said."""
+    if (exchanges := job.benchmark.exchanges) is None:
+        return
+    asked = [list(exchanges(state.record, state.block)) for state in states]
+    flat = [exchange for mine in asked for exchange in mine]
+    given = judge.ask(flat)
+    if len(given) != len(flat):
+        raise ValueError(f"expected a verdict for each of {len(flat)} answers, got {len(given)}")
+    verdicts = iter(given)
+    for state, mine in zip(states, asked, strict=True):
+        state.block["verdicts"] = [next(verdicts) for _ in mine]
 
 
 def _shifts(job: Job, states: Sequence[State], of_state: Sequence[int], edits: Sequence[Edit]) -> list[list[Any]]:

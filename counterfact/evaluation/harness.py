@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from counterfact.contracts.benchmarks import BENCHMARKS
 from counterfact.contracts.datasets import Dataset
 from counterfact.contracts.editors import EditorSpec, Resources
+from counterfact.contracts.judges import JUDGES
 from counterfact.core.errors import BadInput
 from counterfact.core.files import one_writer, read_json, read_jsonl, write_json
 from counterfact.core.provenance import code_identity
@@ -228,7 +230,22 @@ def _trial(lm: LM, dataset: Dataset, options: Options) -> Trial:
         schedule=options.schedule,
         chat_template=options.chat_template,
         untouched=untouched,
+        judge=_judge_of(dataset, options),
     )
+
+
+def _judge_of(dataset: Dataset, options: Options) -> Mapping[str, Any] | None:
+    """Return the identity of the judge; raise `BadInput` where there is one and nothing to judge, or the reverse."""
+    judged = dataset.benchmark.exchanges is not None
+    if judged and options.judge is None:
+        raise BadInput(
+            f"{dataset.benchmark.title} needs a judge: --judge-model MODEL for a local model, or --judge NAME; known: "
+            f"{', '.join(JUDGES)}"
+        )
+    if not judged and options.judge is not None:
+        names = [name for name in BENCHMARKS if BENCHMARKS.get(name).exchanges is not None]
+        raise BadInput(f"{dataset.benchmark.title} has nothing for a judge; choose --benchmark {' or '.join(names)}")
+    return None if options.judge is None else options.judge.identity
 
 
 def _text_scorer(dataset: Dataset, options: Options) -> TextScorer | None:

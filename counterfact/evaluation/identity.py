@@ -70,6 +70,7 @@ def trial_of(
     schedule: Schedule,
     chat_template: bool = False,
     untouched: Sequence[Record | BadRecord] = (),
+    judge: Mapping[str, Any] | None = None,
 ) -> Trial:
     """Return what a run depends on but the editor.
 
@@ -82,6 +83,7 @@ def trial_of(
         chat_template: whether prompts are put by the model's chat template. What it makes of a prompt today is part of
             the identity: some templates name the date.
         untouched: records that a sequential run asks about and never edits.
+        judge: identity of the judge, where there is one.
 
     Raises:
         BadInput: the model has no chat template.
@@ -104,6 +106,7 @@ def trial_of(
             "version": dataset.benchmark.version,
             "generation": None if generation is None else dict(generation),
             **chat,
+            **({} if judge is None else {"judge": dict(judge)}),
         },
         schedule=schedule,
         seeds={"run": seed},

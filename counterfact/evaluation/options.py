@@ -8,6 +8,7 @@ from counterfact.contracts.benchmarks import Benchmark
 from counterfact.contracts.editors import Progress
 from counterfact.contracts.metrics import TextMetric
 from counterfact.core.records import BadRecord, Record
+from counterfact.evaluation.judging import JudgeSource
 from counterfact.evaluation.schedule import Schedule
 from counterfact.lm.planning.batch_plan import Plan
 
@@ -33,6 +34,8 @@ class Options:
     """Whether all that is asked is put as a user's message, by the model's chat template; edits are made without it."""
     defer_text_metrics: bool = False
     """Keep texts and leave their metrics to `score_texts`, where nltk is not installed."""
+    judge: JudgeSource | None = None
+    """Who judges what the model says by itself, for a benchmark with something to judge."""
     plan: Plan | None = None
     """Sizes of batches; `None`: those for the model on its kind of device."""
     max_memory: float | None = None

@@ -89,7 +89,9 @@ class Worker:
 
     def _job(self, task: Task, editor: Editor | None, plan: Plan) -> Job:
         inline = task.text_metrics if not self._text_workers(task) else []
-        return Job(self.lm, task, plan, editor, TextScorer(inline, task.dataset.reference_texts) if inline else None)
+        texts = TextScorer(inline, task.dataset.reference_texts) if inline else None
+        judge = task.options.judge
+        return Job(self.lm, task, plan, editor, texts, None if judge is None else judge.open())
 
 
 class RemoteWorker:

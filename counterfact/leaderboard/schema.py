@@ -52,6 +52,15 @@ class SchedulePart(Border):
     keep_going: bool = False
 
 
+class JudgePart(Border):
+    """Who judged what the model said."""
+
+    name: Text
+    version: Count
+    prompt: Text
+    model: ModelPart | None
+
+
 class ProtocolPart(Border):
     """How it was measured."""
 
@@ -59,6 +68,7 @@ class ProtocolPart(Border):
     version: Count
     generation: dict[str, Count] | None
     chat_template: Text | None = None
+    judge: JudgePart | None = None
     schedule: SchedulePart
     untouched: Digest | None = None
 
