@@ -121,6 +121,14 @@ def _demo_embedded(out: Path, model: str, limit: int, seed: int, *, hypernetwork
             data, options = load_dataset(out / name, limit), Options(seed=seed, progress=advance)
             runs = Runs([*runs, *evaluate(lm, data, chosen, out / "results", options=options, announce=say)])
         say = None  # the settings of the second data set are those of the first
+    with budget.stage("many edits at once, and one after another"):
+        many = out / "counterfact-multi"
+        run_command("build", "--non-conflicting", "--from", out / "counterfact", "--out", many)
+        asked = ["--dataset", many, "--model", model, "--limit", limit, "--no-generate", "--seed", seed]
+        asked += ["--out", out / "many-edits"]
+        run_command("evaluate", *asked, "--editor", "memit", "--edits-at-once", limit)
+        run_command("evaluate", *asked, "--editor", "rome", "--sequential")
+        run_command("curves", out / "many-edits", "--out", out / "curves")
     with budget.stage("tables, picture and page"):
         _step(f"counterfact summarize {out}/results; counterfact leaderboard build {out}/results --out {out}/site")
         _print_results(runs)
