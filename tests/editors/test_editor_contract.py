@@ -24,6 +24,8 @@ SETTINGS = Path(counterfact.editors.__file__).parent / "settings"
 EDITING = tuple(name for name in NAMES if name != "identity")
 CHANGING = tuple(name for name in EDITING if name != "in_context")
 """Editors that change weights."""
+MEMITS = ("memit_seq", "prune", "prune_as_published")
+"""Editors with settings and writer of `memit`, by which these are tested in every run."""
 MANY_FACTS = ("memit", "memit_seq", "emmet", "alphaedit", "rect", "prune", "prune_as_published", "pmet")
 QUICK = {
     **{name: ["steps=6"] for name in ("rome", "r_rome", "p_rome")},
@@ -178,10 +180,11 @@ def test_edits_save_and_load(name: str, lm: LM, tmp_path: Path) -> None:
         assert all(torch.equal(a, b) for a, b in zip(tensors_of(one), tensors_of(other), strict=True))
 
 
-def settings_fields() -> Iterator[tuple[str, str]]:
+def settings_fields() -> Iterator[Any]:
     for name in NAMES:
+        marks = [pytest.mark.soak] if name in MEMITS else []
         for field in EDITORS.get(name).settings.model_fields:
-            yield name, field
+            yield pytest.param(name, field, marks=marks)
 
 
 def changed(name: str, settings: Settings, field: str) -> Any:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from counterfact.contracts.editors import Finishing
+from counterfact.contracts.editors import Accumulating, Finishing
 from counterfact.editing.mass_edits import MassEditor
 from counterfact.editors.prune import Prune, low_rank_svd, restrain
 from counterfact.editors.rect import keep_largest
@@ -119,8 +119,9 @@ def sum_of(edits: list[Edit], module: str) -> torch.Tensor:
     return torch.stack([d.weight_change for edit in edits for d in low_rank(edit) if d.module == module]).sum(0)
 
 
-def test_pruning_belongs_to_no_other_editor(tmp_path: Path) -> None:
+def test_editors_have_a_memory_and_a_last_step_where_their_method_has_them(tmp_path: Path) -> None:
     lm = tiny_lm("gpt2")
-    for name in ("memit", "memit_seq", "alphaedit", "rect", "emmet"):
+    for name in ("memit", "memit_seq", "alphaedit", "rect", "emmet", "pmet", "prune", "prune_as_published"):
         editor: MassEditor = mass_editor(name, lm, resources(lm, tmp_path), "layers=[0]")
-        assert not isinstance(editor, Finishing)
+        assert isinstance(editor, Accumulating) == (name in {"memit_seq", "alphaedit"})
+        assert isinstance(editor, Finishing) == name.startswith("prune")
