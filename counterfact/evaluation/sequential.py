@@ -34,7 +34,7 @@ from counterfact.lm.edits.totals import added, is_finite, multiplied_out
 from counterfact.lm.forward.packed_products import packed_products
 
 MOST = 500
-"""Records that are measured at a checkpoint, at most; the same ones each time, as far as they are edited by then."""
+"""Records that are measured at a checkpoint, at most; each of them was measured at every one before, once edited."""
 Tell = Callable[[int, int], None]
 
 
