@@ -6,8 +6,8 @@ from itertools import combinations
 from counterfact.core.errors import BadInput
 from counterfact.evaluation.schedule import in_words
 from counterfact.evaluation.store import Run
-from counterfact.evaluation.summary import paired, place_of, side_cells
-from counterfact.evaluation.tables import Row, Table, n_of
+from counterfact.evaluation.summary import cells_of, paired, place_of
+from counterfact.evaluation.tables import Row, Table, scored_of
 
 UNEDITED = "unedited"
 Key = tuple[str, ...]
@@ -61,8 +61,8 @@ def _place(runs: Mapping[str, Run]) -> tuple[str, bool, str]:
 
 def _rows(runs: Mapping[str, Run], section: int) -> list[Row]:
     first = next(iter(runs.values()))
-    sides = {UNEDITED: side_cells(first, "pre")} | {variant: side_cells(run, "post") for variant, run in runs.items()}
-    counts = {n_of(run.data["n"]) for run in runs.values()}
+    sides = {UNEDITED: cells_of(first, "pre")} | {variant: cells_of(run, "post") for variant, run in runs.items()}
+    counts = {scored_of(run.data["n"]) for run in runs.values()}
     notes = ["known facts"] if first.known_of is not None else []
     notes += filter(None, [in_words(first.data["protocol"]["schedule"])])
     title = ", ".join([f"{first.benchmark.title} on {first.dataset}", *notes])

@@ -34,7 +34,7 @@ from counterfact.lm.edits.totals import added, is_finite, multiplied_out
 from counterfact.lm.forward.packed_products import packed_products
 
 MOST = 500
-"""Records that are measured at a checkpoint, at most; the same ones each time, as far as they are edited by then."""
+"""Records that are measured at a checkpoint, at most; each of them was measured at every one before, once edited."""
 Tell = Callable[[int, int], None]
 
 
@@ -203,8 +203,11 @@ class SequentialRun:
         """Take the editor's last step, if it has one."""
         if self._now.finished or not isinstance(self._editor, Finishing):
             return
-        last = self._editor.finish([self._now.total])
+        total, name = self._now.total, self._job.task.editor
+        last = self._editor.finish([total])
         if not is_finite(last):
-            raise BadInput(f"the last step of {self._job.task.editor} gave an edit that is not finite")
+            raise BadInput(f"the last step of {name} gave an edit that is not finite")
+        if left_out := set(total.modules) - set(last.modules):
+            raise BadInput(f"the last step of {name} left out what was edited of {', '.join(sorted(left_out))}")
         self._now = replace(self._now, total=last, finished=True)
         self._checkpoints.save(self._now, at_once=True)

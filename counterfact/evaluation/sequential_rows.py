@@ -7,7 +7,7 @@ from math import exp
 from typing import Any
 
 from counterfact.evaluation.store import Run
-from counterfact.evaluation.tables import Cell, Row, Table, cells_of, decimals_of, n_of
+from counterfact.evaluation.tables import Cell, Row, Table, decimals_of, entry_cells, scored_of
 from counterfact.statistics.intervals import mean_interval
 
 NOTE = (
@@ -36,7 +36,7 @@ def sequential_rows(runs: Sequence[Run], section: int) -> list[Row]:
         for name, read in (("final", _final), ("immediate", _immediate)):
             first = read(orders[0])
             fallen = f", {_fallen(orders[0])}" if name == "final" and _fallen(orders[0]) else ""
-            rows.append(Row(f"{label}, {name}{fallen}", cells_of(first["metrics"]), n_of(first["n"]), section))
+            rows.append(Row(f"{label}, {name}{fallen}", entry_cells(first["metrics"]), scored_of(first["n"]), section))
             if len(orders) > 1:
                 cells = _over_orders([read(run)["metrics"] for run in orders])
                 rows.append(Row(f"{label}, {name}, over orders", cells, f"{len(orders)} orders", section))
@@ -59,7 +59,7 @@ def condition_table(runs: Sequence[Run], title: str) -> Table:
             cells = condition_cells(found)
             if found["edits"] == fell:
                 cells["edits"] = replace(cells["edits"], mark=" collapsed")
-            rows.append(Row(label, cells, n_of(found["n"]), place))
+            rows.append(Row(label, cells, scored_of(found["n"]), place))
     return Table(f"The model, {title}", (("", COLUMNS),), tuple(rows), note=CONDITION_NOTE)
 
 
@@ -71,7 +71,7 @@ def condition_cells(found: Mapping[str, Any]) -> dict[str, Cell]:
     spectral = [w["change_spectral"] / w["weight_spectral"] for w in weights if w["change_spectral"] is not None]
     return {
         "edits": Cell(found["edits"], decimals=0),
-        "S": cells_of(found["metrics"])["S"],
+        "S": entry_cells(found["metrics"])["S"],
         "perplexity": Cell(None if rise is None else _multiple(rise), decimals=2),
         "KL": Cell(found["divergence"], decimals=3),
         "known": Cell(100 * found["known_facts"]["known"] / asked if asked else None),

@@ -18,7 +18,17 @@ from counterfact.evaluation.paper import PaperRow, Published, paper_rows
 from counterfact.evaluation.schedule import alike, in_words
 from counterfact.evaluation.sequential_rows import NOTE, condition_table, sequential_rows
 from counterfact.evaluation.store import Run
-from counterfact.evaluation.tables import Cell, Row, Table, cells_of, decimals_of, n_of, to_json, to_latex, to_markdown
+from counterfact.evaluation.tables import (
+    Cell,
+    Row,
+    Table,
+    decimals_of,
+    entry_cells,
+    scored_of,
+    to_json,
+    to_latex,
+    to_markdown,
+)
 from counterfact.statistics.intervals import published_interval
 from counterfact.statistics.summary import Side, Summary, blocks_of, paired_differences, record_values
 from counterfact.statistics.values import took
@@ -134,15 +144,15 @@ def _table(runs: Sequence[Run], paper: str | None) -> Table:
     for place, (read, some) in enumerate(groupby(runs, lambda run: run.known_of)):
         chosen = list(some)
         name = "unedited" if read is None else f"unedited, known facts of {read:,}"
-        unedited = side_cells(chosen[0], "pre", as_published=as_published)
-        scored = n_of(chosen[0].data["n"]["unedited"])
+        unedited = cells_of(chosen[0], "pre", as_published=as_published)
+        scored = scored_of(chosen[0].data["n"]["unedited"])
         rows.append(Row(f"{first['model']['name']} ({name})", unedited, scored, 2 * place))
         if sequential:
             rows += sequential_rows(chosen, 2 * place + 1)
             continue
         for run in chosen:
-            cells = side_cells(run, "post", as_published=as_published)
-            rows.append(Row(run.label, cells, n_of(run.data["n"]), 2 * place + 1))
+            cells = cells_of(run, "post", as_published=as_published)
+            rows.append(Row(run.label, cells, scored_of(run.data["n"]), 2 * place + 1))
     note = "x100, with the 95 % interval"
     if as_published:
         note = "x100, ± 1.96 standard deviations / √n, as the paper has it; S with its interval from a bootstrap"
@@ -198,11 +208,11 @@ def _ended_at(losses: Sequence[float]) -> str:
     return f" (their searches ended at losses of {min(losses):.2f} to {max(losses):.2f} nats)" if losses else ""
 
 
-def side_cells(run: Run, side: Side, *, as_published: bool = False) -> dict[str, Cell]:
+def cells_of(run: Run, side: Side, *, as_published: bool = False) -> dict[str, Cell]:
     """Return a run's cells, or the unedited model's, with the intervals of today or of the paper."""
     section, lines = ("metrics", run.cases) if side == "post" else ("pre", run.unedited)
     entries: Mapping[str, Mapping[str, Any]] = run.data[section]
-    cells = cells_of(entries)
+    cells = entry_cells(entries)
     if as_published:
         for name, values in record_values(blocks_of(lines, side), run.benchmark).items():
             found = published_interval([value * METRICS.get(name).scale for value in values if value is not None])

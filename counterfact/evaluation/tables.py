@@ -89,7 +89,7 @@ class Table:
         return f"({below})" if self.notation == "parentheses" else f"±{below}"
 
 
-def cells_of(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Cell]:
+def entry_cells(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Cell]:
     """Return the entries of a run file's metrics as cells."""
     return {
         name: Cell(entry["value"], entry["low"], entry["high"], decimals=decimals_of(name))
@@ -102,10 +102,10 @@ def decimals_of(name: str) -> int:
     return 2 if name in METRICS and METRICS.get(name).scale == 1 else 1
 
 
-def n_of(counts: Mapping[str, Any]) -> str:
+def scored_of(counts: Mapping[str, Any]) -> str:
     """Return how many records were scored, and of how many where some failed.
 
-    >>> n_of({"asked": 10, "scored": 10}), n_of({"asked": 10, "scored": 9})
+    >>> scored_of({"asked": 10, "scored": 10}), scored_of({"asked": 10, "scored": 9})
     ('10', '9/10')
     """
     return str(counts["asked"]) if counts["scored"] == counts["asked"] else f"{counts['scored']}/{counts['asked']}"

@@ -75,7 +75,7 @@ def retention(runs: Sequence[Run], title: str) -> Any:
         for axes, read in ((panels[0, 0], _all), (panels[0, 1], _first)):
             _cross(axes, found, sequence["collapsed_after"], read, colour)
     edits = sorted({each["edits"] for run in runs for each in run.data["sequence"]["checkpoints"]})
-    _axes(panels[0, 0], edits, "all facts edited so far; dash: right after each edit", "Score S x100")
+    _axes(panels[0, 0], edits, "all facts edited so far; dash: immediate", "Score S x100")
     _axes(panels[0, 1], edits, f"the first {first:,} edited, later", "")
     _finish(figure, panels, f"What is left of edits: {title}")
     return figure

@@ -293,6 +293,19 @@ def test_a_memory_is_handed_on_and_the_last_step_taken(dataset: Dataset, tmp_pat
         assert found == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_last_step_that_loses_edits_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    class Losing:
+        def __call__(self, groups: Sequence[Group], seed: int, /) -> list[Edited]:
+            return [Edited(low_rank_edit(tiny_lm("gpt2", "float32"), request, seed)) for [request] in groups]
+
+        def finish(self, edits: Sequence[Edit], /) -> Edit:
+            return Edit((), edits[0].request_ids)
+
+    spec = EditorSpec("losing", FakeSettings, lambda *_: Losing(), "", "made for tests", Path("fake"))
+    with pytest.raises(BadInput, match=r"last step of losing left out what was edited of transformer\.h\.1"):
+        one_after_another(dataset, tmp_path, spec)
+
+
 # What goes wrong
 
 
