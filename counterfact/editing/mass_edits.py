@@ -32,6 +32,7 @@ from counterfact.lm.edits.edit import Edit, LowRank
 from counterfact.lm.forward.blocks import embed, run_blocks
 from counterfact.lm.forward.packed_products import packed_products
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
+from counterfact.lm.forward.wide_passes import wide_passes
 from counterfact.lm.model.encoding import SubjectRule
 from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.loading import LM
@@ -118,7 +119,7 @@ class MassEditor:
         failures = tuple(Failure(group[i].id, failed[i]) for i in sorted(failed))
         if not kept:
             return Edited(None, failures)
-        with packed_products(self.lm):
+        with packed_products(self.lm), wide_passes(self.lm):
             states = KeyStates.of(self.lm, [encoded[i] for i in kept], self.settings.layers[0], self.plan)
             deltas = self._deltas(states, torch.stack([wanted[i] for i in kept]).double())
         edit = Edit(deltas, tuple(group[i].id for i in kept))
