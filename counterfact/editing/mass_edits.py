@@ -34,6 +34,7 @@ from counterfact.editing.value_search import find_targets
 from counterfact.editing.values import Targets
 from counterfact.lm.edits.edit import Delta, Edit, LowRank
 from counterfact.lm.forward.packed_products import packed_products
+from counterfact.lm.forward.wide_passes import wide_passes
 from counterfact.lm.model.encoding import SubjectRule
 from counterfact.lm.model.hooks import Site
 from counterfact.lm.model.loading import LM
@@ -163,7 +164,7 @@ class MassEditor:
         keys: dict[int, Tensor] = {}
         if kept:
             try:
-                with packed_products(self.lm):
+                with packed_products(self.lm), wide_passes(self.lm):
                     states = KeyStates.of(self.lm, [encoded[i] for i in kept], self.settings.layers[0], self.plan)
                     written, keys = self._write(states, torch.stack([wanted[i] for i in kept]).double(), past)
             except ArithmeticError as error:

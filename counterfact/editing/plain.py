@@ -18,6 +18,7 @@ from torch import Tensor
 from counterfact.editing.requests import Encoded, Row
 from counterfact.editing.values import DescentAtLayer, SearchAtLayer, SearchSettings, Targets, Values
 from counterfact.lm.forward.blocks import pad_right
+from counterfact.lm.forward.wide_passes import wide_passes
 from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.sites import weight_shape
@@ -25,7 +26,8 @@ from counterfact.lm.model.sites import weight_shape
 
 def find_values(lm: LM, batch: Sequence[Encoded], settings: SearchAtLayer) -> Values:
     """Find keys and values of some records, one after the other; see `value_search.find_values`."""
-    return Values.stack([find_value(lm, record, settings) for record in batch])
+    with wide_passes(lm):
+        return Values.stack([find_value(lm, record, settings) for record in batch])
 
 
 def find_value(lm: LM, record: Encoded, settings: SearchAtLayer) -> Values:
@@ -57,10 +59,11 @@ def find_targets(lm: LM, batch: Sequence[Encoded], layer: int, settings: SearchS
     site, found = Site(lm.layout.block(layer)), []
     for record in batch:
         tape, bare = Tape(), record.rows[0]
-        with torch.no_grad(), hooked(lm.model, tape.read(site)):
-            forward(lm, [bare.ids])
-        initial = tape[site][0, bare.lookup].to(lm.working_dtype)
-        delta, terms = search(lm, record, site, initial, settings)
+        with wide_passes(lm):
+            with torch.no_grad(), hooked(lm.model, tape.read(site)):
+                forward(lm, [bare.ids])
+            initial = tape[site][0, bare.lookup].to(lm.working_dtype)
+            delta, terms = search(lm, record, site, initial, settings)
         trace = terms.new_full((settings.steps, 4), torch.nan)
         trace[: len(terms)] = terms
         found.append((initial, delta, trace, torch.tensor(len(terms), device=delta.device)))

@@ -25,6 +25,7 @@ from counterfact.editing.suffixes import Suffixes, split_rows
 from counterfact.editing.values import SearchAtLayer, SearchSettings, Targets, Values
 from counterfact.lm.forward.blocks import final_norm, head
 from counterfact.lm.forward.packed_products import packed_products
+from counterfact.lm.forward.wide_passes import wide_passes
 from counterfact.lm.model.loading import LM
 from counterfact.lm.planning.memory import SEARCH_LOGITS
 
@@ -117,6 +118,8 @@ def find_values(lm: LM, batch: Sequence[Encoded], settings: SearchAtLayer) -> Va
       + \lambda\, D_{KL}\left(P_{m+\delta}(x \mid p') \,\|\, P(x \mid p')\right)
       + \gamma\, \frac{\|\delta\|}{\|v_0\|^2}$$
 
+    Passes are in float32 for a model of bfloat16 weights too, so that an edit does not depend on those beside it.
+
     m+δ: the edited layer's MLP output at the subject is moved by δ in every row. The step that ends a record's search
     evaluates and does not update. After an update δ is cut back to `clamp_norm_factor` times ||v_0||. We follow the
     authors' code where it differs from the paper: the KL term is read at the subject, the weight decay and the clamp
@@ -129,7 +132,7 @@ def find_values(lm: LM, batch: Sequence[Encoded], settings: SearchAtLayer) -> Va
     """
     count, dtype = len(batch), lm.working_dtype
     each = len(batch[0].rows)
-    with packed_products(lm):
+    with packed_products(lm), wide_passes(lm):
         rows = [row for item in batch for row in item.rows]
         at, suffixes = split_rows(lm, rows, each, settings.layer, max(len(item.target) for item in batch))
         # All rows of a record but the last, which is for the KL term alone: (records, templates, d_in or width).
@@ -153,7 +156,7 @@ def find_targets(lm: LM, batch: Sequence[Encoded], layer: int, settings: SearchS
         settings: constants of the search.
     """
     each = len(batch[0].rows)
-    with packed_products(lm):
+    with packed_products(lm), wide_passes(lm):
         rows = [row for item in batch for row in item.rows]
         _, suffixes = split_rows(lm, rows, each, layer, max(len(item.target) for item in batch))
         suffixes = replace(suffixes, outputs=None)
