@@ -7,14 +7,14 @@ from counterfact.api.abilities import edit_of_run
 from counterfact.api.evaluating import evaluate
 from counterfact.core.files import read_json
 from counterfact.lm.edits.apply import save_edits
-from tests.cli.test_commands import Command, command  # noqa: F401
 from tests.evaluation.test_general_ability import needs_harness, offline  # noqa: F401
+from tests.support import Command
 from tests.support.evaluating import counterfact, options
 from tests.support.models import tiny_folder, tiny_lm
 
 
 @needs_harness
-def test_the_commands(command: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_the_commands(command: Command, tmp_path: Path) -> None:
     data, model = tmp_path / "data", ["--model", tiny_folder("gpt2")]
     lm, chosen = tiny_lm("gpt2", "float32"), options(generate=False)
     [run] = evaluate(lm, counterfact(data), "ft", tmp_path / "results", settings={"steps": 2}, options=chosen)
