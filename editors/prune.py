@@ -13,14 +13,14 @@ adds that to the weight as it was edited, $W_0 + T + U\,\mathrm{diag}(s')\,V^\to
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from counterfact.contracts.editors import Editor, Resources, editor
 from counterfact.editing.mass_edits import ENGINES, MassEditor, takes_second_moments
-from counterfact.lm.edits.edit import Edit, LowRank
+from counterfact.lm.edits.edit import Delta, Dense, Edit, LowRank
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.sites import weight_view
 
@@ -41,16 +41,25 @@ class Prune(MassEditor):
     def finish(self, edits: Sequence[Edit], /) -> Edit:
         """Return the edit that takes the place of all the edits made; see `contracts.editors.Finishing`."""
         ids = tuple(number for edit in edits for number in edit.request_ids)
-        deltas = [delta for edit in edits for delta in edit.deltas if isinstance(delta, LowRank)]
-        whole = Edit(tuple(self._restrained(name, deltas) for name in Edit(tuple(deltas), ()).modules), ids)
-        return Edit(whole.deltas, ids, {"update_frobenius": whole.frobenius()})
+        changes: dict[str, list[Delta]] = {}
+        for delta in (delta for edit in edits for delta in edit.deltas):
+            changes.setdefault(delta.module, []).append(delta)
+        whole = Edit(tuple(self._restrained(name, mine) for name, mine in changes.items()), ids)
+        return replace(whole, diagnostics={"update_frobenius": whole.frobenius()})
 
-    def _restrained(self, module: str, deltas: Sequence[LowRank]) -> LowRank:
-        mine = [delta for delta in deltas if delta.module == module]
-        left, right = torch.cat([d.left for d in mine]).double(), torch.cat([d.right for d in mine]).double()
+    def _restrained(self, module: str, mine: Sequence[Delta]) -> Delta:
+        factors = [delta for delta in mine if isinstance(delta, LowRank)]
+        if len(factors) < len(mine):
+            change = torch.stack([delta.weight_change for delta in mine]).double().sum(0)
+            u, s, vh = torch.linalg.svd(change, full_matrices=False)
+            return Dense(module, (u * self._kept(module, s) @ vh).to(mine[0].weight_change))
+        left, right = (torch.cat(parts).double() for parts in zip(*((d.left, d.right) for d in factors), strict=True))
         u, s, v = low_rank_svd(left, right)
-        now = restrain(s, self.limits[module]) + (s if self.twice else 0)
-        return LowRank(module, u.T.to(mine[0].left), (now[:, None] * v.T).to(mine[0].right))
+        return LowRank(module, u.T.to(factors[0].left), (self._kept(module, s)[:, None] * v.T).to(factors[0].right))
+
+    def _kept(self, module: str, values: Tensor) -> Tensor:
+        """Return what the singular values of a module's whole change become."""
+        return restrain(values, self.limits[module]) + (values if self.twice else 0)
 
 
 def low_rank_svd(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:

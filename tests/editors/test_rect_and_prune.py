@@ -108,6 +108,11 @@ def test_prune_is_memit_until_it_is_finished(tmp_path: Path) -> None:
         assert isinstance(delta, LowRank)
         found = float(torch.linalg.matrix_norm(delta.weight_change, 2))
         assert found == pytest.approx(float(restrain(largest[None], limit)))
+    summed = [Edit(tuple(Dense(d.module, d.weight_change) for d in low_rank(e)), e.request_ids) for e in large]
+    for whole in (summed, [summed[0], large[1]]):
+        restrained = prune.finish(whole)
+        assert all(isinstance(delta, Dense) for delta in restrained.deltas)
+        torch.testing.assert_close(change(restrained), change(prune.finish(large)), rtol=1e-9, atol=1e-9)
     assert prune.finish([]).deltas == ()
 
 
