@@ -38,7 +38,8 @@ def remake_edit(
     """
     schedule = run.data["protocol"]["schedule"]
     if schedule["sequential"]:
-        raise BadInput(f"the edits of {run.folder} stand on each other; only those made one by one are made again")
+        kept = next((run.folder / "edits").glob("edits-*.safetensors"), run.folder / "edits")
+        raise BadInput(f"the edits of {run.folder} stand on each other; all of them as one are kept in {kept}")
     if moved := differences("model", run.data["model"], lm.identity):
         raise BadInput(f"{run.folder} is of another model than {lm.name}: its {moved[0]} is not the same")
     by_id = {record.case_id: record for record in dataset_of(run).records}

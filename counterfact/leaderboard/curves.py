@@ -76,7 +76,7 @@ def retention(runs: Sequence[Run], title: str) -> Any:
             _cross(axes, found, sequence["collapsed_after"], read, colour)
     edits = sorted({each["edits"] for run in runs for each in run.data["sequence"]["checkpoints"]})
     _axes(panels[0, 0], edits, "all facts edited so far; dash: immediate", "Score S x100")
-    _axes(panels[0, 1], edits, f"the first {first:,} edited, later", "")
+    _axes(panels[0, 1], edits, "the first edited, later" if first == 1 else f"the first {first:,} edited, later", "")
     _finish(figure, panels, f"What is left of edits: {title}")
     return figure
 
