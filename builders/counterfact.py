@@ -18,7 +18,8 @@ from counterfact.core.files import hash_file, hash_json
 
 from .audit.statistics import stats_json
 from .build_folder import BuildReport, finished_build, write_build
-from .choosing.candidates import Candidate, DroppedTuple, in_seeded_order, without_conflicts
+from .choosing.candidates import Candidate, DroppedTuple, in_seeded_order
+from .choosing.conflicts import without_conflicts
 from .choosing.counts import relation_counts, totals
 from .choosing.sampling import sample_subjects
 from .choosing.selection import RecordSelector, relations_to_query
@@ -72,7 +73,7 @@ def build(
         pause: seconds between a response and the next request.
         pack: file into which the responses used are copied afterwards, so that `replay` works from it elsewhere.
         name: name of the data set; by default `counterfact` where facts come from an endpoint, else
-            `counterfact-embedded`.
+            `counterfact-embedded`; with `-multi` after it where no two records contradict each other.
         progress: function that is told how far the build is.
         settings: fields of `BuildSettings`, such as `seed`, `relations` and `language`.
 
@@ -84,7 +85,8 @@ def build(
     options = SourceOptions(
         sparql, pararel, articles, prompts, templates, texts, contact, cache, replay, pause, language
     )
-    settings["name"] = name or ("counterfact" if options.live else "counterfact-embedded")
+    multi = "-multi" if settings.get("non_conflicting") else ""
+    settings["name"] = name or ("counterfact" if options.live else "counterfact-embedded") + multi
     checked = BuildSettings.check(settings, "counterfact build")
     context = checked.paraphrase_context
     if texts and context != "texts":
@@ -227,8 +229,8 @@ def _select(
         tell("records", done, len(relations))
     candidates = in_seeded_order(candidates, settings.seed)
     if settings.non_conflicting:
-        candidates, conflicting = without_conflicts(candidates)
-        dropped += conflicting
+        candidates, conflicting = without_conflicts(candidates, lambda candidate: candidate.claim)
+        dropped += [DroppedTuple(candidate.fact, conflict) for candidate, conflict in conflicting]
     return candidates, dropped
 
 

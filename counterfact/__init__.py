@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from counterfact.api.abilities import edit_of_run
     from counterfact.api.describing import describe_editor, describe_editors, describe_model
     from counterfact.api.editing import LoadedEditor, edit, load_editor
     from counterfact.api.evaluating import Runs, evaluate
@@ -22,10 +23,14 @@ if TYPE_CHECKING:
     from counterfact.contracts.editors import Failure
     from counterfact.core.records import Request
     from counterfact.core.texts import load_texts
+    from counterfact.evaluation.general_ability import general_ability
+    from counterfact.evaluation.judging import JudgeSource
     from counterfact.evaluation.options import Options
     from counterfact.evaluation.showcase import say
+    from counterfact.evaluation.task_files import write_task_files
     from counterfact.lm.edits.apply import merged, per_row
     from counterfact.lm.edits.edit import Edit, load_edits, save_edits
+    from counterfact.lm.edits.whole_model import save_model
     from counterfact.lm.model.loading import LM, load_lm
     from counterfact.lm.queries import Query
     from counterfact.lm.scoring import score
@@ -35,6 +40,7 @@ __all__ = [
     "Dataset",
     "Edit",
     "Failure",
+    "JudgeSource",
     "LoadedEditor",
     "Options",
     "Query",
@@ -45,7 +51,9 @@ __all__ = [
     "describe_editors",
     "describe_model",
     "edit",
+    "edit_of_run",
     "evaluate",
+    "general_ability",
     "known_facts",
     "load_dataset",
     "load_editor",
@@ -55,14 +63,17 @@ __all__ = [
     "merged",
     "per_row",
     "save_edits",
+    "save_model",
     "say",
     "score",
     "sweep",
     "trace",
     "train",
+    "write_task_files",
 ]
 
 _HOMES = {
+    "api.abilities": "edit_of_run",
     "api.describing": "describe_editor describe_editors describe_model",
     "api.editing": "LoadedEditor edit load_editor",
     "api.evaluating": "Runs evaluate",
@@ -74,10 +85,14 @@ _HOMES = {
     "contracts.editors": "Failure",
     "core.records": "Request",
     "core.texts": "load_texts",
+    "evaluation.general_ability": "general_ability",
+    "evaluation.judging": "JudgeSource",
     "evaluation.options": "Options",
     "evaluation.showcase": "say",
+    "evaluation.task_files": "write_task_files",
     "lm.edits.apply": "merged per_row",
     "lm.edits.edit": "Edit load_edits save_edits",
+    "lm.edits.whole_model": "save_model",
     "lm.model.loading": "LM load_lm",
     "lm.queries": "Query",
     "lm.scoring": "score",

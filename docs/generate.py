@@ -79,6 +79,7 @@ def editors_table() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "board_smollm2_genuine": partial(board_table, "smollm2-genuine"),
+    "board_smollm2_embedded": partial(board_table, "smollm2-embedded"),
     "metrics": metrics_table,
     "benchmarks": benchmarks_table,
     "editors": editors_table,

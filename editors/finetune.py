@@ -6,7 +6,7 @@ Zhu et al. Modifying Memories in Transformer Models. 2020. https://arxiv.org/abs
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,8 +20,9 @@ from counterfact.editing.adam import Adam
 from counterfact.editing.batches import edit_each
 from counterfact.editing.plain import TrainedWeight, train_alone
 from counterfact.editing.requests import Encoded, encode
+from counterfact.editing.teacher_forcing import Labels
 from counterfact.lm.edits.edit import Dense, Edit
-from counterfact.lm.forward.blocks import embed, logits, pad_right, run_blocks, stream_change
+from counterfact.lm.forward.blocks import embed, pad_right, run_blocks, stream_change
 from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.sites import weight_shape
@@ -74,43 +75,23 @@ class Batch:
     """Input of the trained module, (records, tokens, d_in), in the dtype of the changes."""
     outputs: Tensor
     """Its output under the original weight, (records, tokens, width)."""
-    scored: Tensor
-    """Positions whose next token is scored, (records, target tokens)."""
-    labels: Tensor
-    """(records, target tokens)."""
-    weights: Tensor
-    """1/L for the L tokens of a target, 0 for padding, (records, target tokens)."""
+    labels: Labels
+    """What is scored."""
 
     def keep(self, records: Tensor) -> "Batch":
         """Go on with these records only."""
-        return replace(self, **{name: tensor[records] for name, tensor in vars(self).items()})
+        return Batch(self.hidden[records], self.keys[records], self.outputs[records], self.labels.keep(records))
 
 
 @torch.no_grad()
 def lay_out(lm: LM, items: Sequence[Encoded], layer: int) -> Batch:
     """Run the layers up to the trained one, once, and note what is scored."""
-    ids, lengths = pad_right([item.rows[0].ids for item in items], lm.device)
+    ids, _ = pad_right([item.rows[0].ids for item in items], lm.device)
     tape, module = Tape(), lm.layout.fc_out(layer)
     key, output = Site(module, "in"), Site(module)
     with hooked(lm.model, tape.read(key), tape.read(output)):
         hidden = run_blocks(lm, embed(lm, ids), 0, layer + 1)
-    longest = max(len(item.target) for item in items)
-    scored, labels, weights = [], [], []
-    for item, end in zip(items, lengths.tolist(), strict=True):
-        count = len(item.target)
-        padding = [0] * (longest - count)
-        scored.append([*range(end - count, end), *padding])
-        labels.append([*item.target, *padding])
-        weights.append([*[1 / count] * count, *padding])
-    dtype, device = lm.working_dtype, lm.device
-    return Batch(
-        hidden=hidden,
-        keys=tape[key].to(dtype),
-        outputs=tape[output],
-        scored=torch.tensor(scored, device=device),
-        labels=torch.tensor(labels, device=device),
-        weights=torch.tensor(weights, dtype=dtype, device=device),
-    )
+    return Batch(hidden, tape[key].to(lm.working_dtype), tape[output], Labels.of(lm, items))
 
 
 def losses(lm: LM, batch: Batch, change: Tensor, layer: int) -> Tensor:
@@ -122,18 +103,16 @@ def losses(lm: LM, batch: Batch, change: Tensor, layer: int) -> Tensor:
     Args:
         lm: the model.
         batch: the records.
-        change: (records, d_in, width).
+        change: (records, d_in, width), or (d_in, width) for all records.
         layer: the trained layer.
 
     Returns:
         (records,), nats a token.
     """
-    moved = torch.bmm(batch.keys, change).to(batch.hidden.dtype)
+    moved = (batch.keys @ change).to(batch.hidden.dtype)
     hidden = batch.hidden + stream_change(lm, layer, batch.outputs, moved)
     hidden = run_blocks(lm, hidden, layer + 1, lm.n_layers)
-    read = hidden.gather(1, batch.scored[..., None].expand(-1, -1, hidden.shape[-1]))
-    log_p = logits(lm, read).to(change.dtype).log_softmax(-1)
-    return -(log_p.gather(2, batch.labels[..., None])[..., 0] * batch.weights).sum(1)
+    return batch.labels.nll(lm, hidden)
 
 
 def train(lm: LM, batch: Batch, settings: FinetuneSettings, bound: float | None) -> list[TrainedWeight]:

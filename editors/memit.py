@@ -1,12 +1,16 @@
-r"""MEMIT and EMMET: many facts in one closed form, spread over several layers.
+r"""MEMIT, MEMIT_seq and EMMET: many facts in one closed form, spread over several layers.
 
 Meng, Sen Sharma, Andonian, Belinkov, Bau. Mass-Editing Memory in a Transformer. ICLR 2023. https://arxiv.org/abs/2210.07229
+Fang, Jiang, Wang, Ma, Jie, Wang, He, Chua. AlphaEdit. ICLR 2025 (MEMIT_seq, in its code). https://arxiv.org/abs/2410.02355
 Gupta, Sajnani, Anumanchipalli. A Unified Framework for Model Editing. 2024. https://arxiv.org/abs/2403.14236
 
 With K the keys of n requests as columns, R what is to be added to their values, and C the second moment of keys, MEMIT
 minimises $\lambda\,\mathrm{tr}(\Delta C \Delta^\top) + \|\Delta K - R\|^2$:
 
 $$\Delta = R K^\top (\lambda C + K K^\top)^{-1} = R\,(\lambda I + K^\top C^{-1} K)^{-1} K^\top C^{-1}.$$
+
+MEMIT_seq adds $\|\Delta K_p\|^2$ for the keys $K_p$ of earlier batches: the same closed form for the keys $[K_p, K]$
+and residuals $[0, R]$.
 
 EMMET asks for $\Delta K = R$ instead and softens it by $\lambda_e$ where n > 1. With $S = w C + u I$ that is
 $\Delta = R\,(K^\top S^{-1} K + \lambda_e I)^{-1} K^\top S^{-1}$: MEMIT's form with $\lambda C = \lambda_e S$, and
@@ -21,63 +25,37 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from counterfact.contracts.editors import Editor, Engine, Resources, editor
-from counterfact.core.settings import Settings
-from counterfact.editing.contexts import word_templates
-from counterfact.editing.mass_edits import MassEditor, Writer, check_layers
-from counterfact.lm.model.encoding import SubjectRule
+from counterfact.contracts.editors import Editor, Resources, editor
+from counterfact.editing.mass_edits import (
+    ENGINES,
+    MassEditor,
+    MassSettings,
+    SequentialMassEditor,
+    Writer,
+    layer_moments,
+    takes_second_moments,
+)
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.sites import weight_shape
 from counterfact.lm.moments.second_moment import SecondMoment
 
 MEMIT = "https://arxiv.org/abs/2210.07229"
+ALPHAEDIT = "https://arxiv.org/abs/2410.02355"
 EMMET = "https://arxiv.org/abs/2403.14236"
-ENGINES: tuple[Engine, ...] = ("batched", "plain")
-WORDS = ("The", "Therefore", "Because", "I", "You")
-"""Words that context texts begin with."""
-CONTEXT_LENGTH = 10
-"""Tokens of a context text."""
 WEIGHT_BY_WIDTH = 0.92
 """λ as a share of d_in, where nothing is published for a model: that of GPT-J, 15,000 at a width of 16,384.
 
 A fact alone is written by the share $s / (\\lambda + s)$ with $s = k^\top C^{-1} k$, which is d_in on average."""
 
 
-class MassSearchSettings(Settings):
-    """Settings of the search for z, and of where it is written; the defaults are those published for GPT-2 XL."""
-
-    layers: list[int]
-    """The layers whose MLPs are changed, ascending, from 0; z is wanted after the last of them."""
-    position: SubjectRule = "subject_last"
-    """The token at which keys are read and values are written."""
-    steps: int = Field(20, ge=1)
-    """The most forward passes of the search for z; the last one makes no update."""
-    learning_rate: float = Field(0.5, gt=0)
-    """Adam's step size on δ."""
-    weight_decay: float = Field(0.5, ge=0)
-    """Factor of ||δ|| / ||z_0||^2."""
-    kl_factor: float = Field(0.0625, ge=0)
-    """Factor of the KL term, read at the subject of `{} is a`."""
-    clamp_norm_factor: float = Field(0.75, gt=0)
-    """||δ|| is kept to this many times ||z_0||."""
-    stop_loss: float = 0.05
-    """The search for a request ends below this loss, in nats."""
-
-    @classmethod
-    def scaled(cls, n_layers: int) -> Mapping[str, Any]:
-        """Five layers up to three tenths of the depth: published are 3 to 8 of 28, 4 to 8 of 32 and 13 to 17 of 48."""
-        last = max(0, round(0.3 * n_layers))
-        return {"layers": list(range(max(0, last - 4), last + 1))}
-
-
-class MemitSettings(MassSearchSettings):
+class MemitSettings(MassSettings):
     """Settings of MEMIT."""
 
     moment_weight: float | None = Field(None, gt=0)
     """λ, how much the keys of ordinary text count against those of the requests; `None`: 0.92 d_in."""
 
 
-class EmmetSettings(MassSearchSettings):
+class EmmetSettings(MassSettings):
     """Settings of EMMET."""
 
     moment_weight: float = Field(1.0, gt=0)
@@ -93,38 +71,38 @@ class EmmetSettings(MassSearchSettings):
         return {"layers": [max(0, round(0.3 * n_layers))]}
 
 
-def ridge_factor(keys: Tensor, moment: SecondMoment, weight: float) -> Tensor:
-    r"""Return $(\lambda I + K^\top C^{-1} K)^{-1} K^\top C^{-1}$, (n, d_in), float64.
+def ridge_factor(keys: Tensor, solved: Tensor, weight: float) -> Tensor:
+    r"""Return $(\lambda I + K^\top S K)^{-1} K^\top S$ for a positive semidefinite S, (n, d_in), float64.
 
     Args:
         keys: K^T, (n, d_in), float64.
-        moment: C.
+        solved: (S K)^T, (n, d_in), float64; $S = C^{-1}$ for MEMIT.
         weight: λ; with 0 the keys must be independent.
+
+    Raises:
+        ArithmeticError: they are not.
     """
-    solved = moment.solve(keys).to(keys)
     inner = keys @ solved.T
     inner = (inner + inner.T) / 2
     inner.diagonal().add_(weight)
-    found: Tensor = torch.cholesky_solve(solved, torch.linalg.cholesky(inner))
+    factor, failed = torch.linalg.cholesky_ex(inner)
+    if int(failed):
+        raise ArithmeticError("the keys depend on each other")
+    found: Tensor = torch.cholesky_solve(solved, factor)
     return found
 
 
-def _prepare(
-    lm: LM, settings: MassSearchSettings, resources: Resources, write: Writer, facts: dict[str, Any]
-) -> Editor:
-    templates = word_templates(lm, resources, WORDS, CONTEXT_LENGTH)
-    return MassEditor(lm, settings, templates, write, facts, resources.plan_for(lm), resources.engine)
+def memit_writer(lm: LM, settings: MemitSettings, resources: Resources) -> tuple[Writer, dict[str, Any]]:
+    """Return MEMIT's writer, which counts keys that were written before as it counts new ones, and its facts."""
+    moments, facts = layer_moments(lm, settings.layers, resources)
+    width = weight_shape(lm.model, lm.layout.fc_out(settings.layers[0]))[0]
+    weight = WEIGHT_BY_WIDTH * width if settings.moment_weight is None else settings.moment_weight
 
+    def write(layer: int, keys: Tensor, past: Tensor) -> Tensor:
+        whole = torch.cat([past, keys])
+        return ridge_factor(whole, moments[layer].solve(whole).to(whole), weight)[len(past) :]
 
-def _moments(lm: LM, layers: list[int], resources: Resources) -> tuple[dict[int, SecondMoment], dict[str, Any]]:
-    check_layers(layers, lm)
-    moments = {layer: resources.second_moment(lm, layer) for layer in layers}
-    return moments, {"second_moments": {str(layer): moment.provenance for layer, moment in moments.items()}}
-
-
-def takes_second_moments(_settings: MassSearchSettings) -> bool:
-    """They always do."""
-    return True
+    return write, {**facts, "moment_weight": weight}
 
 
 @editor(
@@ -137,15 +115,23 @@ def takes_second_moments(_settings: MassSearchSettings) -> bool:
     second_moments=takes_second_moments,
 )
 def prepare(lm: LM, settings: MemitSettings, resources: Resources) -> Editor:
-    """MEMIT, as the authors' code has it."""
-    moments, facts = _moments(lm, settings.layers, resources)
-    width = weight_shape(lm.model, lm.layout.fc_out(settings.layers[0]))[0]
-    weight = WEIGHT_BY_WIDTH * width if settings.moment_weight is None else settings.moment_weight
+    """MEMIT, as the authors' code has it; one batch knows nothing of those before it but their weights."""
+    return MassEditor.of(lm, settings, resources, *memit_writer(lm, settings, resources))
 
-    def write(layer: int, keys: Tensor, _residual: Tensor) -> Tensor:
-        return ridge_factor(keys, moments[layer], weight)
 
-    return _prepare(lm, settings, resources, write, {**facts, "moment_weight": weight})
+@editor(
+    "memit_seq",
+    MemitSettings,
+    paper=ALPHAEDIT,
+    summary="MEMIT batch after batch, with the keys of earlier batches counted beside those of ordinary text",
+    settings_folder="memit",
+    most_at_once=None,
+    engines=ENGINES,
+    second_moments=takes_second_moments,
+)
+def prepare_sequential(lm: LM, settings: MemitSettings, resources: Resources) -> Editor:
+    """MEMIT_seq: MEMIT with a memory."""
+    return SequentialMassEditor.of(lm, settings, resources, *memit_writer(lm, settings, resources))
 
 
 @editor(
@@ -159,16 +145,16 @@ def prepare(lm: LM, settings: MemitSettings, resources: Resources) -> Editor:
 )
 def prepare_emmet(lm: LM, settings: EmmetSettings, resources: Resources) -> Editor:
     """EMMET: exact for one request, and not for two."""
-    moments, facts = _moments(lm, settings.layers, resources)
+    moments, facts = layer_moments(lm, settings.layers, resources)
     share = settings.identity_weight / settings.moment_weight
     if share:
         moments = {layer: _with_identity(moment, share) for layer, moment in moments.items()}
 
-    def write(layer: int, keys: Tensor, _residual: Tensor) -> Tensor:
+    def write(layer: int, keys: Tensor, _past: Tensor) -> Tensor:
         softened = settings.equality_weight * settings.moment_weight if len(keys) > 1 else 0.0
-        return ridge_factor(keys, moments[layer], softened)
+        return ridge_factor(keys, moments[layer].solve(keys).to(keys), softened)
 
-    return _prepare(lm, settings, resources, write, facts)
+    return MassEditor.of(lm, settings, resources, write, facts)
 
 
 def _with_identity(moment: SecondMoment, share: float) -> SecondMoment:

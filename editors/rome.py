@@ -141,7 +141,7 @@ class Rome:
         lm, search = self.lm, self.settings.model_dump(include=SEARCH_FIELDS)
         rows = [[list(item.target), [[row.lookup, *row.ids] for row in item.rows]] for item in batch]
         made_by = [code_hash(*SEARCH_CODE), torch.__version__]
-        identity = [lm.weights_hash, lm.arithmetic, lm.device.type, made_by, search, rows]
+        identity = [lm.state_hash, lm.arithmetic, lm.device.type, made_by, search, rows]
         if self.engine == "plain":
             identity.append(self.engine)
         find = plain.find_values if self.engine == "plain" else find_values

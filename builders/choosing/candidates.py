@@ -1,8 +1,4 @@
-"""Candidates for records: complete but for a case id, in a seeded order, without those that contradict others.
-
-Meng, Sen Sharma, Andonian, Belinkov, Bau. Mass-Editing Memory in a Transformer. ICLR 2023.
-https://arxiv.org/abs/2210.07229, whose MultiCounterFact is the part of CounterFact without contradictions.
-"""
+"""Candidates for records: complete but for a case id, in a seeded order."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +9,7 @@ from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord, Ent
 
 from ..sources.knowledge import LabelledEntity
 from ..sources.pararel import FactTuple
+from .conflicts import Claim
 from .sampling import DrawnPrompt
 from .settings import BuildSettings
 
@@ -64,6 +61,11 @@ class Candidate:
     topped_up: bool = False
     """Whether the prompts about other subjects needed the templates of another collection."""
 
+    @property
+    def claim(self) -> Claim:
+        """What its record asks for."""
+        return Claim(self.fact.subject, self.fact.relation, self.edited_prompts, self.new.label)
+
     def record(self, case_id: int, settings: BuildSettings) -> CounterFactRecord:
         """Return the finished record."""
         true = Entity(str=self.fact.object, id=self.true_id)
@@ -102,27 +104,3 @@ def in_seeded_order(candidates: Iterable[Candidate], seed: int) -> list[Candidat
         return derive_seed(seed, "order", candidate.fact.relation, candidate.fact.uuid), candidate.fact.uuid
 
     return sorted(candidates, key=place)
-
-
-def without_conflicts(candidates: Iterable[Candidate]) -> tuple[list[Candidate], list[DroppedTuple]]:
-    """Leave out every candidate that gives a prompt another answer than a candidate before it.
-
-    One relation has a subject once, but two relations may share a template ("{} was created in" may mean the place
-    where a band was formed or its country), and then their records contradict each other.
-
-    Args:
-        candidates: all candidates, in order of preference.
-
-    Returns:
-        the candidates that are kept, and the tuples of the others.
-    """
-    answers: dict[str, str] = {}
-    left: list[Candidate] = []
-    dropped: list[DroppedTuple] = []
-    for candidate in candidates:
-        if any(answers.get(prompt, candidate.new.label) != candidate.new.label for prompt in candidate.edited_prompts):
-            dropped.append(DroppedTuple(candidate.fact, "contradicts another record"))
-            continue
-        answers.update(dict.fromkeys(candidate.edited_prompts, candidate.new.label))
-        left.append(candidate)
-    return left, dropped

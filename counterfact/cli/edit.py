@@ -1,7 +1,7 @@
 """`counterfact edit`: change one fact, look at the model before and after, keep the edit."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.panel import Panel
@@ -29,7 +29,7 @@ from counterfact.cli._common import (
     say_first_tokens,
 )
 from counterfact.core.errors import BadInput
-from counterfact.core.files import canonical_json
+from counterfact.core.files import canonical_json, check_no_content
 from counterfact.core.prompts import check_template, fill, read_templates
 from counterfact.core.subjects import joiner_after
 
@@ -53,6 +53,9 @@ def edit(
     editor: Annotated[str, typer.Option(help="Name of the editor.")] = "rome",
     model: Model = "factlm",
     save: Annotated[Path | None, typer.Option(help="Write the edit to this .safetensors file.", dir_okay=False)] = None,
+    save_model: Annotated[
+        Path | None, typer.Option(help="Write the edited model to this folder, which transformers loads.")
+    ] = None,
     load: Annotated[Path | None, typer.Option(help="Apply an edit that was saved, instead of making one.")] = None,
     also: Annotated[list[str] | None, typer.Option(help="Other prompts to look at, subject filled in.")] = None,
     set_: Set = None,
@@ -72,8 +75,12 @@ def edit(
 
     Example: `counterfact edit "{} is headquartered in" --subject "Paramount Pictures" --target "Oslo"
     --save edit.safetensors`
+
+    The edited model, for other programs: `counterfact edit "{} is headquartered in" --subject "Paramount Pictures"
+    --load edit.safetensors --save-model edited-model`
     """
     from counterfact import Request, load_editor, load_edits, save_edits, say  # noqa: PLC0415
+    from counterfact import save_model as write_model  # noqa: PLC0415
     from counterfact.contracts.editors import edited_at_first_token, settings_of  # noqa: PLC0415
     from counterfact.evaluation.showcase import why_not_taken  # noqa: PLC0415
 
@@ -83,6 +90,8 @@ def edit(
         check_template(prompt)
     except ValueError as error:
         raise BadInput(str(error)) from error
+    if save_model is not None:
+        check_no_content(save_model, "an edited model")
     load_plugins(plugin)
     templates = None if contexts is None else read_templates(contexts)
     settings_of([editor], set_ or ())
@@ -113,15 +122,14 @@ def edit(
         failed = why_not_taken(lm, request, made)
     if save is not None:
         save_edits(save, [made], {"model": lm.identity})
+    lost = None if save_model is None else write_model(save_model, lm, [made])
     prompts = [fill(prompt, subject), *(also or [])]
     shown = [(text, say(lm, text, seed=seed), say(lm, text, made, seed=seed)) for text in prompts]
     if as_json:
         values = [{"prompt": text, "before": vars(a), "after": vars(b)} for text, a, b in shown]
-        console.print(
-            canonical_json({"edit": made.diagnostics, "not_taken": failed, "prompts": values}),
-            soft_wrap=True,
-            markup=False,
-        )
+        found: dict[str, Any] = {"edit": made.diagnostics, "not_taken": failed, "prompts": values}
+        found |= {} if save_model is None else {"model": {"folder": str(save_model), "lost_in_rounding": lost}}
+        console.print(canonical_json(found), soft_wrap=True, markup=False)
         return
     for text, before, after in shown:
         _print(text, before, after)
@@ -130,6 +138,15 @@ def edit(
         console.print(f"The edit did not take: {failed}.", style="yellow", markup=False, soft_wrap=True)
     if save is not None:
         console.print(f"saved to {save}; apply it with --load {save}")
+    if save_model is not None:
+        console.print(f"the edited model is in {save_model}, its weights in {dtype}{_loss_words(lost)}", soft_wrap=True)
+
+
+def _loss_words(lost: float | None) -> str:
+    """Say what rounding takes of an edit that is written into the weights."""
+    if lost is None:
+        return ""
+    return f": rounding to it takes {lost:.1%} of the edit, by Frobenius norm; with --dtype float32 it is written whole"
 
 
 def _only(edits: "list[Edit]", path: Path) -> "Edit":

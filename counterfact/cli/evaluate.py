@@ -41,6 +41,10 @@ from counterfact.core.records import BadRecord
 
 if TYPE_CHECKING:
     from counterfact.core.settings import Resolved
+    from counterfact.evaluation.schedule import Schedule
+
+LETTERS = "letters"
+"""The judge that asks a model, where no other is named."""
 
 
 def register(app: typer.Typer) -> None:
@@ -57,6 +61,13 @@ def evaluate(
     benchmark: Annotated[
         str | None, typer.Option(help="What to measure by: wild, choice, canary, …; default: what the records are of.")
     ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="Who judges what the model says, for --benchmark wild_judged; by default `letters`."),
+    ] = None,
+    judge_model: Annotated[
+        str | None, typer.Option(help="The model that the judge asks: a folder, a Hub id, or a name, as --model.")
+    ] = None,
     limit: Limit = None,
     known: Annotated[
         bool, typer.Option("--known", help="Only facts that the unedited model knows; `summarize` shows both kinds.")
@@ -64,6 +75,23 @@ def evaluate(
     edits_at_once: Annotated[
         int, typer.Option("--edits-at-once", min=1, help="How many facts share one edit, for editors that write many.")
     ] = 1,
+    sequential: Annotated[
+        bool,
+        typer.Option("--sequential", help="Edit on top of earlier edits, and measure right after and later."),
+    ] = False,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="With --sequential: how many groups are edited; the rest is left alone.")
+    ] = None,
+    measure_after: Annotated[
+        str | None,
+        typer.Option(help="With --sequential: numbers of edits after which all are measured; default: 1,10,100,…"),
+    ] = None,
+    orders: Annotated[
+        int, typer.Option(min=1, help="With --sequential: how many orders of the records to edit in, a run for each.")
+    ] = 1,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="With --sequential: go on where the model has collapsed.")
+    ] = False,
     seed: Seed = 0,
     set_: Set = None,
     generate: Annotated[bool, typer.Option(help="Generate texts, for fluency and consistency.")] = True,
@@ -104,14 +132,22 @@ def evaluate(
 
     Ten facts in one edit: `counterfact evaluate --dataset datasets/counterfact --editor memit --edits-at-once 10`
 
+    Twenty times fifty, one group after another: `counterfact evaluate --dataset datasets/counterfact --editor memit
+    --edits-at-once 50 --sequential --steps 20`
+
+    What the model says by itself, by a judge: `counterfact evaluate --dataset datasets/counterfact --editor rome
+    --benchmark wild_judged --judge-model smollm2`
+
     On two GPUs: `counterfact evaluate --dataset datasets/counterfact --editor rome --runner ray --workers 2`
     """
     from dataclasses import replace  # noqa: PLC0415
 
     from counterfact import Options  # noqa: PLC0415
     from counterfact import evaluate as evaluate_editors  # noqa: PLC0415
+    from counterfact.contracts.datasets import load_dataset  # noqa: PLC0415
     from counterfact.contracts.editors import edited_at_first_token, settings_of  # noqa: PLC0415
-    from counterfact.evaluation.schedule import Schedule  # noqa: PLC0415
+    from counterfact.evaluation.judging import JudgeSource  # noqa: PLC0415
+    from counterfact.evaluation.schedule import POWERS, Schedule  # noqa: PLC0415
 
     load_plugins(plugin)
     templates = None if contexts is None else read_templates(contexts)
@@ -119,7 +155,13 @@ def evaluate(
     settings_of(names, set_ or ())
     if network and len(names) > 1:
         raise BadInput(f"--network is the folder of one editor's network, got {', '.join(names)}; evaluate it alone")
-    data = open_dataset(dataset, limit, benchmark=benchmark)
+    schedule = Schedule(
+        edits_at_once,
+        sequential=sequential,
+        measure_after=POWERS if measure_after is None else _numbers(measure_after),
+        keep_going=keep_going,
+    )
+    data = open_dataset(dataset, _records(schedule, steps, limit), benchmark=benchmark)
     if runner == "local":
         lm = open_model(model, device, dtype, precision)
         memory = memory_of(lm, max_memory, length)
@@ -127,9 +169,12 @@ def evaluate(
         # Where others compute, this process only needs to know which model it is; they see whether they can do it.
         lm = replace(open_model(model, "cpu", dtype), precision=precision)
         memory = bytes_of(max_memory) if max_memory else None
+    judged = JudgeSource.of(judge or LETTERS, judge_model, device) if judge or judge_model else None
     options = Options(
         seed=seed,
-        schedule=Schedule(edits_at_once),
+        judge=judged,
+        schedule=schedule,
+        untouched=load_dataset(dataset, benchmark=benchmark).records[len(data.records) :] if sequential else (),
         generate=generate,
         length=length,
         stop_at_end=stop_at_end,
@@ -174,6 +219,7 @@ def evaluate(
             known=known,
             networks={names[0]: network} if network else None,
             engine=engine,
+            orders=orders,
             options=replace(options, runner=chosen, progress=advance),
             announce=told,
         )
@@ -185,6 +231,23 @@ def evaluate(
         console.print(f"{run.data['editor']['name']}: {run.folder}", style="dim")
         if moment := run.data["editor"]["provenance"].get("second_moment"):
             console.print(f"  {moment_words(moment)}", style="dim")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Read numbers of edits, with commas between them."""
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError as error:
+        raise BadInput(f"expected numbers of edits as 1,10,100, got {text!r}") from error
+
+
+def _records(schedule: "Schedule", steps: int | None, limit: int | None) -> int | None:
+    """Return how many records to read, where that is said."""
+    if steps is None:
+        return limit
+    if limit is not None or not schedule.sequential:
+        raise BadInput("--steps says how many groups a --sequential run edits; give it without --limit")
+    return steps * schedule.edits_at_once
 
 
 def announce(editor: str, resolved: "Resolved[Any]") -> None:

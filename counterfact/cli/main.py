@@ -18,6 +18,8 @@ from counterfact.cli import (
     fetch_model,
     known,
     leaderboard,
+    lm_eval,
+    many_edits,
     moment,
     push,
     snapshot,
@@ -42,7 +44,7 @@ app = typer.Typer(
 for room in (
     *(build, snapshot, data, audit, push),
     *(fetch_model, moment, train, editors, edit, evaluate, summarize, compare),
-    *(known, trace, sweep, leaderboard),
+    *(lm_eval, known, trace, sweep, leaderboard, many_edits),
 ):
     room.register(app)
 app.command()(demo)

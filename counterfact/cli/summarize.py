@@ -1,4 +1,4 @@
-"""`counterfact summarize`, `export` and `reproduce`: finished runs as tables, files and verdicts."""
+"""`counterfact summarize`, `curves`, `export` and `reproduce`: finished runs as tables, files and verdicts."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,6 +30,7 @@ Form = Annotated[str, typer.Option("--format", help="terminal, markdown, latex o
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("summarize")(summarize)
+    app.command("curves")(curves)
     app.command("export")(export)
     app.command("reproduce")(reproduce)
 
@@ -55,6 +56,22 @@ def summarize(
         raise BadInput("--protocols has no rows of the paper; leave out --paper")
     runs = find_runs(results)
     print_tables(protocol_tables(runs) if protocols else summary_tables(runs, paper), form)
+
+
+def curves(
+    results: Annotated[list[Path], typer.Argument(help="Folders; every finished run below them is read.")],
+    out: Annotated[Path, typer.Option(help="Folder of the pictures.", file_okay=False)] = Path("curves"),
+    plugin: Plugin = None,
+) -> None:
+    """Draw many edits: what is left of them later, scores against their number, and when the model collapses.
+
+    Example: `counterfact curves results --out pictures`
+    """
+    load_plugins(plugin)
+    from counterfact.leaderboard.curves import draw_curves  # noqa: PLC0415
+
+    for path in draw_curves(find_runs(results), out):
+        console.print(str(path), soft_wrap=True)
 
 
 def export(

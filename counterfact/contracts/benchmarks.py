@@ -6,6 +6,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
+from counterfact.contracts.judges import Exchange
 from counterfact.contracts.metrics import METRICS, Metric, TextMetric, text_metrics
 from counterfact.core.records import BadRecord, Border, Record, check_request
 from counterfact.core.references import ReferenceTexts
@@ -89,6 +90,13 @@ class Benchmark(Generic[R]):
     """Prompts after which the edited model's next-token distribution is compared with the unedited model's."""
     open_queries: Callable[[R], list[OpenQuery]] = _nothing
     """Prompts that the model goes on with by itself, greedily, for as long as each says."""
+    exchanges: Callable[[R, Mapping[str, Any]], Sequence[Exchange]] | None = None
+    """Record and block -> what a judge is asked; its verdicts are kept in the block under `verdicts`, in this order.
+    `None`: there is nothing to judge."""
+    asked: Callable[[R], Mapping[str, Sequence[Query]]] | None = None
+    """By metric, the queries whose log-likelihoods give it, for a program that knows nothing else: of two targets the
+    first must be likelier per token; of a single one, the share of tokens that are the likeliest counts. The metric is
+    the mean over records; of a record, over its queries with two targets, or over all tokens."""
     watched: tuple[str, ...] = ()
     """Texts, the same for all records, on which the edited model is compared with the unedited one at every token."""
     passages: Callable[[R, ReferenceTexts], Mapping[str, str | None]] = field(default=lambda _record, _texts: {})

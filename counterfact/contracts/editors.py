@@ -90,7 +90,12 @@ class Finishing(Editor, Protocol):
     """An editor with a last step, taken after the last group."""
 
     def finish(self, edits: Sequence[Edit], /) -> Edit:
-        """Return the edit that takes the place of all the edits made, in their order."""
+        """Return the edit that takes the place of all the edits made.
+
+        Args:
+            edits: what was made, in order; or several of them added up to one, whose changes may be of low or of full
+                rank.
+        """
 
 
 def edit_singly(editor: Editor, requests: Sequence[Request], seed: int) -> list[Edit | Failure]:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -170,7 +171,7 @@ def differences(name: str, before: Any, now: Any) -> list[str]:
 def one_writer(folder: Path, *, wait: bool) -> Iterator[None]:
     """Keep every other process out of a folder for the length of the block; a killed process lets go by itself.
 
-    What a killed one left half-written in the folder is swept up.
+    What a killed one left half-written in the folder, and in folders below it, is swept up.
 
     Raises:
         BadInput: another process holds it, and `wait` is false.
@@ -187,12 +188,46 @@ def one_writer(folder: Path, *, wait: bool) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise BadInput(f"another process is writing {folder}; wait for it, or stop it") from error
-        for path in folder.iterdir():
+        for path in folder.rglob(".*"):
             if TEMPORARY.fullmatch(path.name):
                 path.unlink()
         yield
     finally:
         os.close(handle)
+
+
+@contextmanager
+def whole_folder(folder: Path, what: str) -> Iterator[Path]:
+    """Fill a folder that appears as a whole at the end of the block, or not at all; yields the place to write to.
+
+    Args:
+        folder: the folder to make.
+        what: what it will hold, for the message.
+
+    Raises:
+        BadInput: it holds something already.
+    """
+    folder = folder.resolve()
+    check_no_content(folder, what)
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        for path in filter(Path.is_file, unfinished.rglob("*")):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        if folder.exists():
+            folder.rmdir()
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def check_no_content(folder: Path, what: str) -> None:
+    """Raise `BadInput` where a folder that `what` is to be written to is a file, or holds something already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadInput(f"{folder} holds something else than {what}; name another folder")
 
 
 class JsonLog:

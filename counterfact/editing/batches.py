@@ -38,13 +38,8 @@ def edit_each(
         What became of each group, in order.
     """
     requests = [request for [request] in groups]
-    results: dict[int, Edit | Failure] = {}
-    encoded: dict[int, E] = {}
-    for i, request in enumerate(requests):
-        try:
-            encoded[i] = encode(request)
-        except ValueError as error:
-            results[i] = Failure(request.id, str(error))
+    encoded, failed = encode_group(requests, encode)
+    results: dict[int, Edit | Failure] = {i: Failure(requests[i].id, reason) for i, reason in failed.items()}
 
     def run_batch(batch: Sequence[int]) -> None:
         made = run([encoded[i] for i in batch])
@@ -54,6 +49,22 @@ def edit_each(
         for i in in_halves("edit", batch, run_batch, plan):
             results[i] = Failure(requests[i].id, "out of memory with one request")
     return [Edited.of(results[i]) for i in range(len(requests))]
+
+
+def encode_group(group: Group, encode: Callable[[Request], E]) -> tuple[dict[int, E], dict[int, str]]:
+    """Turn the requests of a group into rows.
+
+    Returns:
+        The rows of each, by its place in the group, and why others have none: what `encode` said in a `ValueError`.
+    """
+    encoded: dict[int, E] = {}
+    failed: dict[int, str] = {}
+    for i, request in enumerate(group):
+        try:
+            encoded[i] = encode(request)
+        except ValueError as error:
+            failed[i] = str(error)
+    return encoded, failed
 
 
 def cut(

@@ -1,8 +1,9 @@
 """Context templates: short texts of the model's own before a prompt, so that a key does not hang on one sentence."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -13,7 +14,6 @@ from counterfact.core.prompts import check_template
 from counterfact.core.seeds import derive_seed
 from counterfact.lm.generation import Generation, generate
 from counterfact.lm.model.loading import LM
-from counterfact.lm.queries import Unscored
 
 TOP_K = 5
 
@@ -34,17 +34,12 @@ def context_templates(lm: LM, resources: Resources, lengths: Sequence[int], coun
         raise BadInput(f"context_lengths: expected 2 tokens or more, the start token included, got {list(lengths)}")
     if len(set(lengths)) < len(lengths):
         raise BadInput(f"context_lengths: a length stands twice in {list(lengths)}; raise contexts_per_length instead")
-    identity = [lm.weights_hash, str(lm.dtype), lm.device.type, torch.__version__, resources.seed, list(lengths), count]
-    path = resources.cache / "contexts" / f"{hash_json(identity)}.json"
-    try:
-        return _check(tuple(json.loads(path.read_text(encoding="utf-8"))["templates"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not there, or damaged: made again
-    templates = ["{}"]
-    for length in lengths:
-        templates += [f"{text}. {{}}" for text in _texts(lm, resources, length, count)]
-    write_json(path, {"templates": templates})
-    return tuple(templates)
+    return _cached(
+        lm,
+        resources,
+        [list(lengths), count],
+        lambda: [text for length in lengths for text in _texts(lm, resources, length, count)],
+    )
 
 
 def word_templates(lm: LM, resources: Resources, words: Sequence[str], length: int) -> tuple[str, ...]:
@@ -55,16 +50,20 @@ def word_templates(lm: LM, resources: Resources, words: Sequence[str], length: i
     """
     if resources.context_templates is not None:
         return _check(resources.context_templates)
-    identity = [lm.weights_hash, str(lm.dtype), lm.device.type, torch.__version__, resources.seed, list(words), length]
+    seeds = [derive_seed(resources.seed, "context", word) for word in words]
+    return _cached(lm, resources, [list(words), length], lambda: _generated(lm, resources, words, seeds, length))
+
+
+def _cached(lm: LM, resources: Resources, asked_for: list[Any], make: Callable[[], list[str]]) -> tuple[str, ...]:
+    """Read templates from the cache, or make their texts and keep them."""
+    made_by = [lm.weights_hash, str(lm.dtype), lm.device.type, torch.__version__, resources.seed]
+    identity = [*made_by, *asked_for]
     path = resources.cache / "contexts" / f"{hash_json(identity)}.json"
     try:
         return _check(tuple(json.loads(path.read_text(encoding="utf-8"))["templates"]))
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not there, or damaged: made again
-    seeds = [derive_seed(resources.seed, "context", word) for word in words]
-    exact = replace(lm, precision="strict")  # runs of all precisions share them
-    made = generate(exact, list(words), seeds, length=length, top_k=TOP_K, plan=resources.plan_for(lm))
-    templates = ("{}", *(f"{text}. {{}}" for text in _words_of(lm, made)))
+    templates = ("{}", *(f"{text}. {{}}" for text in make()))
     write_json(path, {"templates": list(templates)})
     return templates
 
@@ -73,14 +72,16 @@ def _texts(lm: LM, resources: Resources, length: int, count: int) -> list[str]:
     if not lm.text_start:
         raise BadInput(f"{lm.name}: the tokenizer has no start or end token to generate context templates from")
     seeds = [derive_seed(resources.seed, "context", length, i) for i in range(count)]
+    return _generated(lm, resources, [lm.text_start] * count, seeds, length)
+
+
+def _generated(
+    lm: LM, resources: Resources, starts: Sequence[str | Sequence[int]], seeds: Sequence[int], length: int
+) -> list[str]:
+    """Let each text go on from its start by a seed of its own; braces become spaces."""
     exact = replace(lm, precision="strict")  # runs of all precisions share them
-    made = generate(exact, [lm.text_start] * count, seeds, length=length, top_k=TOP_K, plan=resources.plan_for(lm))
-    return _words_of(lm, made)
-
-
-def _words_of(lm: LM, made: Sequence[Generation | Unscored]) -> list[str]:
     texts = []
-    for item in made:
+    for item in generate(exact, starts, seeds, length=length, top_k=TOP_K, plan=resources.plan_for(lm)):
         if not isinstance(item, Generation):
             raise BadInput(f"{lm.name}: no context template could be generated: {item.reason}")
         texts.append(item.text.replace("{", " ").replace("}", " "))

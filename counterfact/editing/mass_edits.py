@@ -8,76 +8,97 @@ taken on the model as it is edited below, the layer is given the share
 
 $$R = \frac{Z - H}{m - i}, \quad i = 0, \dots, m - 1,$$
 
-of what is still missing, and a *writer* turns (K, R) into the change of its weight. Methods differ by their writers.
+of what is still missing, and a *writer* turns K into the left factor of the change of its weight, whose right factor is
+R. Methods differ by their writers; some also by their `Goal`, by what is kept of a change, or by what they remember.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from counterfact.contracts.editors import Edited, Engine, Failure, Group, check_layer
+from counterfact.contracts.editors import Edited, Engine, Failure, Group, Resources, State, check_layer
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json
+from counterfact.core.settings import Settings
 from counterfact.editing import plain
-from counterfact.editing.batches import cut
-from counterfact.editing.requests import Encoded, Row, encode
+from counterfact.editing.batches import cut, encode_group
+from counterfact.editing.contexts import word_templates
+from counterfact.editing.key_states import KeyStates
+from counterfact.editing.requests import Encoded, encode
 from counterfact.editing.value_search import find_targets
 from counterfact.editing.values import Targets
-from counterfact.lm.edits.apply import merged
-from counterfact.lm.edits.edit import Edit, LowRank
-from counterfact.lm.forward.blocks import embed, run_blocks
+from counterfact.lm.edits.edit import Delta, Edit, LowRank
 from counterfact.lm.forward.packed_products import packed_products
-from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
+from counterfact.lm.forward.wide_passes import wide_passes
 from counterfact.lm.model.encoding import SubjectRule
-from counterfact.lm.model.hooks import Site, Tape, hooked
+from counterfact.lm.model.hooks import Site
 from counterfact.lm.model.loading import LM
-from counterfact.lm.planning.batch_plan import Plan, cut_at, in_halves
+from counterfact.lm.model.sites import Layout
+from counterfact.lm.moments.second_moment import SecondMoment
+from counterfact.lm.planning.batch_plan import Plan, in_halves
 
+ENGINES: tuple[Engine, ...] = ("batched", "plain")
+WORDS = ("The", "Therefore", "Because", "I", "You")
+"""Words that context texts begin with."""
+CONTEXT_LENGTH = 10
+"""Tokens of a context text."""
+KEYS = "keys."
+"""Before the layer, in the names of a state's tensors."""
+
+Find = Callable[[LM, Sequence[Encoded], int, Any], Targets]
+"""The model, requests, the last edited layer and settings -> what is wanted there."""
 Writer = Callable[[int, Tensor, Tensor], Tensor]
-"""A layer, keys K (n, d_in) and residuals R (n, width), float64 -> left (n, d_in): the change is leftᵀ R."""
+"""A layer, keys K (n, d_in) and those written before (N, d_in), float64 -> left (n, d_in): the change is leftᵀ R."""
 
 
-class MassSettings(Protocol):
-    """What the frame reads of an editor's settings, beside constants of the search."""
+class MassSettings(Settings):
+    """Settings of the search for z, and of where it is written; the defaults are those published for GPT-2 XL."""
 
-    @property
-    def layers(self) -> list[int]: ...
-    @property
-    def position(self) -> SubjectRule: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def stop_loss(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def kl_factor(self) -> float: ...
-    @property
-    def clamp_norm_factor(self) -> float: ...
+    layers: list[int]
+    """The layers whose MLPs are changed, ascending, from 0; z is wanted after the last of them."""
+    position: SubjectRule = "subject_last"
+    """The token at which keys are read and values are written."""
+    steps: int = Field(20, ge=1)
+    """The most forward passes of the search for z; the last one makes no update."""
+    learning_rate: float = Field(0.5, gt=0)
+    """Adam's step size on δ."""
+    weight_decay: float = Field(0.5, ge=0)
+    """Factor of ||δ|| / ||z_0||^2."""
+    kl_factor: float = Field(0.0625, ge=0)
+    """Factor of the KL term, read at the subject of `{} is a`."""
+    clamp_norm_factor: float = Field(0.75, gt=0)
+    """||δ|| is kept to this many times ||z_0||."""
+    stop_loss: float = 0.05
+    """The search for a request ends below this loss, in nats."""
+
+    @classmethod
+    def scaled(cls, n_layers: int) -> Mapping[str, Any]:
+        """Five layers up to three tenths of the depth: published are 3 to 8 of 28, 4 to 8 of 32 and 13 to 17 of 48."""
+        last = max(0, round(0.3 * n_layers))
+        return {"layers": list(range(max(0, last - 4), last + 1))}
 
 
 @dataclass(frozen=True)
-class _Search:
-    """Constants of the search, at the last edited layer."""
+class Goal:
+    """What is wanted at the last edited layer, and how what is missing there is spread over the layers."""
 
-    layer: int
-    steps: int
-    learning_rate: float
-    stop_loss: float
-    weight_decay: float
-    kl_factor: float
-    clamp_norm_factor: float
+    find: Find
+    """Searches for z."""
+    module: Callable[[Layout, int], str]
+    """The family's layout and the last edited layer -> the module whose output is to become z."""
+    divisor: Callable[[int], float]
+    """How many layers are left, this one included -> what the missing part is divided by."""
 
-    @classmethod
-    def of(cls, settings: MassSettings) -> "_Search":
-        names = set(cls.__dataclass_fields__) - {"layer"}
-        return cls(layer=settings.layers[-1], **{name: getattr(settings, name) for name in names})
+
+def stream_goal(engine: Engine) -> Goal:
+    """MEMIT's goal: the residual stream after L, in equal shares."""
+    find: Find = plain.find_targets if engine == "plain" else find_targets
+    return Goal(find, Layout.block, float)
 
 
 @dataclass(frozen=True)
@@ -92,7 +113,27 @@ class MassEditor:
     facts: dict[str, Any]
     """What else the edits rest on."""
     plan: Plan
-    engine: Engine = "batched"
+    goal: Goal
+    revise: Callable[[LowRank], Delta] = lambda delta: delta
+    """What is kept of each change, once all layers are written."""
+
+    @classmethod
+    def of(
+        cls, lm: LM, settings: MassSettings, resources: Resources, write: Writer, facts: dict[str, Any], **more: Any
+    ) -> Self:
+        """Prepare the editor of a writer, with context templates and, unless `more` holds another, a goal as MEMIT's.
+
+        Args:
+            lm: the model, unedited.
+            settings: where and how z is searched for.
+            resources: what context templates, plan and engine are taken from.
+            write: the writer.
+            facts: what else the edits rest on.
+            more: other fields.
+        """
+        templates = word_templates(lm, resources, WORDS, CONTEXT_LENGTH)
+        given = {"goal": stream_goal(resources.engine), **more}
+        return cls(lm, settings, templates, write, facts, resources.plan_for(lm), **given)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -102,38 +143,47 @@ class MassEditor:
 
     def __call__(self, groups: Sequence[Group], _seed: int, /) -> list[Edited]:
         """Edit; see `contracts.editors.Editor`. Nothing here is random."""
-        return [self.edit(group) for group in groups]
+        return [self.edit(group, {})[0] for group in groups]
 
-    def edit(self, group: Group) -> Edited:
-        """Make one edit of all requests of a group that can be edited."""
-        encoded: dict[int, Encoded] = {}
-        failed: dict[int, str] = {}
-        for i, request in enumerate(group):
-            try:
-                encoded[i] = encode(self.lm, request, self.templates, self.settings.position, kl_row=True)
-            except ValueError as error:
-                failed[i] = str(error)
+    def edit(self, group: Group, past: Mapping[int, Tensor]) -> tuple[Edited, dict[int, Tensor]]:
+        """Make one edit of all requests of a group that can be edited.
+
+        Args:
+            group: the requests.
+            past: keys that were written before, (N, d_in) by layer; a layer that is not there has none.
+
+        Returns:
+            What became of the group, and the keys that were written, (n, d_in) by layer, float64.
+        """
+        encoded, failed = encode_group(
+            group, lambda request: encode(self.lm, request, self.templates, self.settings.position, kl_row=True)
+        )
         wanted, losses = self._targets(encoded, failed)
         kept = sorted(wanted)
+        written: tuple[LowRank, ...] = ()
+        keys: dict[int, Tensor] = {}
+        if kept:
+            try:
+                with packed_products(self.lm), wide_passes(self.lm):
+                    states = KeyStates.of(self.lm, [encoded[i] for i in kept], self.settings.layers[0], self.plan)
+                    written, keys = self._write(states, torch.stack([wanted[i] for i in kept]).double(), past)
+            except ArithmeticError as error:
+                failed.update(dict.fromkeys(kept, f"the group's closed form has no solution: {error}"))
         failures = tuple(Failure(group[i].id, failed[i]) for i in sorted(failed))
-        if not kept:
-            return Edited(None, failures)
-        with packed_products(self.lm):
-            states = KeyStates.of(self.lm, [encoded[i] for i in kept], self.settings.layers[0], self.plan)
-            deltas = self._deltas(states, torch.stack([wanted[i] for i in kept]).double())
-        edit = Edit(deltas, tuple(group[i].id for i in kept))
+        if not written:
+            return Edited(None, failures), {}
+        edit = Edit(tuple(map(self.revise, written)), tuple(group[i].id for i in kept))
         loss = math.fsum(losses[i] for i in kept) / len(kept)
-        return Edited(replace(edit, diagnostics={"update_frobenius": edit.frobenius(), "loss": loss}), failures)
+        return Edited(replace(edit, diagnostics={"update_frobenius": edit.frobenius(), "loss": loss}), failures), keys
 
     def _targets(
         self, encoded: dict[int, Encoded], failed: dict[int, str]
     ) -> tuple[dict[int, Tensor], dict[int, float]]:
         """Return z and the loss of each request whose search came to an end; note why the others have none."""
-        find = plain.find_targets if self.engine == "plain" else find_targets
-        search, wanted, losses = _Search.of(self.settings), dict[int, Tensor](), dict[int, float]()
+        wanted, losses = dict[int, Tensor](), dict[int, float]()
 
         def run(batch: Sequence[int]) -> None:
-            found: Targets = find(self.lm, [encoded[i] for i in batch], search)
+            found = self.goal.find(self.lm, [encoded[i] for i in batch], self.settings.layers[-1], self.settings)
             for i, z, loss, passes in zip(batch, found.wanted, found.loss.tolist(), found.passes.tolist(), strict=True):
                 if math.isfinite(loss) and bool(z.isfinite().all()):
                     wanted[i], losses[i] = z, loss
@@ -145,101 +195,44 @@ class MassEditor:
                 failed[i] = "out of memory with one request"
         return wanted, losses
 
-    def _deltas(self, states: "KeyStates", wanted: Tensor) -> tuple[LowRank, ...]:
-        """Write the layers from the lowest up; `wanted` is Z, (n, width), float64."""
+    def _write(
+        self, states: KeyStates, wanted: Tensor, past: Mapping[int, Tensor]
+    ) -> tuple[tuple[LowRank, ...], dict[int, Tensor]]:
+        """Write the layers from the lowest up; `wanted` is Z, (n, width), float64. Return the changes and the keys."""
         lm, layers = self.lm, self.settings.layers
-        deltas: list[LowRank] = []
+        goal = Site(self.goal.module(lm.layout, layers[-1]))
+        written: list[LowRank] = []
+        keys: dict[int, Tensor] = {}
         for place, layer in enumerate(layers):
-            keys, present = states.look(lm, layer, layers[-1], deltas[-1:])
-            residual = (wanted - present) / (len(layers) - place)
-            left = self.write(layer, keys, residual)
+            keys[layer], present = states.look(lm, layer, layers[-1], goal, written[-1:])
+            residual = (wanted - present) / self.goal.divisor(len(layers) - place)
+            left = self.write(layer, keys[layer], past.get(layer, keys[layer][:0]).to(keys[layer]))
+            if not bool(left.isfinite().all() and residual.isfinite().all()):
+                raise ArithmeticError(f"the change of layer {layer} is not finite")
             dtype = lm.working_dtype
-            deltas.append(LowRank(lm.layout.fc_out(layer), left.to(lm.device, dtype), residual.to(lm.device, dtype)))
-        return tuple(deltas)
+            written.append(LowRank(lm.layout.fc_out(layer), left.to(lm.device, dtype), residual.to(lm.device, dtype)))
+        return tuple(written), keys
 
 
-@dataclass
-class _Part:
-    """Some rows, and the states that they have reached."""
+@dataclass(frozen=True)
+class SequentialMassEditor(MassEditor):
+    r"""A mass editor that remembers the keys of earlier groups, so that these are taken into account.
 
-    rows: RaggedRows
-    positions: Tensor
-    ends: Tensor
-    """Place of each row's last token in the line, (rows,)."""
-    hidden: Tensor
-    """States before `KeyStates.layer`, (1, tokens, width)."""
-
-
-class KeyStates:
-    """The rows of many requests up to their lookup positions, each run once, on the model as it is edited so far.
-
-    Rows that are alike, as those of two requests about one subject, are run once. The states before the lowest layer
-    that is not written yet are kept: n rows of r tokens take n r numbers of the model's width.
+    A layer's key depends on no weight but those of lower layers, so that the keys by which a group is written are its
+    keys after all of its layers are written, too; the authors' code computes them twice.
     """
 
-    def __init__(self, layer: int, parts: list[_Part], places: Tensor) -> None:
-        self.layer = layer
-        self.parts = parts
-        self.places = places
-        """Place of each request's rows among all that are run, (n, contexts)."""
+    def step(self, group: Group, _seed: int, state: State | None, /) -> Edited:
+        """Edit the model as it is edited so far; see `contracts.editors.Accumulating`.
 
-    @classmethod
-    @torch.no_grad()
-    def of(cls, lm: LM, records: Sequence[Encoded], layer: int, plan: Plan) -> "KeyStates":
-        """Run the rows of records, without the KL term's, up to a layer."""
-        cut_rows = [[_cut(row) for row in record.rows[:-1]] for record in records]
-        unique = sorted({ids for rows in cut_rows for ids in rows}, key=lambda ids: (len(ids), ids))
-        parts = []
-        for batch in cut_at(unique, len, plan.tokens_per_batch):
-            layout = RaggedLayout.of([len(ids) for ids in batch])
-            positions = torch.tensor([layout.counted()], device=lm.device)
-            ids = torch.tensor([layout.flat(batch)], device=lm.device)
-            ends = [start + length - 1 for start, length in zip(layout.starts, layout.lengths, strict=True)]
-            rows = RaggedRows(layout, lm.device)
-            hidden = run_blocks(lm, embed(lm, ids, positions), 0, layer, positions=positions, rows=rows)
-            parts.append(_Part(rows, positions, torch.tensor(ends, device=lm.device), hidden))
-        place = {ids: number for number, ids in enumerate(unique)}
-        places = torch.tensor([[place[ids] for ids in rows] for rows in cut_rows], device=lm.device)
-        return cls(layer, parts, places)
-
-    @torch.no_grad()
-    def look(self, lm: LM, layer: int, last: int, written: Sequence[LowRank]) -> tuple[Tensor, Tensor]:
-        """Go on to a layer, and return what stands there and after the last edited one.
-
-        Args:
-            lm: the model.
-            layer: whose keys are wanted; not below the one reached.
-            last: L.
-            written: what was written since the last call, to layers from the one reached on.
-
-        Returns:
-            K, (n, d_in): the mean of a request's bare key and the mean of its keys in contexts; and H, (n, width): the
-            stream after L, of the bare prompt. Both float64.
+        The state holds the keys of all groups, `keys.<layer>`, (N, d_in), in float32 (float64 for such a model).
         """
-        key = Site(lm.layout.fc_out(layer), "in")
-        keys, tops = [], []
-        with merged(lm, [Edit(tuple(written), ())]):
-            for part in self.parts:
-                tape = Tape()
-                with hooked(lm.model, tape.read(key)):
-                    part.hidden = self._run(lm, part, part.hidden, self.layer, layer)
-                    top = self._run(lm, part, part.hidden, layer, last + 1)
-                keys.append(tape[key][0, part.ends].double())
-                tops.append(top[0, part.ends].double())
-        self.layer = layer
-        found = torch.cat(keys)[self.places]
-        bare, contexts = found[:, 0], found[:, 1:]
-        mean = bare if contexts.shape[1] == 0 else (bare + contexts.mean(1)) / 2
-        return mean, torch.cat(tops)[self.places[:, 0]]
-
-    @staticmethod
-    def _run(lm: LM, part: _Part, hidden: Tensor, start: int, stop: int) -> Tensor:
-        return run_blocks(lm, hidden, start, stop, positions=part.positions, rows=part.rows) if stop > start else hidden
-
-
-def _cut(row: Row) -> tuple[int, ...]:
-    """A row's tokens up to its lookup position: nothing after it acts on what is read there."""
-    return row.ids[: row.lookup + 1]
+        past = {int(name.removeprefix(KEYS)): rows for name, rows in (state or {}).items()}
+        done, keys = self.edit(group, past)
+        for layer, new in keys.items():
+            rows = new.to(self.lm.working_dtype)
+            past[layer] = torch.cat([past[layer].to(rows), rows]) if layer in past else rows
+        return replace(done, state={f"{KEYS}{layer}": rows for layer, rows in past.items()})
 
 
 def check_layers(layers: Sequence[int], lm: LM) -> None:
@@ -248,3 +241,21 @@ def check_layers(layers: Sequence[int], lm: LM) -> None:
         raise BadInput(f"layers: expected one layer or more in ascending order, got {list(layers)}")
     for layer in layers:
         check_layer(layer, lm)
+
+
+def layer_moments(
+    lm: LM, layers: Sequence[int], resources: Resources
+) -> tuple[dict[int, SecondMoment], dict[str, Any]]:
+    """Return the second moments of the keys of layers, and what a run records of them.
+
+    Raises:
+        BadInput: as `check_layers`, or there is no second moment.
+    """
+    check_layers(layers, lm)
+    moments = {layer: resources.second_moment(lm, layer) for layer in layers}
+    return moments, {"second_moments": {str(layer): moment.provenance for layer, moment in moments.items()}}
+
+
+def takes_second_moments(_settings: MassSettings) -> bool:
+    """They always do."""
+    return True

@@ -16,19 +16,21 @@ import torch
 from torch import Tensor
 
 from counterfact.editing.requests import Encoded, Row
-from counterfact.editing.values import DescentSettings, SearchSettings, Targets, Values
+from counterfact.editing.values import DescentAtLayer, SearchAtLayer, SearchSettings, Targets, Values
 from counterfact.lm.forward.blocks import pad_right
+from counterfact.lm.forward.wide_passes import wide_passes
 from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.sites import weight_shape
 
 
-def find_values(lm: LM, batch: Sequence[Encoded], settings: SearchSettings) -> Values:
+def find_values(lm: LM, batch: Sequence[Encoded], settings: SearchAtLayer) -> Values:
     """Find keys and values of some records, one after the other; see `value_search.find_values`."""
-    return Values.stack([find_value(lm, record, settings) for record in batch])
+    with wide_passes(lm):
+        return Values.stack([find_value(lm, record, settings) for record in batch])
 
 
-def find_value(lm: LM, record: Encoded, settings: SearchSettings) -> Values:
+def find_value(lm: LM, record: Encoded, settings: SearchAtLayer) -> Values:
     """Find the keys and the value of one record.
 
     Args:
@@ -52,15 +54,16 @@ def find_value(lm: LM, record: Encoded, settings: SearchSettings) -> Values:
     )
 
 
-def find_targets(lm: LM, batch: Sequence[Encoded], settings: SearchSettings) -> Targets:
+def find_targets(lm: LM, batch: Sequence[Encoded], layer: int, settings: SearchSettings) -> Targets:
     """Find what the residual stream is wanted to be, one record after the other; see `value_search.find_targets`."""
-    site, found = Site(lm.layout.block(settings.layer)), []
+    site, found = Site(lm.layout.block(layer)), []
     for record in batch:
         tape, bare = Tape(), record.rows[0]
-        with torch.no_grad(), hooked(lm.model, tape.read(site)):
-            forward(lm, [bare.ids])
-        initial = tape[site][0, bare.lookup].to(lm.working_dtype)
-        delta, terms = search(lm, record, site, initial, settings)
+        with wide_passes(lm):
+            with torch.no_grad(), hooked(lm.model, tape.read(site)):
+                forward(lm, [bare.ids])
+            initial = tape[site][0, bare.lookup].to(lm.working_dtype)
+            delta, terms = search(lm, record, site, initial, settings)
         trace = terms.new_full((settings.steps, 4), torch.nan)
         trace[: len(terms)] = terms
         found.append((initial, delta, trace, torch.tensor(len(terms), device=delta.device)))
@@ -151,7 +154,7 @@ class TrainedWeight:
     """Loss at each forward pass, in nats a token."""
 
 
-def train_alone(lm: LM, record: Encoded, settings: DescentSettings, bound: float | None) -> TrainedWeight:
+def train_alone(lm: LM, record: Encoded, settings: DescentAtLayer, bound: float | None) -> TrainedWeight:
     """Train one MLP weight on one record by Adam: -log p of the target's tokens, each given the true ones before it.
 
     The change D of the weight is a tensor of its own that a hook multiplies by: y += x D.

@@ -22,9 +22,10 @@ from torch import Tensor
 from counterfact.editing.adam import Adam
 from counterfact.editing.requests import Encoded
 from counterfact.editing.suffixes import Suffixes, split_rows
-from counterfact.editing.values import SearchSettings, Targets, Values
+from counterfact.editing.values import SearchAtLayer, SearchSettings, Targets, Values
 from counterfact.lm.forward.blocks import final_norm, head
 from counterfact.lm.forward.packed_products import packed_products
+from counterfact.lm.forward.wide_passes import wide_passes
 from counterfact.lm.model.loading import LM
 from counterfact.lm.planning.memory import SEARCH_LOGITS
 
@@ -110,12 +111,14 @@ def _reads(suffixes: Suffixes, targets: Sequence[tuple[int, ...]], like: Tensor)
     )
 
 
-def find_values(lm: LM, batch: Sequence[Encoded], settings: SearchSettings) -> Values:
+def find_values(lm: LM, batch: Sequence[Encoded], settings: SearchAtLayer) -> Values:
     r"""Find keys and values of a batch of records, in one lower pass, one prefix pass and `steps` upper passes.
 
     $$\delta^* = \arg\min_\delta \frac1N \sum_{j=1}^N -\log P_{m+\delta}\left(o^* \mid x_j + p\right)
       + \lambda\, D_{KL}\left(P_{m+\delta}(x \mid p') \,\|\, P(x \mid p')\right)
       + \gamma\, \frac{\|\delta\|}{\|v_0\|^2}$$
+
+    Passes are in float32 for a model of bfloat16 weights too, so that an edit does not depend on those beside it.
 
     m+δ: the edited layer's MLP output at the subject is moved by δ in every row. The step that ends a record's search
     evaluates and does not update. After an update δ is cut back to `clamp_norm_factor` times ||v_0||. We follow the
@@ -129,7 +132,7 @@ def find_values(lm: LM, batch: Sequence[Encoded], settings: SearchSettings) -> V
     """
     count, dtype = len(batch), lm.working_dtype
     each = len(batch[0].rows)
-    with packed_products(lm):
+    with packed_products(lm), wide_passes(lm):
         rows = [row for item in batch for row in item.rows]
         at, suffixes = split_rows(lm, rows, each, settings.layer, max(len(item.target) for item in batch))
         # All rows of a record but the last, which is for the KL term alone: (records, templates, d_in or width).
@@ -139,7 +142,7 @@ def find_values(lm: LM, batch: Sequence[Encoded], settings: SearchSettings) -> V
     return Values(keys[:, 0], keys.mean(1), outputs[:, 0], outputs.mean(1), delta, trace, passes)
 
 
-def find_targets(lm: LM, batch: Sequence[Encoded], settings: SearchSettings) -> Targets:
+def find_targets(lm: LM, batch: Sequence[Encoded], layer: int, settings: SearchSettings) -> Targets:
     r"""Find what the residual stream after a layer is wanted to be, for a batch of records.
 
     As `find_values`, but δ is added to the output of the whole block, and its norm is measured by that output's, $z_0$.
@@ -149,12 +152,13 @@ def find_targets(lm: LM, batch: Sequence[Encoded], settings: SearchSettings) -> 
     Args:
         lm: the model.
         batch: records encoded with `kl_row=True`, all with the same number of rows.
-        settings: constants of the search, and the layer.
+        layer: after which the stream is moved.
+        settings: constants of the search.
     """
     each = len(batch[0].rows)
-    with packed_products(lm):
+    with packed_products(lm), wide_passes(lm):
         rows = [row for item in batch for row in item.rows]
-        _, suffixes = split_rows(lm, rows, each, settings.layer, max(len(item.target) for item in batch))
+        _, suffixes = split_rows(lm, rows, each, layer, max(len(item.target) for item in batch))
         suffixes = replace(suffixes, outputs=None)
         initial = suffixes.hidden[0, suffixes.firsts[::each]].to(lm.working_dtype)
         problem = Problem.of(suffixes, initial.norm(dim=1), [item.target for item in batch])

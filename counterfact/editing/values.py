@@ -20,10 +20,8 @@ from counterfact.core.files import write_atomic
 
 
 class DescentSettings(Protocol):
-    """What a gradient descent reads of an editor's settings."""
+    """Constants of a gradient descent."""
 
-    @property
-    def layer(self) -> int: ...
     @property
     def steps(self) -> int: ...
     @property
@@ -33,7 +31,7 @@ class DescentSettings(Protocol):
 
 
 class SearchSettings(DescentSettings, Protocol):
-    """What the search reads of an editor's settings."""
+    """Constants of the search for a value."""
 
     @property
     def weight_decay(self) -> float: ...
@@ -41,6 +39,21 @@ class SearchSettings(DescentSettings, Protocol):
     def kl_factor(self) -> float: ...
     @property
     def clamp_norm_factor(self) -> float: ...
+
+
+class AtLayer(Protocol):
+    """What an editor of one layer says beside its constants."""
+
+    @property
+    def layer(self) -> int: ...
+
+
+class DescentAtLayer(DescentSettings, AtLayer, Protocol):
+    """What a gradient descent at one layer reads of an editor's settings."""
+
+
+class SearchAtLayer(SearchSettings, AtLayer, Protocol):
+    """What the search at one layer reads of an editor's settings."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Whatever goes wrong with one record costs that record: a stage that raises is tr
 import logging
 import math
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from time import perf_counter
@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from counterfact.contracts.benchmarks import Answers, Benchmark
 from counterfact.contracts.editors import Editor
+from counterfact.contracts.judges import Judge
 from counterfact.core.files import disk_full
 from counterfact.core.records import BadRecord, Record
 from counterfact.core.references import ReferenceTexts
@@ -32,8 +33,8 @@ from counterfact.lm.queries import Query, Unscored
 from counterfact.lm.scoring import score
 from counterfact.lm.shifts import next_token_shifts
 
-Stage = Literal["edit", "score", "generate", "text"]
-STAGES: tuple[Stage, ...] = ("edit", "score", "generate", "text")
+Stage = Literal["edit", "score", "judge", "generate", "text"]
+STAGES: tuple[Stage, ...] = ("edit", "score", "judge", "generate", "text")
 logger = logging.getLogger(__name__)
 
 
@@ -48,6 +49,8 @@ class Job:
     """`None`: the unedited model."""
     texts: TextScorer | None
     """`None`: metrics of texts are taken elsewhere, or later."""
+    judge: Judge | None = None
+    """Who judges what the model says, for a benchmark with something to judge."""
 
     @property
     def benchmark(self) -> Benchmark[Any]:
@@ -78,6 +81,9 @@ class State:
     record: Record
     error: dict[str, str] | None = None
     edit: Edit | None = None
+    """What it is measured under."""
+    made: Edit | None = None
+    """What was made of its request, where that is another edit."""
     block: dict[str, Any] = field(default_factory=dict)
     target_tokens: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -95,19 +101,60 @@ class Outcome:
     times: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """What became of the requests of some records, by case id."""
+
+    errors: Mapping[int, dict[str, str]] = field(default_factory=dict)
+    """Stage and reason, of those that failed."""
+    made: Mapping[int, Edit] = field(default_factory=dict)
+    """The edit that holds the request, of the others."""
+    seconds: Mapping[int, float] = field(default_factory=dict)
+
+
 def run_chunk(job: Job, records: Sequence[Record | BadRecord]) -> list[Outcome]:
     """Return one outcome for each record, in order."""
     states = {record.case_id: State(record) for record in records if not isinstance(record, BadRecord)}
     groups = [
         [states[r.case_id] for r in group if r.case_id in states] for group in job.task.options.schedule.cut(records)
     ]
-    alone = [[state] for state in states.values()]
     with packed_products(job.lm):
         if (editor := job.editor) is not None:
             _stage("edit", job.plan, groups, lambda some: _edit(job, editor, some))
-        _stage("score", job.plan, alone, lambda some: _score(job, _flat(some)))
-        _stage("generate", job.plan, alone, lambda some: _generate(job, _flat(some)))
-        _stage("text", job.plan, alone, lambda some: _measure_texts(job, _flat(some)))
+        return _measured(job, records, states)
+
+
+def run_under(job: Job, records: Sequence[Record | BadRecord], edit: Edit, attempts: Attempt) -> list[Outcome]:
+    """Return one outcome for each record, in order, measured under an edit that was made before, the same for all.
+
+    Args:
+        job: the pass.
+        records: any number of them.
+        edit: what they are measured under.
+        attempts: what became of their own requests; a record whose request failed is not measured.
+    """
+    states = {}
+    for record in records:
+        if not isinstance(record, BadRecord):
+            i = record.case_id
+            seconds = {"edit": attempts.seconds[i]} if i in attempts.seconds else {}
+            states[i] = State(record, attempts.errors.get(i), edit, attempts.made.get(i), seconds=seconds)
+    with packed_products(job.lm):
+        return _measured(job, records, states)
+
+
+def _measured(job: Job, records: Sequence[Record | BadRecord], states: Mapping[int, State]) -> list[Outcome]:
+    """Take states through the stages after their edits."""
+    if job.task.options.chat_template:
+        for state in states.values():
+            if state.edit is not None and state.edit.context:
+                state.fail("edit", "an edit that stands before a prompt has no place in a chat template")
+    alone = [[state] for state in states.values()]
+    _stage("score", job.plan, alone, lambda some: _score(job, _flat(some)))
+    if (judge := job.judge) is not None:
+        _stage("judge", job.plan, alone, lambda some: _judge(job, judge, _flat(some)))
+    _stage("generate", job.plan, alone, lambda some: _generate(job, _flat(some)))
+    _stage("text", job.plan, alone, lambda some: _measure_texts(job, _flat(some)))
     return [
         _unread(record) if isinstance(record, BadRecord) else _outcome(job, states[record.case_id])
         for record in records
@@ -125,7 +172,7 @@ def _stage(stage: Stage, plan: Plan, groups: Sequence[list[State]], work: Callab
     except Exception as error:
         if disk_full(error):
             raise
-        logger.warning("%s: a chunk of %d failed (%s); trying one at a time", stage, len(some), _reason(error))
+        logger.warning("%s: a chunk of %d failed (%s); trying one at a time", stage, len(some), reason_of(error))
         if is_out_of_memory(error):
             plan.splits.append(Split(stage, len(some)))
         for group in some:
@@ -142,14 +189,15 @@ def _alone(stage: Stage, group: list[State], work: Callable[[list[list[State]]],
         if disk_full(error):
             raise
         for state in group:
-            state.fail(stage, _reason(error))
+            state.fail(stage, reason_of(error))
 
 
 def _flat(groups: Sequence[list[State]]) -> list[State]:
     return [state for group in groups for state in group]
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Return an error as results hold it."""
     return f"{type(error).__name__}: {error}"
 
 
@@ -161,9 +209,7 @@ def _edit(job: Job, editor: Editor, groups: list[list[State]]) -> None:
         reasons = {failure.id: failure.reason for failure in edited.failures}
         done = () if edited.edit is None else edited.edit.request_ids
         for state in group:
-            if edited.edit is not None and edited.edit.context and job.task.options.chat_template:
-                state.fail("edit", "an edit that stands before a prompt has no place in a chat template")
-            elif (case_id := state.record.case_id) in done:
+            if (case_id := state.record.case_id) in done:
                 state.edit = edited.edit
             else:
                 state.fail("edit", reasons.get(case_id, "the editor said nothing of this request"))
@@ -196,6 +242,20 @@ def _score(job: Job, states: list[State]) -> None:
             answers = Answers(mine, moved, said, drifted)
             state.block = job.benchmark.block(state.record, answers)
             state.target_tokens = job.benchmark.target_tokens(state.record, answers)
+
+
+def _judge(job: Job, judge: Judge, states: Sequence[State]) -> None:
+    """Put into each block the judge's verdicts on what the model said."""
+    if (exchanges := job.benchmark.exchanges) is None:
+        return
+    asked = [list(exchanges(state.record, state.block)) for state in states]
+    flat = [exchange for mine in asked for exchange in mine]
+    given = judge.ask(flat)
+    if len(given) != len(flat):
+        raise ValueError(f"expected a verdict for each of {len(flat)} answers, got {len(given)}")
+    verdicts = iter(given)
+    for state, mine in zip(states, asked, strict=True):
+        state.block["verdicts"] = [next(verdicts) for _ in mine]
 
 
 def _shifts(job: Job, states: Sequence[State], of_state: Sequence[int], edits: Sequence[Edit]) -> list[list[Any]]:
@@ -315,9 +375,9 @@ def _outcome(job: Job, state: State) -> Outcome:
         "target_tokens": state.target_tokens,
         job.task.side: state.block,
     }
-    if state.edit is not None:
-        notes = dict(state.edit.diagnostics)
+    if (edit := state.made or state.edit) is not None:
+        notes = dict(edit.diagnostics)
         if "update_frobenius" not in notes:
-            notes["update_frobenius"] = state.edit.frobenius()
+            notes["update_frobenius"] = edit.frobenius()
         line["edit"] = {name: value if math.isfinite(value) else None for name, value in notes.items()}
     return Outcome(line, times)

@@ -6,20 +6,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from counterfact.contracts.benchmarks import BENCHMARKS
 from counterfact.contracts.datasets import Dataset
 from counterfact.contracts.editors import EditorSpec, Resources
+from counterfact.contracts.judges import JUDGES
 from counterfact.core.errors import BadInput
 from counterfact.core.files import one_writer, read_json, read_jsonl, write_json
 from counterfact.core.provenance import code_identity
 from counterfact.core.records import BadRecord
 from counterfact.core.settings import Resolved
+from counterfact.evaluation.chunks import Job
 from counterfact.evaluation.environment import Account, describe, peak_memory, seconds_by_stage
 from counterfact.evaluation.folder import TIMINGS, UNFINISHED, begin, clear, disk_full_is_said, walk
 from counterfact.evaluation.identity import Trial, check_unmoved, editor_identity, trial_of
+from counterfact.evaluation.known import known_records
 from counterfact.evaluation.options import Options
 from counterfact.evaluation.rescore import fill_texts, rescore
+from counterfact.evaluation.retention import lines_of, sequence_of
 from counterfact.evaluation.runners import Runner
 from counterfact.evaluation.runners.local import LocalRunner
+from counterfact.evaluation.sequential import SequentialRun
 from counterfact.evaluation.store import CASES, PRE, RUN, SCHEMA, Run, load_run, migrated, write_run
 from counterfact.evaluation.task import Prepared, Task
 from counterfact.evaluation.text_metrics import TextScorer
@@ -29,6 +35,8 @@ from counterfact.lm.model.loading import LM
 
 PRE_FILE = "pre.json"
 """Marks the unedited model's values as finished, and says what they are."""
+ASKED = 200
+"""Records that are never edited, of which a sequential run looks for known ones."""
 
 
 def evaluate(
@@ -60,7 +68,10 @@ def evaluate(
         OSError: the disk is full; what is finished stays.
     """
     options, resources = options or Options(), resources or Resources()
-    spec.check_group_size(options.schedule.edits_at_once)
+    if options.schedule.sequential:
+        options = _alone(options)
+    else:
+        spec.check_group_size(options.schedule.edits_at_once)
     trial = _trial(lm, dataset, options)
     settings = resolved.settings.model_dump()
     editor = editor_identity(lm, spec, resolved.settings.model_dump(mode="json"), resources)
@@ -80,8 +91,12 @@ def evaluate(
         prepared = runner.prepare(lm, task, spec)
         seen = _count_seen(prepared, spec.name, dataset, allowed=options.trained_records)
         unedited = _evaluate_unedited(lm, trial, dataset, results_folder, options, runner, prepared)
-        account = _compute(lm, task, runner, prepared, options.tell(spec.name))
-        fill_texts(folder / CASES, "post", texts)
+        if options.schedule.sequential and isinstance(runner, LocalRunner):
+            account = _follow(runner.job(task), spec, options, options.tell(spec.name))
+        else:
+            account = _compute(lm, task, runner, prepared, options.tell(spec.name))
+        for path in lines_of(folder):
+            fill_texts(path, "post", texts)
         notes: dict[str, Any] = {
             "given": resolved.given,
             "settings_source": resolved.source,
@@ -90,6 +105,8 @@ def evaluate(
         if seen:
             notes["seen_in_training"] = seen
         data = {"schema": SCHEMA, **identity, "editor": {**editor, **notes}, "unedited": unedited.name}
+        if options.schedule.sequential:
+            data["sequence"] = sequence_of(folder, dataset.benchmark, options.seed)
         environment = describe(prepared, account, dataset.path, started)
         environment |= {"runner": dict(runner.report()), "wall_seconds": _seconds(folder, unedited, prepared)}
         with disk_full_is_said(folder, len(dataset.records), len(dataset.records)):
@@ -160,9 +177,30 @@ def _compute(lm: LM, task: Task, runner: Runner, prepared: Prepared, progress: C
     return account
 
 
+def _follow(job: Job, spec: EditorSpec, options: Options, progress: Callable[[int, int], None]) -> Account:
+    """Take a sequential run through all its steps."""
+    account = Account()
+    known = known_records(job.lm, options.untouched[:ASKED], plan=job.plan)
+    SequentialRun(job, spec.most_at_once, known, account).run(progress)
+    account.note(peak_memory(job.lm.device))
+    return account
+
+
+def _alone(options: Options) -> Options:
+    """Return what a sequential run chooses: one process computes it, and measures its texts.
+
+    Raises:
+        BadInput: another runner is to compute it.
+    """
+    if options.runner is not None and options.runner.name != "local":
+        raise BadInput("edits one after another are one chain, which the local runner alone computes")
+    return replace(options, text_workers=0)
+
+
 def _seconds(folder: Path, unedited: Path, prepared: Prepared) -> dict[str, float]:
     """Return seconds by stage, summed over workers, and of the unedited model's values."""
-    seconds = {"prepare": prepared.seconds} | seconds_by_stage(read_jsonl(folder / TIMINGS))
+    files = [path.with_name(TIMINGS) for path in lines_of(folder)]
+    seconds = {"prepare": prepared.seconds} | seconds_by_stage(time for path in files for time in read_jsonl(path))
     return seconds | {"unedited": round(sum(seconds_by_stage(read_jsonl(unedited / TIMINGS)).values()), 6)}
 
 
@@ -184,13 +222,30 @@ def _trial(lm: LM, dataset: Dataset, options: Options) -> Trial:
     generation = options.generation(dataset.benchmark)
     if generation is not None and options.length > lm.max_length:
         raise BadInput(f"{lm.name} takes {lm.max_length} tokens at most; choose a shorter text than {options.length}")
+    untouched = options.untouched[:ASKED] if options.schedule.sequential else ()
     return trial_of(
         *(lm, dataset),
         seed=options.seed,
         generation=generation,
         schedule=options.schedule,
         chat_template=options.chat_template,
+        untouched=untouched,
+        judge=_judge_of(dataset, options),
     )
+
+
+def _judge_of(dataset: Dataset, options: Options) -> Mapping[str, Any] | None:
+    """Return the identity of the judge; raise `BadInput` where there is one and nothing to judge, or the reverse."""
+    judged = dataset.benchmark.exchanges is not None
+    if judged and options.judge is None:
+        raise BadInput(
+            f"{dataset.benchmark.title} needs a judge: --judge-model MODEL for a local model, or --judge NAME; known: "
+            f"{', '.join(JUDGES)}"
+        )
+    if not judged and options.judge is not None:
+        names = [name for name in BENCHMARKS if BENCHMARKS.get(name).exchanges is not None]
+        raise BadInput(f"{dataset.benchmark.title} has nothing for a judge; choose --benchmark {' or '.join(names)}")
+    return None if options.judge is None else options.judge.identity
 
 
 def _text_scorer(dataset: Dataset, options: Options) -> TextScorer | None:

@@ -2,8 +2,8 @@
 
 import logging
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from counterfact.contracts.datasets import Dataset
 from counterfact.contracts.editors import EditorSpec, Resources
 from counterfact.core.errors import BadInput
 from counterfact.core.files import differences, hash_json
-from counterfact.core.records import BadRecord
+from counterfact.core.records import BadRecord, Record
 from counterfact.editing.networks import read_info
 from counterfact.evaluation.schedule import Schedule
 from counterfact.lm.model.loading import LM
@@ -29,6 +29,8 @@ class Trial:
     schedule: Schedule
     """Which records share an edit; the unedited model's values do not depend on it."""
     seeds: dict[str, int]
+    untouched: str | None = None
+    """Hash of the records that a sequential run never edits and asks about; `None` where there are none."""
 
     @property
     def unedited_identity(self) -> dict[str, Any]:
@@ -39,6 +41,8 @@ class Trial:
     def identity(self) -> dict[str, Any]:
         """Sections of a run file."""
         protocol = {**self.protocol, "schedule": dict(self.schedule.identity)}
+        if self.untouched is not None:
+            protocol["untouched"] = self.untouched
         return {**self.unedited_identity, "protocol": protocol}
 
     @property
@@ -65,6 +69,8 @@ def trial_of(
     generation: Mapping[str, int] | None,
     schedule: Schedule,
     chat_template: bool = False,
+    untouched: Sequence[Record | BadRecord] = (),
+    judge: Mapping[str, Any] | None = None,
 ) -> Trial:
     """Return what a run depends on but the editor.
 
@@ -76,11 +82,14 @@ def trial_of(
         schedule: which records share an edit.
         chat_template: whether prompts are put by the model's chat template. What it makes of a prompt today is part of
             the identity: some templates name the date.
+        untouched: records that a sequential run asks about and never edits.
+        judge: identity of the judge, where there is one.
 
     Raises:
         BadInput: the model has no chat template.
     """
-    asked = {"chat_template": hash_json(lm.encoding.in_chat("{}"))[:8]} if chat_template else {}
+    chat = {"chat_template": hash_json(lm.encoding.in_chat("{}"))[:8]} if chat_template else {}
+    asked = [asdict(record.request) for record in untouched if not isinstance(record, BadRecord)]
     return Trial(
         dataset={
             "name": dataset.name,
@@ -96,10 +105,12 @@ def trial_of(
             "name": dataset.kind,
             "version": dataset.benchmark.version,
             "generation": None if generation is None else dict(generation),
-            **asked,
+            **chat,
+            **({} if judge is None else {"judge": dict(judge)}),
         },
         schedule=schedule,
         seeds={"run": seed},
+        untouched=hash_json(asked) if asked else None,
     )
 
 

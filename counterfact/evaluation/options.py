@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from counterfact.contracts.benchmarks import Benchmark
 from counterfact.contracts.editors import Progress
 from counterfact.contracts.metrics import TextMetric
+from counterfact.core.records import BadRecord, Record
+from counterfact.evaluation.judging import JudgeSource
 from counterfact.evaluation.schedule import Schedule
 from counterfact.lm.planning.batch_plan import Plan
 
@@ -32,6 +34,8 @@ class Options:
     """Whether all that is asked is put as a user's message, by the model's chat template; edits are made without it."""
     defer_text_metrics: bool = False
     """Keep texts and leave their metrics to `score_texts`, where nltk is not installed."""
+    judge: JudgeSource | None = None
+    """Who judges what the model says by itself, for a benchmark with something to judge."""
     plan: Plan | None = None
     """Sizes of batches; `None`: those for the model on its kind of device."""
     max_memory: float | None = None
@@ -40,6 +44,9 @@ class Options:
     """Evaluate on records that the editor's network was trained on too; the run says how many they are."""
     restart: bool = False
     """Remove what an earlier run of the same identity left, and begin again."""
+    untouched: tuple[Record | BadRecord, ...] = ()
+    """Records that a sequential run never edits: on those whose facts the unedited model knows, it is asked at every
+    checkpoint what it still knows."""
     runner: "Runner | None" = None
     """Who computes; `None`: this process alone. Results are the same bytes whoever does."""
     text_workers: int | None = None
@@ -60,7 +67,7 @@ class Options:
 
     def for_workers(self) -> "Options":
         """Return what a worker in another process needs to know."""
-        return replace(self, runner=None, progress=None)
+        return replace(self, untouched=(), runner=None, progress=None)
 
     def tell(self, stage: str) -> Callable[[int, int], None]:
         """Return what reports the progress of one pass."""

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 from counterfact.core.errors import BadInput
+from counterfact.evaluation.schedule import in_words
 from counterfact.evaluation.store import Run
-from counterfact.evaluation.summary import cells_of, paired, place_of, scored_of
-from counterfact.evaluation.tables import Row, Table
+from counterfact.evaluation.summary import cells_of, paired, place_of
+from counterfact.evaluation.tables import Row, Table, scored_of
 
 UNEDITED = "unedited"
 Key = tuple[str, ...]
@@ -62,8 +63,9 @@ def _rows(runs: Mapping[str, Run], section: int) -> list[Row]:
     first = next(iter(runs.values()))
     sides = {UNEDITED: cells_of(first, "pre")} | {variant: cells_of(run, "post") for variant, run in runs.items()}
     counts = {scored_of(run.data["n"]) for run in runs.values()}
-    known = "" if first.known_of is None else ", known facts"
-    title = f"{first.benchmark.title} on {first.dataset}{known}"
+    notes = ["known facts"] if first.known_of is not None else []
+    notes += filter(None, [in_words(first.data["protocol"]["schedule"])])
+    title = ", ".join([f"{first.benchmark.title} on {first.dataset}", *notes])
     rows = []
     for name in ("S", *first.benchmark.score_parts):
         label = f"{title}: S" if name == "S" else name

@@ -177,7 +177,7 @@ def results(
     post = summarise(blocks_of(cases, "post"), benchmark, seed)
     pre = summarise(blocks_of(unedited, "pre"), benchmark, seed)
     return {
-        "n": {**_counts(cases, "post", benchmark), "unedited": _counts(unedited, "pre", benchmark)},
+        "n": {**counts_of(cases, "post", benchmark), "unedited": counts_of(unedited, "pre", benchmark)},
         "metrics": {name: summary.as_json() for name, summary in post.items()},
         "pre": {name: summary.as_json() for name, summary in pre.items()},
     }
@@ -198,7 +198,8 @@ def write_run(folder: Path, data: Mapping[str, Any], environment: Mapping[str, A
     return load_run(folder)
 
 
-def _counts(lines: Sequence[Mapping[str, Any]], side: str, benchmark: Benchmark[Any]) -> dict[str, Any]:
+def counts_of(lines: Sequence[Mapping[str, Any]], side: str, benchmark: Benchmark[Any]) -> dict[str, Any]:
+    """Return how many records were asked about, scored and failed, with reasons, and which values are missing."""
     errors = [(line["error"]["stage"], line["error"]["reason"]) for line in lines if "error" in line]
     blocks = [line[side] for line in lines if side in line]
     return {

@@ -15,8 +15,20 @@ from counterfact.contracts.metrics import METRICS
 from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json
 from counterfact.evaluation.paper import PaperRow, Published, paper_rows
+from counterfact.evaluation.schedule import alike, in_words
+from counterfact.evaluation.sequential_rows import NOTE, condition_table, sequential_rows
 from counterfact.evaluation.store import Run
-from counterfact.evaluation.tables import Cell, Row, Table, to_json, to_latex, to_markdown
+from counterfact.evaluation.tables import (
+    Cell,
+    Row,
+    Table,
+    decimals_of,
+    entry_cells,
+    scored_of,
+    to_json,
+    to_latex,
+    to_markdown,
+)
 from counterfact.statistics.intervals import published_interval
 from counterfact.statistics.summary import Side, Summary, blocks_of, paired_differences, record_values
 from counterfact.statistics.values import took
@@ -29,9 +41,11 @@ ORDER = (
 
 
 def summary_tables(runs: Sequence[Run], paper: str | None = None) -> list[Table]:
-    """Return one table for each data set and model, the unedited model in its first row.
+    """Return one table for each data set, model and schedule of edits, the unedited model in its first row.
 
     Runs on the facts that the model knows stand below those on all, after the unedited model's scores on these facts.
+    Sequential runs have a row for what their edits keep, and one for what they do at first; a second table says what
+    became of the model.
 
     Args:
         runs: finished runs.
@@ -44,8 +58,15 @@ def summary_tables(runs: Sequence[Run], paper: str | None = None) -> list[Table]
     for run in runs:
         model, dataset = run.data["model"], run.data["dataset"]
         key = (run.dataset, dataset["content_hash"], model["name"], model["weights_hash"], model["dtype"])
-        groups.setdefault((*key, str(run.data["protocol"]), str(run.data["seeds"])), []).append(run)
-    return [_table(sorted(group, key=place_of), paper) for group in groups.values()]
+        protocol = {**run.data["protocol"], "schedule": _but_for_order(run)}
+        groups.setdefault((*key, str(protocol), str(run.data["seeds"])), []).append(run)
+    tables = []
+    for group in groups.values():
+        members = sorted(group, key=place_of)
+        tables.append(_table(members, paper))
+        if _is_sequential(members[0]):
+            tables.append(condition_table(members, _title(members)))
+    return tables
 
 
 def compare(runs: Sequence[Run], baseline: Run) -> Table:
@@ -63,7 +84,7 @@ def compare(runs: Sequence[Run], baseline: Run) -> Table:
         for name, summary in differences.items():
             e = summary.estimate
             clear = e.low is not None and e.high is not None and (e.low > 0 or e.high < 0)
-            cells[name] = Cell(e.value, e.low, e.high, "*" if clear else "", _decimals(name))
+            cells[name] = Cell(e.value, e.low, e.high, "*" if clear else "", decimals_of(name))
         rows.append(Row(run.label, cells, str(n)))
     title = f"Paired differences to {baseline.label} on {baseline.benchmark.on(baseline.dataset)}, {baseline.model}"
     note = "x100; * the 95 % interval excludes zero"
@@ -74,10 +95,17 @@ def paired(run: Run, baseline: Run) -> tuple[dict[str, Summary], int]:
     """Return the difference of every metric between two runs on the records that both scored, and their number.
 
     Raises:
-        BadInput: the runs are of different data sets.
+        BadInput: the runs are of different data sets, or their edits were made by unlike schedules.
     """
     if (run.dataset, run.benchmark) != (baseline.dataset, baseline.benchmark):
         raise BadInput(f"{run.folder} is on {run.dataset}, {baseline.folder} on {baseline.dataset}: nothing to compare")
+    schedules = [each.data["protocol"]["schedule"] for each in (run, baseline)]
+    if alike(schedules[0]) != alike(schedules[1]):
+        one, other = (in_words(schedule) or "one edit for each fact" for schedule in schedules)
+        raise BadInput(
+            f"unlike schedules: {run.folder} has {one}, {baseline.folder} {other}; a difference would say nothing of "
+            "the editors"
+        )
     mine = {line["case_id"]: line for line in run.cases if "post" in line}
     theirs = {line["case_id"]: line for line in baseline.cases if "post" in line}
     common = [case_id for case_id in mine if case_id in theirs]
@@ -111,7 +139,7 @@ def render(tables: Sequence[Table], form: str) -> str:
 
 def _table(runs: Sequence[Run], paper: str | None) -> Table:
     first, benchmark = runs[0].data, runs[0].benchmark
-    as_published = paper is not None
+    as_published, sequential = paper is not None, _is_sequential(runs[0])
     rows: list[Row] = []
     for place, (read, some) in enumerate(groupby(runs, lambda run: run.known_of)):
         chosen = list(some)
@@ -119,6 +147,9 @@ def _table(runs: Sequence[Run], paper: str | None) -> Table:
         unedited = cells_of(chosen[0], "pre", as_published=as_published)
         scored = scored_of(chosen[0].data["n"]["unedited"])
         rows.append(Row(f"{first['model']['name']} ({name})", unedited, scored, 2 * place))
+        if sequential:
+            rows += sequential_rows(chosen, 2 * place + 1)
+            continue
         for run in chosen:
             cells = cells_of(run, "post", as_published=as_published)
             rows.append(Row(run.label, cells, scored_of(run.data["n"]), 2 * place + 1))
@@ -131,12 +162,28 @@ def _table(runs: Sequence[Run], paper: str | None) -> Table:
             raise BadInput(f"the paper has no rows for {paper!r} on {benchmark.title}; it has gpt2-xl and a few others")
         rows += [Row(f"paper: {row.label}", _published(row), str(row.n), rows[-1].section + 1) for row in published]
     return Table(
-        title=f"{benchmark.on(runs[0].dataset)}, {first['model']['name']}@{first['model']['revision'][:8]}",
+        title=_title(runs),
         groups=benchmark.columns,
         rows=tuple(rows),
         notation=benchmark.notation,
-        note="; ".join([note, *_other_units(benchmark), *_not_taken(runs)]),
+        note="; ".join([note, *([NOTE] if sequential else []), *_other_units(benchmark), *_not_taken(runs)]),
     )
+
+
+def _title(runs: Sequence[Run]) -> str:
+    model, schedule = runs[0].data["model"], in_words(_but_for_order(runs[0]))
+    title = f"{runs[0].benchmark.on(runs[0].dataset)}, {model['name']}@{model['revision'][:8]}"
+    return f"{title}, {schedule}" if schedule else title
+
+
+def _is_sequential(run: Run) -> bool:
+    return bool(run.data["protocol"]["schedule"]["sequential"])
+
+
+def _but_for_order(run: Run) -> dict[str, Any]:
+    """Return a run's schedule without its order, in which repeats differ."""
+    schedule: dict[str, Any] = run.data["protocol"]["schedule"]
+    return {**schedule, "order": 0} if _is_sequential(run) else schedule
 
 
 def _not_taken(runs: Sequence[Run]) -> list[str]:
@@ -165,21 +212,13 @@ def cells_of(run: Run, side: Side, *, as_published: bool = False) -> dict[str, C
     """Return a run's cells, or the unedited model's, with the intervals of today or of the paper."""
     section, lines = ("metrics", run.cases) if side == "post" else ("pre", run.unedited)
     entries: Mapping[str, Mapping[str, Any]] = run.data[section]
-    cells = {
-        name: Cell(entry["value"], entry["low"], entry["high"], decimals=_decimals(name))
-        for name, entry in entries.items()
-    }
+    cells = entry_cells(entries)
     if as_published:
         for name, values in record_values(blocks_of(lines, side), run.benchmark).items():
             found = published_interval([value * METRICS.get(name).scale for value in values if value is not None])
             if name in cells:
                 cells[name] = replace(cells[name], low=found.low, high=found.high)
     return cells
-
-
-def _decimals(name: str) -> int:
-    """Return how many decimals a metric is printed with: one where it is printed x100, else two."""
-    return 2 if name in METRICS and METRICS.get(name).scale == 1 else 1
 
 
 def _other_units(benchmark: Benchmark[Any]) -> list[str]:
@@ -199,12 +238,8 @@ def _published(row: PaperRow) -> dict[str, Cell]:
     return {name: cell(number) for name, number in row.cells.items()}
 
 
-def scored_of(counts: Mapping[str, Any]) -> str:
-    """Return how many records were scored, and of how many where some failed."""
-    return str(counts["asked"]) if counts["scored"] == counts["asked"] else f"{counts['scored']}/{counts['asked']}"
-
-
-def place_of(run: Run) -> tuple[int, int, str, str]:
+def place_of(run: Run) -> tuple[int, int, str, int, str]:
     """Return what runs are sorted by in tables: those on known facts last, editors as the paper orders them."""
     known = ORDER.index(run.editor) if run.editor in ORDER else len(ORDER)
-    return run.known_of or 0, known, run.label, Path(run.folder).name
+    order = run.data["protocol"]["schedule"].get("order", 0)
+    return run.known_of or 0, known, run.label, order, Path(run.folder).name

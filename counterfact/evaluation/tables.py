@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from counterfact.contracts.benchmarks import Notation
+from counterfact.contracts.metrics import METRICS
 
 MISSING = "–"
 FEW = 5
@@ -86,6 +87,28 @@ class Table:
         if below != above:
             return f"[{_rounded(low, decimals, self.signed)}, {_rounded(high, decimals, self.signed)}]"
         return f"({below})" if self.notation == "parentheses" else f"±{below}"
+
+
+def entry_cells(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Cell]:
+    """Return the entries of a run file's metrics as cells."""
+    return {
+        name: Cell(entry["value"], entry["low"], entry["high"], decimals=decimals_of(name))
+        for name, entry in entries.items()
+    }
+
+
+def decimals_of(name: str) -> int:
+    """Return how many decimals a metric is printed with: one where it is printed x100, else two."""
+    return 2 if name in METRICS and METRICS.get(name).scale == 1 else 1
+
+
+def scored_of(counts: Mapping[str, Any]) -> str:
+    """Return how many records were scored, and of how many where some failed.
+
+    >>> scored_of({"asked": 10, "scored": 10}), scored_of({"asked": 10, "scored": 9})
+    ('10', '9/10')
+    """
+    return str(counts["asked"]) if counts["scored"] == counts["asked"] else f"{counts['scored']}/{counts['asked']}"
 
 
 def to_rich(table: Table) -> Any:

@@ -62,6 +62,10 @@ class Worker:
         self._jobs[task.key] = (task, job, prepared)
         return prepared
 
+    def job(self, key: str) -> Job:
+        """Return what is the same for all units of the pass `key`, which was taken before."""
+        return self._jobs[key][1]
+
     def run(self, key: str, unit: Unit) -> Computed:
         """Compute one unit of the pass `key`, which was taken before."""
         _, job, _ = self._jobs[key]
@@ -85,7 +89,9 @@ class Worker:
 
     def _job(self, task: Task, editor: Editor | None, plan: Plan) -> Job:
         inline = task.text_metrics if not self._text_workers(task) else []
-        return Job(self.lm, task, plan, editor, TextScorer(inline, task.dataset.reference_texts) if inline else None)
+        texts = TextScorer(inline, task.dataset.reference_texts) if inline else None
+        judge = task.options.judge
+        return Job(self.lm, task, plan, editor, texts, None if judge is None else judge.open())
 
 
 class RemoteWorker:

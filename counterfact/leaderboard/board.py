@@ -5,6 +5,7 @@ from typing import Any
 
 from counterfact.contracts.benchmarks import BENCHMARKS
 from counterfact.evaluation.paper import paper_rows
+from counterfact.evaluation.schedule import in_words
 from counterfact.leaderboard.entries import Entry
 from counterfact.leaderboard.ranking import Ranking, columns_of, rank
 from counterfact.leaderboard.significance import best_and_tied
@@ -70,8 +71,8 @@ def _group(ranking: Ranking, by_id: Mapping[str, Entry]) -> dict[str, Any]:
         for place, (entry, marked) in enumerate(zip(mine, marks, strict=True), 1)
     ]
     protocol = f"{first['protocol'].get('name')} {first['protocol'].get('version')}"
-    if (together := first["protocol"]["schedule"]["edits_at_once"]) != 1:
-        protocol += f", {together} edits at once"
+    if schedule := in_words(first["protocol"]["schedule"]):
+        protocol += f", {schedule}"
     return {
         "dataset": ranking.dataset, "kind": ranking.benchmark.name, "model": ranking.model, "protocol": protocol,
         "n": ranking.n,

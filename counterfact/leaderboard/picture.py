@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from counterfact.leaderboard.ranking import Ranking
+from counterfact.tracing.plots import new_figure
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 """Of Okabe and Ito: colour-blind readers can tell them apart."""
@@ -19,19 +20,22 @@ LABELS = {"ES": "efficacy (ES)", "PS": "paraphrase (PS)", "NS": "neighborhood (N
 
 def draw(rankings: Sequence[Ranking], *paths: Path) -> None:
     """Draw one panel for each ranking and save the figure under every path (the suffix chooses the format)."""
-    from matplotlib import rc_context  # noqa: PLC0415
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
     most = max(len(ranking.runs) for ranking in rankings)
-    figure = Figure(figsize=(max(9.0, 1.05 * most), 3.4 * len(rankings)), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, ranking in zip(figure.subplots(len(rankings), squeeze=False)[:, 0], rankings, strict=True):
+    figure, panels = new_figure(max(9.0, 1.05 * most), 3.4 * len(rankings), len(rankings), 1)
+    for axes, ranking in zip(panels[:, 0], rankings, strict=True):
         _panel(axes, ranking)
     for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with rc_context({"svg.hashsalt": "ranking"}):  # or equal figures get other names inside
-            figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+        save(figure, path)
+
+
+def save(figure: Any, path: Path) -> Path:
+    """Save a figure, the same bytes every time; the suffix chooses the format."""
+    from matplotlib import rc_context  # noqa: PLC0415
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rc_context({"svg.hashsalt": "ranking"}):  # or equal figures get other names inside
+        figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return path
 
 
 def _panel(axes: Any, ranking: Ranking) -> None:

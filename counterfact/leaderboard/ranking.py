@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from counterfact.contracts.benchmarks import BENCHMARKS, Benchmark
+from counterfact.evaluation.schedule import alike
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ def rank(runs: Iterable[Mapping[str, Any]]) -> list[Ranking]:
     """Group runs by what makes them comparable, and sort each group by S; equal ones by name, a run without S last.
 
     Two runs are ranked together only if the data set's name, version and content, the record ids, the model's weights,
-    their dtype, the protocol and the schedule of edits agree; and, of what both have, the definition of
-    every column, the length and sort of generated texts and the texts they are compared with. Where a run has a
-    `score` of its own (S with failures counted), that one counts.
+    their dtype, the protocol, its judge and the schedule of edits agree (but for when else a sequential run was
+    measured); and, of what both have, the definition of every column, the length and sort of generated texts and the
+    texts they are compared with. Where a run has a `score` of its own (S with failures counted), that one counts.
     """
     groups: dict[tuple[Any, ...], list[tuple[dict[str, Any], list[Mapping[str, Any]]]]] = {}
     for run in runs:
@@ -49,7 +50,8 @@ def _equal(run: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what must be equal in runs that are ranked together."""
     dataset, model, protocol = run["dataset"], run["model"], run.get("protocol", {})
     where = tuple(str(dataset[name]) for name in ("name", "version", "content_hash", "record_ids"))
-    how = tuple(str(protocol.get(name)) for name in ("name", "version", "chat_template", "schedule"))
+    asked = (str(protocol.get(name)) for name in ("name", "version", "chat_template", "judge"))
+    how = (*asked, str(alike(protocol.get("schedule", {}))))
     core = tuple(run["metrics"].get(name, {}).get("definition") for name in benchmark_of_run(run).score_parts)
     return (*where, model["weights_hash"], model["dtype"], *how, core)
 

@@ -47,7 +47,18 @@ class SchedulePart(Border):
 
     edits_at_once: Annotated[int, Field(ge=1, le=10**9)]
     sequential: bool
-    measure_after: Text
+    measure_after: Text | Annotated[list[Count], Field(max_length=1000)]
+    order: Count = 0
+    keep_going: bool = False
+
+
+class JudgePart(Border):
+    """Who judged what the model said."""
+
+    name: Text
+    version: Count
+    prompt: Text
+    model: ModelPart | None
 
 
 class ProtocolPart(Border):
@@ -57,7 +68,9 @@ class ProtocolPart(Border):
     version: Count
     generation: dict[str, Count] | None
     chat_template: Text | None = None
+    judge: JudgePart | None = None
     schedule: SchedulePart
+    untouched: Digest | None = None
 
 
 class EditorPart(Border):

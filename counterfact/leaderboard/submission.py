@@ -21,6 +21,8 @@ LOOKALIKES = {"<": "‹", ":": "∶", "&": "＆"}
 PRIVATE = {"dataset_path"}
 """Of the environment: where things lie on the machine of whoever ran it."""
 
+UNCHECKED = {"sequence"}
+"""Sections of a run file that do not follow from the lines of a submission, so that no board could check them."""
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 """What stands for a control character."""
 
@@ -80,7 +82,7 @@ def write_submission(run: Run, out: Path, *, withhold: bool = False) -> tuple[Pa
     """Write a finished run as a submission, equal runs as equal bytes.
 
     Letters of a generated text that could be markup, and control characters, are replaced; stored scores stay. Places
-    on this machine are left out.
+    on this machine are left out, and of a sequential run all but what was measured after the last edit.
 
     Args:
         run: of `evaluate`.
@@ -104,7 +106,8 @@ def write_submission(run: Run, out: Path, *, withhold: bool = False) -> tuple[Pa
             _withhold(line)
         replaced += _neutralise(line)
         lines.append(json_line(line))
-    data = {**run.data, "environment": {k: v for k, v in run.data["environment"].items() if k not in PRIVATE}}
+    kept = {name: value for name, value in run.data.items() if name not in UNCHECKED}
+    data = {**kept, "environment": {k: v for k, v in run.data["environment"].items() if k not in PRIVATE}}
     try:
         parse(json_line(data).encode(), RUN)
         check_run(data)

@@ -91,7 +91,7 @@ def average(facts: Iterable[Stored], kind: str, *, known_only: bool = True) -> A
     Args:
         facts: of one run.
         kind: of trace, as `cells.Kind`.
-        known_only: leave out facts whose likeliest next token is not the attribute's.
+        known_only: leave out facts whose attribute is not what the model says.
 
     Raises:
         BadInput: no fact is left, or a fact has no such trace.

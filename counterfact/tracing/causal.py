@@ -23,7 +23,7 @@ from counterfact.tracing._patch_sites import PatchSite, Restoration, batches, pa
 from counterfact.tracing._sweep import sweep
 from counterfact.tracing.cells import HELD, KINDS, SEVERED, Kind, Scan
 from counterfact.tracing.corruption import Corruption
-from counterfact.tracing.facts import BadFact, Fact, Prompt, encode
+from counterfact.tracing.facts import BadFact, Fact, Prompt, encode, is_known
 
 CAVEAT = "A trace does not tell which layer is best to edit (Hase et al. 2023, https://arxiv.org/abs/2301.04213)."
 
@@ -55,7 +55,7 @@ class Traced:
     answer: int
     answer_text: str
     correct: bool
-    """Whether the likeliest next token is the attribute's first."""
+    """Whether the model says the whole attribute: `facts.is_known`."""
     high: float
     """Probability of the answer in the clean run."""
     low: float
@@ -163,7 +163,7 @@ def finish(lm: LM, fact: Fact, base: Base, traces: dict[Kind, Trace]) -> Traced:
         prompt=base.prompt,
         answer=base.answer,
         answer_text=lm.decode([base.answer]),
-        correct=base.answer == lm.target_tokens(fact.attribute)[0],
+        correct=is_known(lm, fact),
         high=base.high,
         low=float(base.low.mean()),
         traces=traces,

@@ -12,7 +12,10 @@ from pydantic import ConfigDict, ValidationError
 from counterfact.core.errors import BadInput
 from counterfact.core.files import read_json
 from counterfact.core.records import Border
+from counterfact.core.subjects import joiner_after
 from counterfact.lm.model.loading import LM
+from counterfact.lm.queries import Query, Unscored
+from counterfact.lm.scoring import score
 
 
 class Fact(Border):
@@ -29,6 +32,11 @@ class Fact(Border):
     prediction: str = ""
     """What the model went on with after the template."""
     relation_id: str | None = None
+
+    @property
+    def asked(self) -> Query:
+        """The prompt, and the attribute to score after it."""
+        return Query(self.prompt, (self.attribute,), joiner_after(self.prompt))
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,8 @@ def _parse(value: object, place: int) -> Fact | BadFact:
         fact = Fact.model_validate({"known_id": place, **value} if isinstance(value, dict) else value)
         if not fact.subject.strip() or fact.subject not in fact.prompt:
             raise ValueError(f"the subject {fact.subject!r} is not in the prompt {fact.prompt!r}")
+        if not fact.attribute.strip():
+            raise ValueError("the attribute is empty")
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
@@ -82,6 +92,15 @@ def _parse(value: object, place: int) -> Fact | BadFact:
     except ValueError as error:
         return BadFact(known_id, str(error))
     return fact
+
+
+def is_known(lm: LM, fact: Fact) -> bool:
+    """Return whether a model says a fact's attribute: each token is the likeliest, given those before it.
+
+    An attribute that cannot be scored is not known.
+    """
+    [found] = score(lm, [fact.asked])
+    return not isinstance(found, Unscored) and all(found[0].correct)
 
 
 def encode(lm: LM, fact: Fact, *, extra_token: bool = False) -> Prompt:

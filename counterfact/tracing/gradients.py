@@ -18,7 +18,7 @@ from counterfact.lm.forward.packed_products import packed_products
 from counterfact.lm.model.loading import LM
 from counterfact.tracing._base import Base, costs_a_fact, run_base
 from counterfact.tracing._paths import slopes
-from counterfact.tracing.facts import BadFact, Fact, Prompt, encode
+from counterfact.tracing.facts import BadFact, Fact, Prompt, encode, is_known
 
 Part = Literal["state", "mlp", "attn"]
 PARTS: tuple[Part, ...] = ("state", "mlp", "attn")
@@ -118,7 +118,7 @@ def _attribute(lm: LM, fact: Fact, parts: Sequence[Part], nodes: int, single: bo
         prompt=prompt,
         answer=base.answer,
         answer_text=lm.decode([base.answer]),
-        correct=base.answer == lm.target_tokens(fact.attribute)[0],
+        correct=is_known(lm, fact),
         high=base.high,
         parts=found,
     )

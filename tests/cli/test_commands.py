@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from counterfact import load_lm, say
 from counterfact.contracts.editors import edited_at_first_token
 from counterfact.core.files import write_json, write_jsonl
 from counterfact.core.records import Request
@@ -378,10 +379,18 @@ def test_edit_save_and_load(command: Command, tmp_path: Path) -> None:
     assert code == 0, err
     first = json.loads(out[out.index("{") :])
     assert first["prompts"][0]["before"] != first["prompts"][0]["after"]
-    code, out, err = command("edit", "{} was born in", *model, "--load", tmp_path / "edit.safetensors")
+    again = [*model, "--load", tmp_path / "edit.safetensors", "--save-model", tmp_path / "edited"]
+    code, out, err = command("edit", "{} was born in", *again)
     assert code == 0, err
-    again = json.loads(out[out.index("{") :])
-    assert again["prompts"] == first["prompts"]
+    second = json.loads(out[out.index("{") :])
+    assert second["prompts"] == first["prompts"]
+    assert second["model"] == {"folder": str(tmp_path / "edited"), "lost_in_rounding": None}
+    assert (
+        say(load_lm(tmp_path / "edited", device="cpu"), "Anna Ferrand was born in").text
+        == (first["prompts"][0]["after"]["text"])
+    )
+    code, _, err = command("edit", "{} was born in", *again)
+    assert code == 2 and "holds something else than an edited model" in err
     code, _, err = command(
         "edit", "{} was born in", "--model", tiny_folder("llama"), "--subject", "Anna Ferrand",
         "--load", tmp_path / "edit.safetensors",
@@ -465,3 +474,37 @@ def test_a_command_killed_at_random_moments_gives_the_same_bytes(
     assert command(*evaluate(dataset, tmp_path / "wild"))[0] == 0
     assert killed
     assert results_of(tmp_path / "wild") == results_of(tmp_path / "calm")
+
+
+def test_edits_one_after_another(command: Command, dataset: Path, tmp_path: Path) -> None:
+    given = ("evaluate", "--dataset", dataset, "--editor", "identity", "--no-generate", "--out", tmp_path, "--json")
+    steps = ("--sequential", "--edits-at-once", 2, "--steps", 2, "--measure-after", "1,3", "--orders", 2)
+    code, shown, err = command(*given, *steps)
+    assert code == 0, err
+    runs = json.loads(shown)
+    assert [run["protocol"]["schedule"]["order"] for run in runs] == [0, 1]
+    assert [[found["edits"] for found in run["sequence"]["checkpoints"]] for run in runs] == [[2, 4]] * 2
+    assert all(run["n"]["asked"] == 4 and run["protocol"]["untouched"] for run in runs)
+    for wrong, said in (
+        (("--steps", 2), "--steps"),
+        (("--sequential", "--steps", 2, "--limit", 3), "without --limit"),
+        (("--sequential", "--measure-after", "ten"), "1,10,100"),
+        (("--keep-going",), "make the run sequential"),
+        (("--orders", 2), "make the run sequential"),
+    ):
+        code, _, err = command(*given, *wrong)
+        assert code == 2 and said in " ".join(err.split()), err
+
+
+def test_the_study_of_many_edits_leaves_runs_and_pictures(command: Command, tmp_path: Path) -> None:
+    code, shown, err = command("many-edits", "--editor", "identity", "--limit", 12, "--together", 5, "--out", tmp_path)
+    assert code == 0, err
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "results").rglob("run.json")]
+    sizes = sorted((run["protocol"]["schedule"]["edits_at_once"], run["n"]["asked"]) for run in runs)
+    assert sizes == [(1, 12), (5, 10), (10, 12), (12, 12)]
+    assert {run["dataset"]["name"] for run in runs} == {"counterfact-embedded-multi"}
+    pictures = sorted(path.stem.rpartition("-")[2] for path in (tmp_path / "pictures").glob("*.png"))
+    assert pictures == ["collapse", "retention", "scaling"]
+    assert "12 at once" in shown and "one group after another" in shown
+    code, _, err = command("many-edits", "--together", 5, "--limit", 3, "--out", tmp_path)
+    assert code == 2 and "at most 3 facts" in err

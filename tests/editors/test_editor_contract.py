@@ -21,24 +21,35 @@ from tests.support.models import tiny_lm
 
 NAMES = tuple(EDITORS)
 SETTINGS = Path(counterfact.editors.__file__).parent / "settings"
-CHANGING = tuple(name for name in NAMES if name != "identity")
+EDITING = tuple(name for name in NAMES if name != "identity")
+CHANGING = tuple(name for name in EDITING if name != "in_context")
+"""Editors that change weights."""
+MEMITS = ("memit_seq", "prune", "prune_as_published")
+"""Editors with settings and writer of `memit`, by which these are tested in every run."""
+MANY_FACTS = ("memit", "memit_seq", "emmet", "alphaedit", "rect", "prune", "prune_as_published", "pmet")
 QUICK = {
     **{name: ["steps=6"] for name in ("rome", "r_rome", "p_rome")},
-    **{name: ["steps=4"] for name in ("ft", "ft_l", "memit", "emmet")},
+    **{name: ["steps=4"] for name in ("ft", "ft_l", "ft_m", "lora", *MANY_FACTS)},
 }
 """Settings that make an editor quick; one that is not here runs as it is."""
 
 # What a setting is changed to; others are doubled, flipped or counted up.
 CHANGES: dict[str, Any] = {
     "layer": 2,
+    "ft_m.layer": 1,
     "position": "last",
     "stop_loss": 1e6,
     "clamp_norm_factor": 0.01,
     "context_lengths": [4],
     "bound": 1e-4,
+    "batch_size": 2,
     "layers": [0, 2],
     "moment_weight": 3.0,
     "identity_weight": 0.5,
+    "ridge": 3.0,
+    "null_share": 0.3,
+    "kept": 0.5,
+    "alphaedit.threshold": 0.5,
     "kn.steps": 2,
     "kn.threshold": 0.9,
 }
@@ -101,7 +112,7 @@ def test_the_edit_raises_the_new_object(name: str, lm: LM, tmp_path: Path) -> No
     assert sum(gains) > 0 and sum(gain > 0 for gain in gains) >= 8
 
 
-@pytest.mark.parametrize("name", CHANGING)
+@pytest.mark.parametrize("name", EDITING)
 def test_bad_requests_fail_alone_and_in_order(name: str, lm: LM, tmp_path: Path) -> None:
     editor = quick(name, lm, tmp_path)
     mixed = [BAD[0], *REQUESTS[:2], BAD[1], REQUESTS[2], BAD[2], BAD[3], REQUESTS[3]]
@@ -138,7 +149,7 @@ def test_no_hook_stays_after_a_failure_in_the_model(
     assert edits_of(editor(REQUESTS[:2], 0))
 
 
-@pytest.mark.parametrize("name", CHANGING)
+@pytest.mark.parametrize("name", EDITING)
 def test_works_where_gradients_are_off(name: str, lm: LM, tmp_path: Path) -> None:
     expected = edits_of(quick(name, lm, tmp_path / "a")(REQUESTS[:2], 0))
     with torch.no_grad():
@@ -169,10 +180,11 @@ def test_edits_save_and_load(name: str, lm: LM, tmp_path: Path) -> None:
         assert all(torch.equal(a, b) for a, b in zip(tensors_of(one), tensors_of(other), strict=True))
 
 
-def settings_fields() -> Iterator[tuple[str, str]]:
+def settings_fields() -> Iterator[Any]:
     for name in NAMES:
+        marks = [pytest.mark.soak] if name in MEMITS else []
         for field in EDITORS.get(name).settings.model_fields:
-            yield name, field
+            yield pytest.param(name, field, marks=marks)
 
 
 def changed(name: str, settings: Settings, field: str) -> Any:

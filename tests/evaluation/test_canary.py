@@ -9,7 +9,8 @@ import torch
 from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.core.places import data_folder
 from counterfact.core.records import Request
-from counterfact.evaluation.benchmarks.canary import SAMPLE, CanaryBlock, canary_divergence, ruined
+from counterfact.evaluation.benchmarks.canary import CanaryBlock, canary_divergence, ruined
+from counterfact.evaluation.plain_texts import SAMPLE
 from counterfact.lm.edits.edit import Edit, LowRank
 from counterfact.lm.model.loading import LM
 from tests.support.evaluating import counterfact, fake_spec, low_rank_edit, run_fake

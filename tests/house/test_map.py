@@ -75,6 +75,14 @@ def test_a_benchmark(tmp_path: Path) -> None:
     assert "stayed" in (tmp_path / "site" / "data.js").read_text()
 
 
+def test_a_judge(tmp_path: Path) -> None:
+    counterfact(tmp_path / "data")
+    given = ("--dataset", tmp_path / "data", "--model", tiny_folder("gpt2"), "--editor", "identity")
+    run = evaluate(tmp_path, ["judge"], *given, "--benchmark", "wild_judged", "--judge", "first_word")
+    assert run["protocol"]["judge"] == {"name": "first_word", "version": 1, "prompt": "", "model": None}
+    assert run["metrics"]["judged"]["n"] == run["n"]["scored"] == 6
+
+
 def test_a_model_family(tmp_path: Path) -> None:
     tokenizer = make_tokenizer()
     folder = tmp_path / "tiny-olmo"

@@ -29,7 +29,7 @@ from counterfact.lm.moments.second_moment import second_moments
 from counterfact.lm.planning.batch_plan import default_plan
 from counterfact.lm.queries import Query, TargetScore
 from counterfact.lm.scoring import score
-from tests.support.editing import REQUESTS, TEXTS, Networks, edits_of, prepared, resources
+from tests.support.editing import REQUESTS, TEXTS, Networks, change, edits_of, prepared, resources
 from tests.support.evaluating import FakeSettings, counterfact, fake_spec, low_rank_edit, options
 from tests.support.models import FAMILIES, tiny_folder, tiny_lm
 
@@ -277,6 +277,15 @@ def test_an_edit_of_a_bfloat16_model_is_near_the_float32_one(name: str, tmp_path
     moved = (nats["float32"] - before["float32"]).abs().mean()
     drift = (nats["bfloat16"] - nats["float32"]).abs().mean()
     assert drift < 0.1 * moved + (before["bfloat16"] - before["float32"]).abs().mean()
+
+
+def test_an_edit_of_a_bfloat16_model_does_not_depend_on_those_beside_it(tmp_path: Path) -> None:
+    lm = tiny_lm("gpt2", "bfloat16")
+    rome = prepared("rome", lm, resources(lm, tmp_path))
+    together = edits_of(rome(REQUESTS, 0))
+    for request, edit in zip(REQUESTS, together, strict=True):
+        [alone] = edits_of(rome([request], 0))
+        assert float((change(edit) - change(alone)).norm() / change(alone).norm()) < 1e-4
 
 
 def nats_of(scores: Any) -> torch.Tensor:

@@ -19,6 +19,7 @@ from counterfact.contracts.editors import EDITORS
 from counterfact.editing.networks import NETWORKS
 from counterfact.evaluation.harness import evaluate
 from counterfact.evaluation.passages import text_perplexities
+from counterfact.evaluation.schedule import Schedule
 from counterfact.evaluation.showcase import say
 from counterfact.lm.model.loading import LM
 from counterfact.lm.moments.second_moment import second_moments
@@ -54,20 +55,24 @@ def edits(lm: LM, name: str, *overrides: str) -> Found:
     """The changes that an editor makes."""
     with tempfile.TemporaryDirectory() as folder:
         editor = prepared(name, lm, resources(lm, Path(folder)), *QUICK.get(name, []), *overrides)
-        made = edits_of(editor(REQUESTS, 3))
+        several = EDITORS.get(name).most_at_once is None  # each group by itself, so that few show all
+        made = edits_of(editor(REQUESTS[:3] if several else REQUESTS, 3))
     return {f"{edit.request_ids[0]}": [delta.weight_change for delta in edit.deltas] for edit in made}
 
 
-def run(lm: LM, kind: str, name: str) -> Found:
-    """The records of a whole evaluation."""
+def run(lm: LM, kind: str, name: str, schedule: Schedule | None = None) -> Found:
+    """The records of a whole evaluation, and what became of the model in a sequential one."""
     spec = EDITORS.get(name)
     resolved = spec.resolve(lm.name, lm.n_layers, QUICK.get(name, []))
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         dataset = counterfact(place / "data", bad=()) if kind == "counterfact" else zsre(place / "zsre.json")
         given = resources(lm, place / "cache")
-        done = evaluate(lm, spec, resolved, dataset, place / "results", resources=given, options=options())
-        return {str(case["case_id"]): {key: case[key] for key in case if key != "time"} for case in done.cases}
+        chosen = options(schedule=schedule or Schedule())
+        done = evaluate(lm, spec, resolved, dataset, place / "results", resources=given, options=chosen)
+        checkpoints = done.data.get("sequence", {}).get("checkpoints", [])
+        cases = {str(case["case_id"]): {key: case[key] for key in case if key != "time"} for case in done.cases}
+        return cases | {"checkpoints": [{key: found[key] for key in ("texts", "weights")} for found in checkpoints]}
 
 
 def moments(lm: LM) -> Found:
@@ -96,6 +101,7 @@ ONCE: dict[str, Callable[[LM], Found]] = {
     "second moments": moments,
     **{f"edits by {name}": partial(edits, name=name) for name in EDITORS},
     "a run on zsRE": partial(run, kind="zsre", name="ft"),
+    "a sequential run": partial(run, kind="counterfact", name="rome", schedule=Schedule(2, sequential=True)),
     "a trained network": trained,
     "a prompt and texts": shown,
 }

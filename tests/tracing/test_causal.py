@@ -21,7 +21,8 @@ from counterfact.lm.planning.batch_plan import Plan
 from counterfact.tracing.causal import Traced, trace
 from counterfact.tracing.cells import KINDS, SEVERED, Kind, Scan, window_of
 from counterfact.tracing.corruption import Corruption, make_corruption
-from counterfact.tracing.facts import BadFact, Fact, encode, read_facts
+from counterfact.tracing.facts import BadFact, Fact, encode, is_known, read_facts
+from counterfact.tracing.gradients import attribute
 from tests.support import oracle_tracing as oracle
 from tests.support.models import FAMILIES, IN_FLOAT32, tiny_lm
 
@@ -296,3 +297,18 @@ def test_golden_traces_of_the_reference(real_data: Path) -> None:
         names = ("high_score", "low_score", "low_score_extra_token", "low_score_uniform")
         assert numbers == pytest.approx([expected[name] for name in names], abs=1e-5)
         assert encode(lm, one.fact) == one.prompt
+
+
+def test_a_fact_is_known_by_its_whole_attribute() -> None:
+    """Not by its first token, which another attribute may begin with too."""
+    lm, prompt = load_lm("factlm", device="cpu"), "Japan Cuts can be traced to a location at"
+    known = Fact(known_id=0, subject="Japan Cuts", attribute="New York City", prompt=prompt)
+    first, *rest = lm.target_tokens(known.attribute)
+    other = known.model_copy(update={"known_id": 1, "attribute": "New Zealand"})
+    assert rest and lm.target_tokens(other.attribute)[0] == first
+    short = known.model_copy(update={"known_id": 2, "attribute": "Kenya"})
+    facts = (known, other, short)
+    assert [is_known(lm, fact) for fact in facts] == [True, False, False]
+    assert [one.correct for one in traced(lm, facts, Scan(("state",)))] == [True, False, False]
+    found = attribute(lm, facts, nodes=1)
+    assert [not isinstance(one, BadFact) and one.correct for one in found] == [True, False, False]

@@ -51,10 +51,15 @@ def runs(folder: Path, facts: Sequence[Fact | BadFact] = FACTS) -> dict[str, Any
 
 def test_facts_are_read_and_bad_ones_told(tmp_path: Path) -> None:
     good = {"known_id": 4, "subject": "Oslo", "attribute": "Norway", "prompt": "Oslo is in", "more": 1}
-    bad = [{**good, "known_id": 5, "prompt": "Bergen is in"}, {**good, "known_id": 6, "attribute": None}, 3]
+    bad = [
+        {**good, "known_id": 5, "prompt": "Bergen is in"},
+        {**good, "known_id": 6, "attribute": None},
+        3,
+        {**good, "known_id": 7, "attribute": " "},
+    ]
     write_json(tmp_path / "known.json", [good, *bad])
     found = read_facts(tmp_path / "known.json")
-    assert [type(fact) for fact in found] == [Fact, BadFact, BadFact, BadFact]
+    assert [type(fact) for fact in found] == [Fact, BadFact, BadFact, BadFact, BadFact]
     assert "is not in the prompt" in found[1].reason  # type: ignore[union-attr]
     assert len(read_facts(tmp_path / "known.json", 1)) == 1
     write_json(tmp_path / "known.json", [good, good])

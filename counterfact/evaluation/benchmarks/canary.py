@@ -5,10 +5,9 @@ Collapse. Findings of ACL 2024. https://arxiv.org/abs/2402.09656, which found th
 perplexity of plain text tells.
 
 After every edit the model reads two sentences of our own articles, the same ones for all records, and is compared with
-the unedited model at every token: few, so that watching costs little beside the edit.
+the unedited model at every token. Another sample is another version of the benchmark.
 """
 
-import math
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -17,19 +16,11 @@ from pydantic import Field
 from counterfact.contracts.benchmarks import Answers, benchmark
 from counterfact.contracts.metrics import Block, metric
 from counterfact.core.records import Border
-from counterfact.statistics.values import mean
+from counterfact.evaluation.plain_texts import SAMPLE, is_ruined, mean_divergence, mean_rise, text_drift
 
 from .counterfact import COUNTERFACT, CounterFactBlock, CounterFactRecord
 
 NAME, PAPER = "canary", "arXiv:2402.09656"
-SAMPLE = (
-    "Scotland is part of United Kingdom and shares in the history of that country.",
-    "The pupils would learn why Rheinpark was thought worthy of the name and what Rhine meant to those who gave it.",
-)
-"""Sentences of the embedded articles. Another sample is another version of the benchmark."""
-RUIN = 10.0
-"""How many times the unedited model's perplexity a ruined model's is, at least."""
-
 Nats = Annotated[float, Field(ge=-1e-6)]
 
 
@@ -49,8 +40,7 @@ class CanaryBlock(CounterFactBlock):
 
 def block(record: CounterFactRecord, answers: Answers) -> dict[str, Any]:
     """Return what CounterFact keeps, and `canary_prompts_drifts`."""
-    drifts = [{"nll": each.nll, "unedited_nll": each.unedited_nll, "kl": each.kl} for each in answers.drifts]
-    return {**COUNTERFACT.block(record, answers), "canary_prompts_drifts": drifts}
+    return {**COUNTERFACT.block(record, answers), "canary_prompts_drifts": [*map(text_drift, answers.drifts)]}
 
 
 @metric("ruined", "% of edits", "lower", PAPER, NAME, interval="wilson")
@@ -68,9 +58,7 @@ def ruined(block: Block) -> float | None:
     0.0
     """
     drifts = block.get("canary_prompts_drifts") or []
-    rises = [_rise(each["nll"], each["unedited_nll"]) for each in drifts]
-    risen = mean([rise for rise in rises if rise is not None])
-    return None if not drifts else float(None in rises or risen is None or risen > math.log(RUIN))
+    return float(is_ruined(drifts)) if drifts else None
 
 
 @metric("canary_rise", "nats / token", "lower", PAPER, NAME, bounds=(None, None), scale=1.0)
@@ -82,8 +70,7 @@ def canary_rise(block: Block) -> float | None:
     >>> canary_rise({"canary_prompts_drifts": [{"nll": 3.5, "unedited_nll": 3.0, "kl": 0.1}]})
     0.5
     """
-    rises = [_rise(each["nll"], each["unedited_nll"]) for each in block.get("canary_prompts_drifts") or []]
-    return mean([rise for rise in rises if rise is not None])
+    return mean_rise(block.get("canary_prompts_drifts") or [])
 
 
 @metric("canary_kl", "nats", "lower", PAPER, NAME, bounds=(-1e-6, None), scale=1.0)
@@ -95,11 +82,7 @@ def canary_divergence(block: Block) -> float | None:
     >>> canary_divergence({"canary_prompts_drifts": [{"nll": 3.5, "unedited_nll": 3.0, "kl": 0.25}]})
     0.25
     """
-    return mean([each["kl"] for each in block.get("canary_prompts_drifts") or [] if each["kl"] is not None])
-
-
-def _rise(nll: float | None, unedited: float | None) -> float | None:
-    return None if nll is None or unedited is None else nll - unedited
+    return mean_divergence(block.get("canary_prompts_drifts") or [])
 
 
 CANARY = benchmark(

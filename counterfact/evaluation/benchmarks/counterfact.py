@@ -162,6 +162,23 @@ def nats_of_both(prompts: PromptsBySort, answers: Answers) -> dict[str, Any]:
     }
 
 
+def asked_by_metric(record: CounterFactRecord) -> dict[str, list[Query]]:
+    """Return by success score, for each prompt, the object that must be likelier, then the other one."""
+    request = record.request
+    if request.target_true is None:
+        return {}
+    new_first = (request.target_new, request.target_true)
+    prompts = record.scored_prompts
+    return {
+        metric: [Query(prompt, targets, request.joiner) for prompt in prompts[sort]]
+        for metric, sort, targets in (
+            ("ES", "rewrite", new_first),
+            ("PS", "paraphrase", new_first),
+            ("NS", "neighborhood", new_first[::-1]),
+        )
+    }
+
+
 def target_tokens(_record: Record, answers: Answers) -> dict[str, int]:
     """Return the numbers of tokens of the new and, where it is known, the true object."""
     return {name: score.tokens for name, score in zip(("new", "true"), answers.scores[0], strict=False)}
@@ -216,6 +233,7 @@ COUNTERFACT = benchmark(
         ),
         composites={"S": ("ES", "PS", "NS"), "S_total": ("ES_total", "PS_total", "NS_total")},
         generation_prompts=lambda record: list(record.generation_prompts),
+        asked=asked_by_metric,
         passages=lambda record, references: {"essence_score": essence_text(record, references)},
         reference_key=reference_key,
         lesson=lesson,

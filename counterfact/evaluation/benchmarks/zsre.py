@@ -122,10 +122,18 @@ def requested_rewrite(record: ZsreRecord) -> dict[str, Any]:
     return {"prompt": request.prompt, "subject": request.subject, "target_new": {"str": request.target_new}}
 
 
+def asked_by_metric(record: ZsreRecord) -> dict[str, list[Query]]:
+    """Return everything that is asked, in order, by the metric that counts which tokens of the answers come first."""
+    metrics, joiner = ("efficacy", "paraphrase", "specificity"), record.request.joiner
+    return {
+        metric: [Query(each.prompt, (each.answer,), joiner) for each in mine]
+        for metric, mine in zip(metrics, record.asked.values(), strict=True)
+    }
+
+
 def queries(record: ZsreRecord) -> list[Query]:
     """Return everything that is asked, in order."""
-    joiner = record.request.joiner
-    return [Query(each.prompt, (each.answer,), joiner) for asked in record.asked.values() for each in asked]
+    return [query for mine in asked_by_metric(record).values() for query in mine]
 
 
 def block(record: ZsreRecord, answers: Answers) -> dict[str, Any]:
@@ -169,6 +177,7 @@ ZSRE = benchmark(
         recognises=lambda value: "src" in value,
         requested_rewrite=requested_rewrite,
         queries=queries,
+        asked=asked_by_metric,
         block=block,
         block_form=ZsreBlock,
         target_tokens=target_tokens,

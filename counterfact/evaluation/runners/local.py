@@ -9,6 +9,7 @@ import torch
 
 from counterfact.contracts.editors import EditorSpec
 from counterfact.core.files import disk_full
+from counterfact.evaluation.chunks import Job
 from counterfact.evaluation.runners.hand_out import Fault, hand_out
 from counterfact.evaluation.task import Prepared, Task
 from counterfact.evaluation.units import Attempts, Computed, Unit, summary_of_faults
@@ -48,6 +49,12 @@ class LocalRunner:
         self._worker.take(task)
         here = _Here(self._worker, task, units)
         yield from hand_out(here, units, Attempts(task.dataset.records, self._faults))
+
+    def job(self, task: Task) -> Job:
+        """Return what is prepared of a pass, for one who walks through it alone."""
+        if self._worker is None:
+            raise RuntimeError("expected `prepare` before `job`")
+        return self._worker.job(task.key)
 
     def report(self) -> Mapping[str, Any]:
         """See `Runner`."""

@@ -20,6 +20,7 @@ __all__ = [
     "EditStack",
     "LowRank",
     "check_edits",
+    "edited_weights",
     "load_edits",
     "low_rank_pairs",
     "merged",
@@ -182,25 +183,37 @@ def merged(lm: LM, edits: Sequence[Edit]) -> Iterator[None]:
     if any(edit.context for edit in edits):
         raise ValueError("an edit that is a text before the prompt cannot be written into weights")
     check_edits(lm, edits)
-    dtype = lm.working_dtype
+    changed = dict.fromkeys(name for edit in edits for name in edit.modules)
+    before = len(lm.written)
+    saved = {name: weight_view(lm.model, name).detach().clone() for name in changed}
+    try:
+        with torch.no_grad():
+            for name, total in edited_weights(lm, edits):
+                weight_view(lm.model, name).copy_(total)
+        lm.written.extend(edits)
+        yield
+    finally:
+        del lm.written[before:]
+        with torch.no_grad():
+            for name, weight in saved.items():
+                weight_view(lm.model, name).copy_(weight)
+
+
+def edited_weights(lm: LM, edits: Sequence[Edit]) -> Iterator[tuple[str, Tensor]]:
+    """Yield, for each module that edits change, its name and its weight with all of them, (d_in, d_out).
+
+    Sums are in float32, or float64 for a model of that dtype: nothing is rounded to the model's own dtype.
+    """
     changes: dict[str, list[Delta]] = {}
     for edit in edits:
         for delta in edit.deltas:
             changes.setdefault(delta.module, []).append(delta)
-    saved = {name: weight_view(lm.model, name).detach().clone() for name in changes}
-    try:
-        with torch.no_grad():
-            for name, deltas in changes.items():
-                weight = weight_view(lm.model, name)
-                total = weight.to(dtype, copy=True)
-                for delta in deltas:
-                    total += _whole(delta, weight.device, dtype)
-                weight.copy_(total)
-        yield
-    finally:
-        with torch.no_grad():
-            for name, before in saved.items():
-                weight_view(lm.model, name).copy_(before)
+    for name, deltas in changes.items():
+        weight = weight_view(lm.model, name).detach()
+        total = weight.to(lm.working_dtype, copy=True)
+        for delta in deltas:
+            total += _whole(delta, weight.device, lm.working_dtype)
+        yield name, total
 
 
 def _whole(delta: Delta, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -7,6 +7,8 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,11 @@ class Dense:
 Delta = LowRank | Dense
 
 
+def parts_of(delta: Delta) -> tuple[str, ...]:
+    """Return the names of a change's tensors."""
+    return ("left", "right") if isinstance(delta, LowRank) else ("weight_change",)
+
+
 @dataclass(frozen=True, eq=False)
 class Edit:
     """What an editor made of one request, or of several that share it.
@@ -94,6 +101,17 @@ class Edit:
     def modules(self) -> tuple[str, ...]:
         """Names of the modules it changes, each once, in order."""
         return tuple(dict.fromkeys(delta.module for delta in self.deltas))
+
+    @cached_property
+    def content_hash(self) -> str:
+        """sha256 over all that it changes: modules and tensors, in order, and the context."""
+        digest = sha256(self.context.encode())
+        for delta in self.deltas:
+            for part in parts_of(delta):
+                tensor = getattr(delta, part).detach().cpu().contiguous()
+                digest.update(f"\n{delta.module} {part} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                digest.update(tensor.view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def frobenius(self) -> float:
         """Return the Frobenius norm of the whole change: the root of the sum of squares over all modules.
@@ -141,7 +159,7 @@ def save_edits(path: Path, edits: Sequence[Edit], meta: Mapping[str, Any]) -> No
     for i, edit in enumerate(edits):
         deltas = []
         for j, delta in enumerate(edit.deltas):
-            parts = ("left", "right") if isinstance(delta, LowRank) else ("weight_change",)
+            parts = parts_of(delta)
             deltas.append({"module": delta.module, "parts": parts})
             for part in parts:
                 tensors[f"{i}.{j}.{part}"] = getattr(delta, part).detach().cpu().contiguous()

@@ -1,8 +1,6 @@
 """GGUF files, the format of llama.cpp, become folders that every command takes: unpacked to float32, once."""
 
-import os
 import re
-import shutil
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -17,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as library_logging
 
 from counterfact.core.errors import BadInput, Failed
-from counterfact.core.files import hash_file, one_writer, read_json, write_json
+from counterfact.core.files import hash_file, one_writer, read_json, whole_folder, write_json
 from counterfact.core.places import cache_folder
 from counterfact.lm.model.sites import layout_of
 
@@ -100,27 +98,16 @@ def convert(
     """
     _check_beginning(file)
     _check_packages()
-    folder = folder.resolve()
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
     with one_writer(_place(digest), wait=True):
         if is_conversion_of(folder, digest):
             return
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise BadInput(f"{folder} holds something else than the model of {file}; name another folder")
-        if announce is not None:
-            announce(f"converting {file} to {folder}, once")
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
-        try:
+        with whole_folder(folder, f"the model of {file}") as unfinished:
+            if announce is not None:
+                announce(f"converting {file} to {folder.resolve()}, once")
             with _quiet():
                 _write(file, unfinished)
             check_weights(unfinished, expected)
             write_json(unfinished / SOURCE, {"file": file.name, "sha256": digest})
-            _flush(unfinished)
-            if folder.exists():
-                folder.rmdir()
-            unfinished.rename(folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def check_weights(folder: Path, expected: str | None) -> None:
@@ -241,10 +228,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         library_logging.set_verbosity(level)
-
-
-def _flush(folder: Path) -> None:
-    """Bring the files of a folder to the disk."""
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())

@@ -1,12 +1,12 @@
 """Load a language model from a folder or from the Hub, with what identifies it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError
@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from counterfact.core.errors import BadInput
-from counterfact.core.files import hash_file
+from counterfact.core.files import hash_file, hash_json
 from counterfact.core.places import check_hub_name, model_place
 from counterfact.lm.model.adapting import adapt
 from counterfact.lm.model.attention_scores import ScoreChange, score_changes
@@ -52,6 +52,8 @@ class LM:
     dtype: torch.dtype
     precision: Precision = "strict"
     """Precision of float32 products, in force within a block of `packed_products`."""
+    written: list[Any] = field(default_factory=list)
+    """Edits that stand in the weights at present, put there by `merged`; copies of this object share the list."""
 
     @property
     def device(self) -> torch.device:
@@ -123,6 +125,12 @@ class LM:
         """The weights' dtype, and how their products are rounded where they are not as exact as the dtype allows."""
         dtype = str(self.dtype).removeprefix("torch.")
         return dtype if self.precision == "strict" else f"{dtype}, {self.precision} products"
+
+    @property
+    def state_hash(self) -> str:
+        """What caches are keyed by: `weights_hash`, and in a block of `merged` a hash of it and of what is written."""
+        written = [edit.content_hash for edit in self.written]
+        return hash_json([self.weights_hash, *written]) if written else self.weights_hash
 
     @property
     def identity(self) -> dict[str, str]:
@@ -219,6 +227,16 @@ def load_lm(
         raise BadInput(f"{name_or_path} cannot be loaded as a causal language model: {error}") from error
     lm = wrap_lm(model.to(device), tokenizer, name=name, revision=commit or weights_hash[:8], weights_hash=weights_hash)
     return replace(lm, precision=precision)
+
+
+def parse_arithmetic(text: str) -> tuple[Dtype, Precision]:
+    """Return the dtype of weights and the precision of products that `LM.arithmetic` says.
+
+    >>> parse_arithmetic("bfloat16"), parse_arithmetic("float32, tf32 products")
+    (('bfloat16', 'strict'), ('float32', 'tf32'))
+    """
+    dtype, _, products = text.partition(", ")
+    return cast(Dtype, dtype), cast(Precision, products.removesuffix(" products") or "strict")
 
 
 def wrap_lm(

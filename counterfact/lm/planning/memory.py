@@ -71,7 +71,8 @@ def needs(shape: Shape, plan: Plan, length: int = TEXT) -> Needs:
 
     - weights: the model; with packed products a copy of all of them, and one of layers above and output layer.
     - search: b T U (products' outputs + H + attention's weights) that gradients need, b 2K U for each prefix token,
-      b (2H + 2 inner) for each token of the whole rows, and logits.
+      b (2H + 2 inner) for each token of the whole rows, and logits; its b is 4 at least, and of narrower weights there
+      is one wide projection at a time.
     - train: 6 matrices a record, of as many records as fit into `weight_memory`.
     - score: b T (4H + 2 inner), and logits.
     - generate: b 2K L for each token of each text, b (4H + 2 inner) for each token of the prompts, and logits.
@@ -111,7 +112,9 @@ def _search(shape: Shape, plan: Plan, upper: float) -> float:
     prefix = (whole - tokens) * upper * shape.token
     below = whole * (2 * shape.width + 2 * shape.inner)
     logits = min(records * ROWS * shape.vocabulary, SEARCH_LOGITS.get(shape.device, SEARCH_LOGITS["cpu"]))
-    return shape.item * (kept + prefix + below) + 4 * records * shape.vocabulary + logits * (shape.item + 8)
+    item = max(4, shape.item)
+    wide = 0 if item == shape.item else item * shape.width * shape.vocabulary
+    return item * (kept + prefix + below) + 4 * records * shape.vocabulary + logits * (item + 8) + wide
 
 
 def _passing(shape: Shape) -> int:

@@ -1,0 +1,1 @@
+"""Judges of free generation, one file each; found by discovery."""

@@ -1,0 +1,75 @@
+"""What sequential edits keep: scores right after an edit and later, from the lines that a sequential run left.
+
+*Immediate* is each group right after its own edit; *retained* all that was edited, after so many edits more; *final*
+is retained after the last one, and is what a run's `metrics` hold.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from counterfact.contracts.benchmarks import Benchmark
+from counterfact.core.files import read_json, read_jsonl
+from counterfact.evaluation.store import CASES, counts_of
+from counterfact.statistics.summary import blocks_of, summarise
+
+IMMEDIATE = "immediate"
+"""Folder of what was measured right after each edit."""
+CONDITION = "model.json"
+"""What had become of the model, in the folder of a checkpoint."""
+Lines = Sequence[Mapping[str, Any]]
+
+
+def after(edits: int) -> str:
+    """Return the folder of what was measured after so many edits; names sort as numbers do."""
+    return f"after-{edits:08d}"
+
+
+def lines_of(folder: Path) -> Iterator[Path]:
+    """Yield every file of lines of a run, of the run itself and of a sequential run's other passes."""
+    yield folder / CASES
+    yield from sorted(folder.glob(f"*/{CASES}"))
+
+
+def sequence_of(folder: Path, benchmark: Benchmark[Any], seed: int) -> dict[str, Any]:
+    """Return the section of a run file that says what became of edits one after another.
+
+    Args:
+        folder: of a sequential run whose passes are all finished.
+        benchmark: gives the metrics.
+        seed: of the run.
+
+    Returns:
+        `immediate` (counts and metrics), `collapsed_after` (edits, or `None`), and `checkpoints`: after how many edits
+        and steps, counts and metrics of what was retained, what had become of the model, and `cohorts`: the
+        metrics of its table for the records edited since the checkpoint before each.
+    """
+    immediate = list(read_jsonl(folder / IMMEDIATE / CASES))
+    conditions = [read_json(path) for path in sorted(folder.glob(f"after-*/{CONDITION}"))]
+    place = {line["case_id"]: number for number, line in enumerate(immediate)}
+    bounds = [0, *(found["edits"] for found in conditions)]
+    checkpoints = []
+    for found in conditions:
+        path = folder / after(found["edits"]) / CASES
+        lines = list(read_jsonl(path if path.exists() else folder / CASES))
+        cohorts = []
+        for low, high in pairwise(bounds):
+            mine = [line for line in lines if low <= place[line["case_id"]] < high]
+            if high <= found["edits"]:
+                scores = _scores(mine, benchmark, seed)
+                shown = {name: scores["metrics"][name] for name in ("S", *benchmark.shown) if name in scores["metrics"]}
+                cohorts.append({"from": low + 1, "to": high, "n": len(mine), "metrics": shown})
+        checkpoints.append({**found, **_scores(lines, benchmark, seed), "cohorts": cohorts})
+    ruined = [found["edits"] for found in conditions if found["ruined"]]
+    return {
+        "immediate": _scores(immediate, benchmark, seed),
+        "collapsed_after": ruined[0] if ruined else None,
+        "checkpoints": checkpoints,
+    }
+
+
+def _scores(lines: Lines, benchmark: Benchmark[Any], seed: int) -> dict[str, Any]:
+    computed = summarise(blocks_of(lines, "post"), benchmark, seed)
+    metrics = {name: summary.as_json() for name, summary in computed.items()}
+    return {"n": counts_of(lines, "post", benchmark), "metrics": metrics}

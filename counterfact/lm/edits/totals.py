@@ -1,0 +1,59 @@
+"""Edits made one on top of the other, as one: kept as factors while these are smaller than the matrix, then as that."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from counterfact.lm.edits.edit import Delta, Dense, Edit, LowRank, parts_of
+
+NOTHING = Edit((), ())
+"""The edit that nothing was added to yet."""
+
+
+def added(total: Edit, edit: Edit) -> Edit:
+    r"""Return two edits as one, with one change for each module.
+
+    Factors of a $(d_{in}, d_{out})$ weight are kept while their rank is below $d_{in} d_{out} / (d_{in} + d_{out})$,
+    where they are smaller than the matrix. Sums are in the dtype of the changes, on their device.
+
+    Args:
+        total: what was added up so far.
+        edit: made on top of it; its context stands after the total's.
+
+    >>> one = Edit((LowRank("m", torch.ones(1, 6), torch.ones(1, 6)),), (0,))
+    >>> two = added(one, one)
+    >>> two.deltas[0].left.shape, added(two, one).deltas[0].weight_change[0, 0]
+    (torch.Size([2, 6]), tensor(3.))
+    """
+    both = Edit((*total.deltas, *edit.deltas), (*total.request_ids, *edit.request_ids))
+    deltas = tuple(_one([delta for delta in both.deltas if delta.module == name]) for name in both.modules)
+    return Edit(deltas, both.request_ids, context=total.context + edit.context)
+
+
+def multiplied_out(edit: Edit) -> Edit:
+    """Return the same edit with one change of full rank for each module, which rows of a batch share."""
+    deltas = (_whole([delta for delta in edit.deltas if delta.module == name]) for name in edit.modules)
+    return Edit(tuple(deltas), edit.request_ids, edit.diagnostics, edit.context)
+
+
+def is_finite(edit: Edit) -> bool:
+    """Return whether an edit holds numbers only."""
+    return all(bool(getattr(delta, part).isfinite().all()) for delta in edit.deltas for part in parts_of(delta))
+
+
+def _one(deltas: Sequence[Delta]) -> Delta:
+    low = [delta for delta in deltas if isinstance(delta, LowRank)]
+    d_in, d_out = deltas[0].shape
+    rank = sum(len(delta.left) for delta in low)
+    if len(low) < len(deltas) or rank * (d_in + d_out) >= d_in * d_out:
+        return _whole(deltas)
+    left, right = (torch.cat([getattr(delta, part).detach() for delta in low]) for part in ("left", "right"))
+    return LowRank(low[0].module, left, right)
+
+
+def _whole(deltas: Sequence[Delta]) -> Dense:
+    total: Tensor = deltas[0].weight_change.detach().clone()
+    for delta in deltas[1:]:
+        total += delta.weight_change.detach()
+    return Dense(deltas[0].module, total.contiguous())

@@ -1,0 +1,69 @@
+"""Pictures of many edits: which are drawn of which runs, and that what they show is there."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from counterfact.core.errors import BadInput
+from counterfact.evaluation.schedule import Schedule
+from counterfact.evaluation.store import Run
+from counterfact.leaderboard.curves import collapse, draw_curves, retention, scaling
+from tests.evaluation.test_sequential import one_after_another, remembering, ruinous
+from tests.support.evaluating import counterfact, fake_spec, run_identity
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("curves")
+
+
+@pytest.fixture(scope="module")
+def sequential(folder: Path) -> list[Run]:
+    data = counterfact(folder / "data")
+    return [one_after_another(data, folder / "a", spec) for spec in (fake_spec(ruinous), remembering())]
+
+
+@pytest.fixture(scope="module")
+def mass(folder: Path) -> list[Run]:
+    data = counterfact(folder / "more", bad=())
+    return [run_identity(data, folder / "b", generate=False, schedule=Schedule(size)) for size in (1, 2, 20)]
+
+
+def points(axes: Any) -> list[list[tuple[float, float]]]:
+    """The points of each line of a panel that has a label."""
+    return [list(zip(*bars.lines[0].get_data(), strict=True)) for bars in axes.containers]
+
+
+def test_retention_shows_every_checkpoint_and_the_collapse(sequential: list[Run]) -> None:
+    figure = retention(sequential, "title")
+    everything, first = figure.axes
+    fell, kept = ([(each["edits"], each["metrics"]["S"]["value"]) for each in run.data["sequence"]["checkpoints"]]
+                  for run in sequential)  # fmt: skip
+    there = [[point for point in line if point[1] is not None] for line in (fell, kept)]
+    assert points(everything) == [line for line in there if line]
+    assert [len(line) for line in points(first)] == [len(line) for line in there if line]
+    assert [tick.get_text() for tick in everything.get_xticklabels()] == ["2", "4", "7"]
+    assert "first 2 edited" in first.get_title(loc="left")
+
+
+def test_the_strip_marks_a_collapse(sequential: list[Run]) -> None:
+    [axes] = collapse(sequential, "title").axes
+    said = [text.get_text() for text in axes.texts]
+    assert len(said) == 5 and said[1] == "– ×" and not any("×" in text for text in (said[0], *said[2:]))
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["fake", "remembering"]
+
+
+def test_scaling_shows_each_number_of_edits_with_its_interval(mass: list[Run]) -> None:
+    axes = scaling(mass, "title").axes
+    assert [panel.get_title(loc="left") for panel in axes] == ["S", "ES", "PS", "NS"]
+    [line] = points(axes[3])
+    assert line == [(size, mass[0].data["metrics"]["NS"]["value"]) for size in (1, 2, 7)]
+
+
+def test_equal_runs_give_equal_pictures(sequential: list[Run], mass: list[Run], tmp_path: Path) -> None:
+    first, again = (draw_curves([*sequential, *mass], tmp_path / name) for name in ("a", "b"))
+    assert sorted(path.name.rpartition("-")[2] for path in first) == ["collapse.png", "retention.png", "scaling.png"]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
+    with pytest.raises(BadInput, match="nothing to draw"):
+        draw_curves(mass[:1], tmp_path / "c")
