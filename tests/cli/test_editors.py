@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
-from tests.cli.test_commands import Command, command  # noqa: F401
+from tests.support import Command
 from tests.support.models import tiny_folder
 
 
-def test_all_editors_and_one(command: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_all_editors_and_one(command: Command, tmp_path: Path) -> None:
     code, out, err = command("editors")
     assert code == 0, err
     assert "r_rome" in out and "rank-one rewrite" in out

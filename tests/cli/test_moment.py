@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from counterfact.cli._progress import Pace
-from tests.cli.test_commands import Command, command, kill_and_go_on  # noqa: F401
+from tests.cli.test_commands import kill_and_go_on
 from tests.lm.test_given_moments import published
+from tests.support import Command
 from tests.support.models import SENTENCES, tiny_folder
 
 TINY = ("second-moment", "--model", tiny_folder("gpt2"))
@@ -27,7 +28,7 @@ def texts(tmp_path: Path) -> Path:
     return tmp_path / "texts.jsonl"
 
 
-def test_all_layers_at_once(command: Command, texts: Path, cache: Path) -> None:  # noqa: F811
+def test_all_layers_at_once(command: Command, texts: Path, cache: Path) -> None:
     code, out, err = command(*TINY, "--layers", "all", "--texts", texts)
     assert code == 0, err
     assert "3 layers in 1 pass: 0.2 MB of memory for sums" in err
@@ -44,7 +45,7 @@ def test_all_layers_at_once(command: Command, texts: Path, cache: Path) -> None:
     assert "tokens/s" not in again[2]
 
 
-def test_memory_limits_the_layers_of_a_pass(command: Command, texts: Path) -> None:  # noqa: F811
+def test_memory_limits_the_layers_of_a_pass(command: Command, texts: Path) -> None:
     code, _, err = command(*TINY, "--layers", "0-2", "--texts", texts, "--max-memory", 0.001, "--max-texts", 20)
     assert (code, "3 layers in 1 pass:" in err) == (0, True)
     code, _, err = command("second-moment", "--layers", "0-5", "--max-memory", 0.02, "--max-texts", 10)
@@ -54,7 +55,7 @@ def test_memory_limits_the_layers_of_a_pass(command: Command, texts: Path) -> No
     assert "the sums of layer 1 take 0.01 GB" in err
 
 
-def test_copies_of_several_layers_go_into_a_folder(command: Command, texts: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_copies_of_several_layers_go_into_a_folder(command: Command, texts: Path, tmp_path: Path) -> None:
     asked = (*TINY, "--layers", "0,2", "--texts", texts, "--max-texts", 20)
     code, _, err = command(*asked, "--out", tmp_path / "moments.safetensors")
     assert code == 2 and "2 second moments do not go into one file" in err
@@ -72,7 +73,7 @@ def test_copies_of_several_layers_go_into_a_folder(command: Command, texts: Path
 
 
 def test_a_file_is_handed_on_and_taken_in(
-    command: Command,  # noqa: F811
+    command: Command,
     texts: Path,
     cache: Path,
     tmp_path: Path,
@@ -96,7 +97,7 @@ def test_a_file_is_handed_on_and_taken_in(
     assert code == 0, err
 
 
-def test_what_is_there_so_far(command: Command, texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_what_is_there_so_far(command: Command, texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = texts.read_text().splitlines()[1:]
     texts.write_text("\n".join(lines * 3))
     asked = (*TINY, "--layers", "0-1", "--texts", texts)
@@ -127,7 +128,7 @@ def stop_at(texts: int):  # type: ignore[no-untyped-def]
 
 @pytest.mark.soak
 def test_a_pass_killed_at_random_moments_gives_the_same_bytes(
-    command: Command,  # noqa: F811
+    command: Command,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from counterfact.cli._progress import Pace
-from tests.cli.test_commands import Command, command, dataset  # noqa: F401
+from tests.cli.test_commands import dataset  # noqa: F401
+from tests.support import Command
 from tests.support.models import SENTENCES, tiny_folder
 
 
@@ -57,7 +58,7 @@ def test_an_unknown_end_is_said() -> None:
 
 @pytest.mark.parametrize("name", ["edit", "evaluate", "sweep"])
 def test_a_second_moment_that_an_editor_waits_for_is_told_of(
-    command: Command,  # noqa: F811
+    command: Command,
     dataset: Path,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

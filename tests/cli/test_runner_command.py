@@ -12,14 +12,11 @@ from typing import Any
 import pytest
 
 from counterfact.core.files import read_json
-from tests.cli.test_commands import Command, command
-from tests.support import ROOT
+from tests.support import ROOT, Command
 from tests.support.evaluating import contents, counterfact
 from tests.support.faulty import FOLDER, write_plugin
 from tests.support.models import tiny_folder
 from tests.support.running import processes_of, records
-
-__all__ = ["command"]
 
 
 def arguments(data: Path, out: Path, plugin: Path, *more: object) -> list[str]:

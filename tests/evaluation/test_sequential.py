@@ -37,7 +37,6 @@ from counterfact.lm.edits.totals import added, multiplied_out
 from counterfact.lm.model.loading import LM, load_lm
 from counterfact.lm.model.sites import weight_view
 from counterfact.lm.moments.second_moment import SecondMoment
-from tests.editors.test_mass_edits import Golden
 from tests.evaluation.test_harness import naive_nll
 from tests.support import ROOT
 from tests.support.evaluating import (
@@ -50,6 +49,7 @@ from tests.support.evaluating import (
     options,
     run_fake,
 )
+from tests.support.many_edits import ManyEdits
 from tests.support.models import tiny_lm
 
 PAIRS = Schedule(2, sequential=True, measure_after=(1, 4))
@@ -176,7 +176,7 @@ def test_another_order_edits_the_same_records_otherwise(dataset: Dataset, tmp_pa
 
 def test_repeated_memit_keeps_what_the_reference_keeps(real_data: Path, tmp_path: Path) -> None:
     """Three groups of four genuine requests: after each, all that were edited so far score as in the authors' code."""
-    golden = Golden(real_data / "golden")
+    golden = ManyEdits(real_data / "golden")
     editor, _, _, _ = golden.run("memit", "rep0_")
     runs = [golden.run("memit", f"rep{step}_")[3] for step in range(3)]
     by_id = {one["case_id"]: one for one in golden.given["requests"]}
