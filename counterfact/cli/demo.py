@@ -127,7 +127,7 @@ def _demo_embedded(out: Path, model: str, limit: int, seed: int, *, hypernetwork
         asked = ["--dataset", many, "--model", model, "--limit", limit, "--no-generate", "--seed", seed]
         asked += ["--out", out / "many-edits"]
         run_command("evaluate", *asked, "--editor", "memit", "--edits-at-once", limit)
-        run_command("evaluate", *asked, "--editor", "rome", "--sequential")
+        run_command("evaluate", *asked, "--editor", "rome", "--sequential", "--measure-after", "10,30,100")
         run_command("curves", out / "many-edits", "--out", out / "curves")
     with budget.stage("tables, picture and page"):
         _step(f"counterfact summarize {out}/results; counterfact leaderboard build {out}/results --out {out}/site")
