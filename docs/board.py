@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from counterfact.evaluation.tables import Cell, Row, Table, to_markdown
+from counterfact.evaluation.tables import Row, Table, entry_cells, to_markdown
 
 BOARD = Path(__file__).resolve().parent.parent / "data" / "board"
 
@@ -28,9 +27,11 @@ def board_table(name: str, editors: Sequence[str] = ()) -> str:
         (group, tuple(column for column in columns if first["metrics"].get(column, {}).get("value") is not None))
         for group, columns in benchmark.columns
     ]
-    rows = [Row(f"{first['model']['name']} (unedited)", _cells(first["pre"]), str(first["n"]["unedited"]["scored"]))]
+    rows = [
+        Row(f"{first['model']['name']} (unedited)", entry_cells(first["pre"]), str(first["n"]["unedited"]["scored"]))
+    ]
     for run in sorted(runs, key=lambda run: -run["metrics"]["S"]["value"]):
-        rows.append(Row(run["editor"]["name"], _cells(run["metrics"]), str(run["n"]["scored"])))
+        rows.append(Row(run["editor"]["name"], entry_cells(run["metrics"]), str(run["n"]["scored"])))
     return to_markdown(
         Table(
             title=f"{first['dataset']['name']}, {first['model']['name']}@{first['model']['revision']}",
@@ -40,12 +41,3 @@ def board_table(name: str, editors: Sequence[str] = ()) -> str:
             note="x100, with the 95 % interval",
         )
     ).rstrip()
-
-
-def _cells(metrics: dict[str, Any]) -> dict[str, Cell]:
-    return {
-        name: Cell(
-            entry["value"], entry["low"], entry["high"], decimals=2 if entry["unit"].startswith("entropy") else 1
-        )
-        for name, entry in metrics.items()
-    }

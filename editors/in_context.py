@@ -9,9 +9,9 @@ ask for.
 
 from collections.abc import Sequence
 
-from counterfact.contracts.editors import Edited, Editor, Failure, Group, Resources, editor
+from counterfact.contracts.editors import Edited, Editor, Group, Resources, editor
 from counterfact.core.settings import Settings
-from counterfact.editing.batches import encode_group
+from counterfact.editing.batches import encode_group, failures_of
 from counterfact.editing.requests import encode
 from counterfact.lm.edits.edit import Edit
 from counterfact.lm.model.loading import LM
@@ -45,7 +45,7 @@ def prepare(lm: LM, _settings: InContextSettings, _resources: Resources) -> Edit
         if added + longest > lm.max_length:
             reason = f"the facts take {added} tokens, their longest prompt {longest}, the model at most {lm.max_length}"
             failed.update(dict.fromkeys(encoded, reason))
-        failures = tuple(Failure(group[i].id, failed[i]) for i in sorted(failed))
+        failures = failures_of(group, failed)
         if len(failures) == len(group):
             return Edited(None, failures)
         ids = tuple(request.id for request in kept)

@@ -41,10 +41,8 @@ class Prune(MassEditor):
     def finish(self, edits: Sequence[Edit], /) -> Edit:
         """Return the edit that takes the place of all the edits made; see `contracts.editors.Finishing`."""
         ids = tuple(number for edit in edits for number in edit.request_ids)
-        changes: dict[str, list[Delta]] = {}
-        for delta in (delta for edit in edits for delta in edit.deltas):
-            changes.setdefault(delta.module, []).append(delta)
-        whole = Edit(tuple(self._restrained(name, mine) for name, mine in changes.items()), ids)
+        together = Edit(tuple(delta for edit in edits for delta in edit.deltas), ids)
+        whole = Edit(tuple(self._restrained(*changes) for changes in together.by_module.items()), ids)
         return replace(whole, diagnostics={"update_frobenius": whole.frobenius()})
 
     def _restrained(self, module: str, mine: Sequence[Delta]) -> Delta:

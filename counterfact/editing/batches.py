@@ -67,6 +67,11 @@ def encode_group(group: Group, encode: Callable[[Request], E]) -> tuple[dict[int
     return encoded, failed
 
 
+def failures_of(group: Group, failed: Mapping[int, str]) -> tuple[Failure, ...]:
+    """Return why requests of a group failed, in their order; `failed` has the reasons by place in the group."""
+    return tuple(Failure(group[i].id, failed[i]) for i in sorted(failed))
+
+
 def cut(
     items: Mapping[int, E], size: Callable[[E], int], tokens: int, most: int | None = None, padded: bool = True
 ) -> list[list[int]]:

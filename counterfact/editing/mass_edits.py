@@ -21,12 +21,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from counterfact.contracts.editors import Edited, Engine, Failure, Group, Resources, State, check_layer
+from counterfact.contracts.editors import Edited, Engine, Group, Resources, State, check_layer
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json
 from counterfact.core.settings import Settings
 from counterfact.editing import plain
-from counterfact.editing.batches import cut, encode_group
+from counterfact.editing.batches import cut, encode_group, failures_of
 from counterfact.editing.contexts import word_templates
 from counterfact.editing.key_states import KeyStates
 from counterfact.editing.requests import Encoded, encode
@@ -169,7 +169,7 @@ class MassEditor:
                     written, keys = self._write(states, torch.stack([wanted[i] for i in kept]).double(), past)
             except ArithmeticError as error:
                 failed.update(dict.fromkeys(kept, f"the group's closed form has no solution: {error}"))
-        failures = tuple(Failure(group[i].id, failed[i]) for i in sorted(failed))
+        failures = failures_of(group, failed)
         if not written:
             return Edited(None, failures), {}
         edit = Edit(tuple(map(self.revise, written)), tuple(group[i].id for i in kept))

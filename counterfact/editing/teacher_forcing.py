@@ -8,8 +8,8 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from counterfact.contracts.editors import Edited, Failure, Group
-from counterfact.editing.batches import encode_group
+from counterfact.contracts.editors import Edited, Group
+from counterfact.editing.batches import encode_group, failures_of
 from counterfact.editing.requests import Encoded, encode
 from counterfact.editing.values import DescentSettings
 from counterfact.lm.edits.edit import Delta, Edit
@@ -152,5 +152,5 @@ class GroupTraining(Generic[B]):
             if not all(map(math.isfinite, edit.diagnostics.values())):
                 steps, loss = edit.diagnostics["steps"], edit.diagnostics["loss"]
                 failed.update(dict.fromkeys(encoded, f"the loss became {loss} at forward pass {steps:.0f}"))
-        failures = tuple(Failure(group[i].id, failed[i]) for i in sorted(failed))
+        failures = failures_of(group, failed)
         return Edited(None if len(failures) == len(group) else made[0], failures)

@@ -55,8 +55,4 @@ def is_yes(reply: str | None, end: str = "") -> bool | None:
 
 def _prompt(lm: LM, exchange: Exchange) -> str:
     text = PROMPT.format(**exchange._asdict())
-    if lm.tokenizer.chat_template is None:
-        return text
-    turn = [{"role": "user", "content": text}]
-    whole = str(lm.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
-    return whole.removeprefix(lm.decode(lm.encoding.start))  # which stands before every prompt anyway
+    return text if lm.tokenizer.chat_template is None else lm.encoding.in_chat(text)

@@ -204,11 +204,8 @@ def edited_weights(lm: LM, edits: Sequence[Edit]) -> Iterator[tuple[str, Tensor]
 
     Sums are in float32, or float64 for a model of that dtype: nothing is rounded to the model's own dtype.
     """
-    changes: dict[str, list[Delta]] = {}
-    for edit in edits:
-        for delta in edit.deltas:
-            changes.setdefault(delta.module, []).append(delta)
-    for name, deltas in changes.items():
+    together = Edit(tuple(delta for edit in edits for delta in edit.deltas), ())
+    for name, deltas in together.by_module.items():
         weight = weight_view(lm.model, name).detach()
         total = weight.to(lm.working_dtype, copy=True)
         for delta in deltas:

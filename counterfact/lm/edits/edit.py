@@ -102,6 +102,14 @@ class Edit:
         """Names of the modules it changes, each once, in order."""
         return tuple(dict.fromkeys(delta.module for delta in self.deltas))
 
+    @property
+    def by_module(self) -> dict[str, list[Delta]]:
+        """The changes of each module, in order."""
+        found: dict[str, list[Delta]] = {}
+        for delta in self.deltas:
+            found.setdefault(delta.module, []).append(delta)
+        return found
+
     @cached_property
     def content_hash(self) -> str:
         """sha256 over all that it changes: modules and tensors, in order, and the context."""
@@ -120,7 +128,7 @@ class Edit:
         >>> Edit((LowRank("m", u, v), Dense("n", torch.full((3, 3), 4.0))), (0,)).frobenius()
         13.0
         """
-        changes = ([d.weight_change.double() for d in self.deltas if d.module == name] for name in self.modules)
+        changes = ([delta.weight_change.double() for delta in mine] for mine in self.by_module.values())
         return math.sqrt(sum(float(torch.stack(parts).sum(0).square().sum()) for parts in changes))
 
 

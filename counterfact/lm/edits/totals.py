@@ -27,14 +27,12 @@ def added(total: Edit, edit: Edit) -> Edit:
     (torch.Size([2, 6]), tensor(3.))
     """
     both = Edit((*total.deltas, *edit.deltas), (*total.request_ids, *edit.request_ids))
-    deltas = tuple(_one([delta for delta in both.deltas if delta.module == name]) for name in both.modules)
-    return Edit(deltas, both.request_ids, context=total.context + edit.context)
+    return Edit(tuple(map(_one, both.by_module.values())), both.request_ids, context=total.context + edit.context)
 
 
 def multiplied_out(edit: Edit) -> Edit:
     """Return the same edit with one change of full rank for each module, which rows of a batch share."""
-    deltas = (_whole([delta for delta in edit.deltas if delta.module == name]) for name in edit.modules)
-    return Edit(tuple(deltas), edit.request_ids, edit.diagnostics, edit.context)
+    return Edit(tuple(map(_whole, edit.by_module.values())), edit.request_ids, edit.diagnostics, edit.context)
 
 
 def is_finite(edit: Edit) -> bool:
