@@ -15,10 +15,10 @@ from counterfact.core.files import one_writer, read_json, read_jsonl, write_json
 from counterfact.core.provenance import code_identity
 from counterfact.core.records import BadRecord
 from counterfact.core.settings import Resolved
-from counterfact.evaluation.chunks import Job
 from counterfact.evaluation.environment import Account, describe, peak_memory, seconds_by_stage
 from counterfact.evaluation.folder import TIMINGS, UNFINISHED, begin, clear, disk_full_is_said, walk
 from counterfact.evaluation.identity import Trial, check_unmoved, editor_identity, trial_of
+from counterfact.evaluation.job import Job
 from counterfact.evaluation.known import known_records
 from counterfact.evaluation.options import Options
 from counterfact.evaluation.rescore import fill_texts, rescore

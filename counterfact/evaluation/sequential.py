@@ -21,10 +21,11 @@ from counterfact.core.files import disk_full, read_json, read_jsonl, write_json
 from counterfact.core.records import BadRecord, Record, Request
 from counterfact.core.seeds import derive_seed
 from counterfact.evaluation.checkpoint import Checkpoints, Progressed
-from counterfact.evaluation.chunks import Attempt, Job, Outcome, reason_of, run_under
+from counterfact.evaluation.chunks import Attempt, Outcome, reason_of, run_under
 from counterfact.evaluation.condition import condition
 from counterfact.evaluation.environment import Account
 from counterfact.evaluation.folder import walk
+from counterfact.evaluation.job import Job
 from counterfact.evaluation.retention import CONDITION, IMMEDIATE, after
 from counterfact.evaluation.store import CASES
 from counterfact.evaluation.units import Computed, Unit, units_of

@@ -8,8 +8,9 @@ import torch
 
 from counterfact.contracts.editors import EDITORS, Editor, EditorSpec, provenance, seen_in_training
 from counterfact.core.records import BadRecord
-from counterfact.evaluation.chunks import Job, run_chunk
+from counterfact.evaluation.chunks import run_chunk
 from counterfact.evaluation.environment import machine, peak_memory
+from counterfact.evaluation.job import Job
 from counterfact.evaluation.task import ModelSource, Prepared, Task
 from counterfact.evaluation.text_metrics import TextScorer
 from counterfact.evaluation.units import Computed, Unit

@@ -349,7 +349,7 @@ def test_generation_that_raises_costs_its_record(
             raise RuntimeError("no sampler")
         return generate(lm, prompts, *args, **more)
 
-    monkeypatch.setattr("counterfact.evaluation.chunks.generate", fails)
+    monkeypatch.setattr("counterfact.evaluation.asking.generate", fails)
     run = run_fake(dataset, tmp_path)
     assert run.cases[2]["error"] == {"stage": "generate", "reason": "RuntimeError: no sampler"}
     assert run.data["n"]["failed"] == 2

@@ -9,7 +9,7 @@ import torch
 
 from counterfact.contracts.editors import EditorSpec
 from counterfact.core.files import disk_full
-from counterfact.evaluation.chunks import Job
+from counterfact.evaluation.job import Job
 from counterfact.evaluation.runners.hand_out import Fault, hand_out
 from counterfact.evaluation.task import Prepared, Task
 from counterfact.evaluation.units import Attempts, Computed, Unit, summary_of_faults
