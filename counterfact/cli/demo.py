@@ -135,6 +135,7 @@ def _demo_embedded(out: Path, model: str, limit: int, seed: int, *, hypernetwork
         page = write_board(out / "results", out / "site")
     console.print(budget.table())
     console.print(f"\nThe ranking as a picture: {page.with_name('ranking.png')}; as a page: {page}", style="bold")
+    console.print(f"What is left of many edits, in pictures: {out / 'curves'}", style="bold")
 
 
 def _demo_real(out: Path, model: str, limit: int, seed: int, *, generate: bool) -> None:

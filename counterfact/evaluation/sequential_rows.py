@@ -10,10 +10,8 @@ from counterfact.evaluation.store import Run
 from counterfact.evaluation.tables import Cell, Row, Table, decimals_of, entry_cells, scored_of
 from counterfact.statistics.intervals import mean_interval
 
-NOTE = (
-    "final: all facts, after the last edit; immediate: each fact, right after its own edit; over orders: the mean of "
-    "several orders of the same facts, with the interval over orders"
-)
+NOTE = "final: all facts, after the last edit; immediate: each fact, right after its own edit"
+ORDERS_NOTE = "over orders: the mean of several orders of the same facts, with the interval over orders"
 COLUMNS = ("edits", "S", "perplexity", "KL", "known", "norm", "spectral", "shift")
 CONDITION_NOTE = (
     "S of the facts edited so far, x100; perplexity of plain texts, as a multiple of the unedited model's; KL of next "
@@ -41,6 +39,12 @@ def sequential_rows(runs: Sequence[Run], section: int) -> list[Row]:
                 cells = _over_orders([read(run)["metrics"] for run in orders])
                 rows.append(Row(f"{label}, {name}, over orders", cells, f"{len(orders)} orders", section))
     return rows
+
+
+def notes_of(runs: Sequence[Run]) -> list[str]:
+    """Return what the rows of sequential runs must be explained by."""
+    several = any(run.data["protocol"]["schedule"]["order"] for run in runs)
+    return [NOTE, ORDERS_NOTE] if several else [NOTE]
 
 
 def condition_table(runs: Sequence[Run], title: str) -> Table:

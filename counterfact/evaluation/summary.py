@@ -16,7 +16,7 @@ from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json
 from counterfact.evaluation.paper import PaperRow, Published, paper_rows
 from counterfact.evaluation.schedule import alike, in_words
-from counterfact.evaluation.sequential_rows import NOTE, condition_table, sequential_rows
+from counterfact.evaluation.sequential_rows import condition_table, notes_of, sequential_rows
 from counterfact.evaluation.store import Run
 from counterfact.evaluation.tables import (
     Cell,
@@ -166,7 +166,7 @@ def _table(runs: Sequence[Run], paper: str | None) -> Table:
         groups=benchmark.columns,
         rows=tuple(rows),
         notation=benchmark.notation,
-        note="; ".join([note, *([NOTE] if sequential else []), *_other_units(benchmark), *_not_taken(runs)]),
+        note="; ".join([note, *(notes_of(runs) if sequential else []), *_other_units(benchmark), *_not_taken(runs)]),
     )
 
 
