@@ -22,14 +22,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from counterfact.contracts.editors import Editor, Resources, editor
+from counterfact.contracts.editors import Editor, Resources
 from counterfact.core.errors import BadInput
 from counterfact.editing.mass_edits import (
-    ENGINES,
     MassSettings,
     SequentialMassEditor,
     layer_moments,
-    takes_second_moments,
+    mass_editor,
 )
 from counterfact.lm.model.loading import LM
 from counterfact.lm.moments.second_moment import SecondMoment
@@ -136,14 +135,11 @@ def null_space_factor(keys: Tensor, ridge: float) -> Tensor:
     return found
 
 
-@editor(
+@mass_editor(
     "alphaedit",
     AlphaEditSettings,
     paper=ALPHAEDIT,
     summary="many facts, batch after batch, written only where ordinary text has no keys",
-    most_at_once=None,
-    engines=ENGINES,
-    second_moments=takes_second_moments,
 )
 def prepare(lm: LM, settings: AlphaEditSettings, resources: Resources) -> Editor:
     """AlphaEdit, in exact projections where the authors' code has those of float32."""

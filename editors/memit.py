@@ -25,15 +25,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from counterfact.contracts.editors import Editor, Resources, editor
+from counterfact.contracts.editors import Editor, Resources
 from counterfact.editing.mass_edits import (
-    ENGINES,
     MassEditor,
     MassSettings,
     SequentialMassEditor,
     Writer,
     layer_moments,
-    takes_second_moments,
+    mass_editor,
 )
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.sites import weight_shape
@@ -105,43 +104,34 @@ def memit_writer(lm: LM, settings: MemitSettings, resources: Resources) -> tuple
     return write, {**facts, "moment_weight": weight}
 
 
-@editor(
+@mass_editor(
     "memit",
     MemitSettings,
     paper=MEMIT,
     summary="many facts at once: ridge regression spread over several MLPs",
-    most_at_once=None,
-    engines=ENGINES,
-    second_moments=takes_second_moments,
 )
 def prepare(lm: LM, settings: MemitSettings, resources: Resources) -> Editor:
     """MEMIT, as the authors' code has it; one batch knows nothing of those before it but their weights."""
     return MassEditor.of(lm, settings, resources, *memit_writer(lm, settings, resources))
 
 
-@editor(
+@mass_editor(
     "memit_seq",
     MemitSettings,
     paper=ALPHAEDIT,
     summary="MEMIT batch after batch, with the keys of earlier batches counted beside those of ordinary text",
     settings_folder="memit",
-    most_at_once=None,
-    engines=ENGINES,
-    second_moments=takes_second_moments,
 )
 def prepare_sequential(lm: LM, settings: MemitSettings, resources: Resources) -> Editor:
     """MEMIT_seq: MEMIT with a memory."""
     return SequentialMassEditor.of(lm, settings, resources, *memit_writer(lm, settings, resources))
 
 
-@editor(
+@mass_editor(
     "emmet",
     EmmetSettings,
     paper=EMMET,
     summary="many facts at once by equality, softened where there are several: MEMIT with another weight",
-    most_at_once=None,
-    engines=ENGINES,
-    second_moments=takes_second_moments,
 )
 def prepare_emmet(lm: LM, settings: EmmetSettings, resources: Resources) -> Editor:
     """EMMET: exact for one request, and not for two."""

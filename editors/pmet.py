@@ -24,9 +24,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from counterfact.contracts.editors import Editor, Resources, editor
+from counterfact.contracts.editors import Editor, Resources
 from counterfact.editing import plain
-from counterfact.editing.mass_edits import Goal, MassEditor, takes_second_moments
+from counterfact.editing.mass_edits import Goal, MassEditor, mass_editor
 from counterfact.editing.requests import Encoded
 from counterfact.editing.values import SearchSettings, Targets
 from counterfact.lm.model.hooks import Site, Tape, hooked
@@ -125,13 +125,12 @@ def is_said(log_p: Tensor, record: Encoded) -> bool:
     return bool((torch.stack(likeliest) == target).all())
 
 
-@editor(
+@mass_editor(
     "pmet",
     PmetSettings,
     paper=PAPER,
     summary="MEMIT with values found at the outputs of one attention and one MLP together",
-    most_at_once=None,
-    second_moments=takes_second_moments,
+    engines=("batched",),
 )
 def prepare(lm: LM, settings: PmetSettings, resources: Resources) -> Editor:
     """PMET, MLPs only, as the authors' settings have it; its search takes one record at a time."""

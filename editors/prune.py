@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from counterfact.contracts.editors import Editor, Resources, editor
-from counterfact.editing.mass_edits import ENGINES, MassEditor, takes_second_moments
+from counterfact.contracts.editors import Editor, Resources
+from counterfact.editing.mass_edits import MassEditor, mass_editor
 from counterfact.lm.edits.edit import Delta, Dense, Edit, LowRank
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.sites import weight_view
@@ -90,30 +90,24 @@ def _prepare(lm: LM, settings: MemitSettings, resources: Resources, twice: bool)
     return Prune.of(lm, settings, resources, write, facts, limits=limits, twice=twice)
 
 
-@editor(
+@mass_editor(
     "prune",
     MemitSettings,
     paper=PAPER,
     summary="MEMIT batch after batch; at the end the whole change is held to the size of the weight",
     settings_folder="memit",
-    most_at_once=None,
-    engines=ENGINES,
-    second_moments=takes_second_moments,
 )
 def prepare(lm: LM, settings: MemitSettings, resources: Resources) -> Editor:
     """PRUNE: the restrained change on the weight as it was."""
     return _prepare(lm, settings, resources, twice=False)
 
 
-@editor(
+@mass_editor(
     "prune_as_published",
     MemitSettings,
     paper=PAPER,
     summary="PRUNE with a fault of the published code, which counts every edit twice",
     settings_folder="memit",
-    most_at_once=None,
-    engines=ENGINES,
-    second_moments=takes_second_moments,
 )
 def prepare_as_published(lm: LM, settings: MemitSettings, resources: Resources) -> Editor:
     """PRUNE as AlphaEdit's code has it: the restrained change on the weight as it was edited."""

@@ -15,8 +15,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from counterfact.contracts.editors import Editor, Resources, editor
-from counterfact.editing.mass_edits import ENGINES, MassEditor, takes_second_moments
+from counterfact.contracts.editors import Editor, Resources
+from counterfact.editing.mass_edits import MassEditor, mass_editor
 from counterfact.lm.edits.edit import Dense, LowRank
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.sites import weight_view
@@ -54,15 +54,12 @@ def keep_largest(change: Tensor, weight: Tensor, kept: float) -> Tensor:
     return torch.where(ratio >= smallest, change, 0)
 
 
-@editor(
+@mass_editor(
     "rect",
     RectSettings,
     paper=PAPER,
     summary="MEMIT, keeping the two fifths of each change that move their weights most",
     settings_folder="memit",
-    most_at_once=None,
-    engines=ENGINES,
-    second_moments=takes_second_moments,
 )
 def prepare(lm: LM, settings: RectSettings, resources: Resources) -> Editor:
     """RECT; nothing is remembered from one group to the next."""

@@ -15,13 +15,13 @@ R. Methods differ by their writers; some also by their `Goal`, by what is kept o
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from counterfact.contracts.editors import Edited, Engine, Group, Resources, State, check_layer
+from counterfact.contracts.editors import Edited, Editor, Engine, Group, Resources, State, check_layer, editor
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json
 from counterfact.core.settings import Settings
@@ -42,7 +42,6 @@ from counterfact.lm.model.sites import Layout
 from counterfact.lm.moments.second_moment import SecondMoment
 from counterfact.lm.planning.batch_plan import Plan, in_halves
 
-ENGINES: tuple[Engine, ...] = ("batched", "plain")
 WORDS = ("The", "Therefore", "Because", "I", "You")
 """Words that context texts begin with."""
 CONTEXT_LENGTH = 10
@@ -50,6 +49,7 @@ CONTEXT_LENGTH = 10
 KEYS = "keys."
 """Before the layer, in the names of a state's tensors."""
 
+S = TypeVar("S", bound="MassSettings")
 Find = Callable[[LM, Sequence[Encoded], int, Any], Targets]
 """The model, requests, the last edited layer and settings -> what is wanted there."""
 Writer = Callable[[int, Tensor, Tensor], Tensor]
@@ -256,6 +256,23 @@ def layer_moments(
     return moments, {"second_moments": {str(layer): moment.provenance for layer, moment in moments.items()}}
 
 
-def takes_second_moments(_settings: MassSettings) -> bool:
-    """They always do."""
-    return True
+def mass_editor(
+    name: str,
+    settings: type[S],
+    *,
+    paper: str,
+    summary: str,
+    settings_folder: str | None = None,
+    engines: tuple[Engine, ...] = ("batched", "plain"),
+) -> Callable[[Callable[[LM, S, Resources], Editor]], Callable[[LM, S, Resources], Editor]]:
+    """Register an editor of groups of any size that takes second moments; see `contracts.editors.editor`."""
+    return editor(
+        name,
+        settings,
+        paper=paper,
+        summary=summary,
+        settings_folder=settings_folder,
+        most_at_once=None,
+        engines=engines,
+        second_moments=lambda _: True,
+    )
