@@ -15,6 +15,7 @@ from counterfact.cli import (
     edit,
     editors,
     evaluate,
+    export,
     fetch_model,
     known,
     leaderboard,
@@ -44,7 +45,7 @@ app = typer.Typer(
 for room in (
     *(build, snapshot, data, audit, push),
     *(fetch_model, moment, train, editors, edit, evaluate, summarize, compare),
-    *(lm_eval, known, trace, sweep, leaderboard, many_edits),
+    *(export, lm_eval, known, trace, sweep, leaderboard, many_edits),
 ):
     room.register(app)
 app.command()(demo)
