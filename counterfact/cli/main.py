@@ -15,7 +15,6 @@ from counterfact.cli import (
     edit,
     editors,
     evaluate,
-    export,
     fetch_model,
     known,
     leaderboard,
@@ -23,6 +22,7 @@ from counterfact.cli import (
     many_edits,
     moment,
     push,
+    save_edited,
     snapshot,
     summarize,
     sweep,
@@ -45,7 +45,7 @@ app = typer.Typer(
 for room in (
     *(build, snapshot, data, audit, push),
     *(fetch_model, moment, train, editors, edit, evaluate, summarize, compare),
-    *(export, lm_eval, known, trace, sweep, leaderboard, many_edits),
+    *(save_edited, lm_eval, known, trace, sweep, leaderboard, many_edits),
 ):
     room.register(app)
 app.command()(demo)

@@ -1,4 +1,4 @@
-"""`counterfact export`: an edited model for other programs, as a whole model or as a LoRA adapter, and on the Hub."""
+"""`counterfact save-edited`: an edited model for other programs, as a whole model or as a LoRA adapter, and on the Hub."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,10 +13,10 @@ from counterfact.core.files import canonical_json, check_no_content
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("export")(export)
+    app.command("save-edited")(save_edited)
 
 
-def export(
+def save_edited(
     edited: Annotated[Path, typer.Argument(help="A run, a file of `edit --save`, or an adapter's folder.")],
     record: Annotated[
         list[int] | None,
@@ -46,7 +46,7 @@ def export(
     Of edits one after another the sum is taken. Several edits are written together. A card says what was edited, and
     that it is false by design; the token for `--push` is the one of `hf auth login`, or HF_TOKEN.
 
-    Example: `counterfact export results/counterfact-multi@1/gpt2-xl@15ea56d/memit-3f9c21ab --record 0
+    Example: `counterfact save-edited results/counterfact-multi@1/gpt2-xl@15ea56d/memit-3f9c21ab --record 0
     --save-adapter adapter --push org/gpt2-xl-edited`
     """
     from counterfact import save_adapter as write_adapter  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""`counterfact export`: edits of runs and files, for transformers, for peft, and on a Hub."""
+"""`counterfact save-edited`: edits of runs and files, for transformers, for peft, and on a Hub."""
 
 import json
 from pathlib import Path
@@ -34,9 +34,9 @@ def runs(folder: Path, schedule: Schedule) -> Run:
 
 def test_a_mass_edit_of_a_run_as_an_adapter_and_on_a_hub(command: Command, tmp_path: Path) -> None:
     lm, model, run = tiny_lm("gpt2", "float32"), ("--model", tiny_folder("gpt2")), runs(tmp_path, Schedule(3))
-    code, _, err = command("export", run.folder, "--save-adapter", tmp_path / "adapter", *model)
+    code, _, err = command("save-edited", run.folder, "--save-adapter", tmp_path / "adapter", *model)
     assert code == 2 and "say whose is meant: --record 0" in err
-    code, out, err = command("export", run.folder, "--record", 1, "--save-adapter", tmp_path / "adapter", *model)
+    code, out, err = command("save-edited", run.folder, "--record", 1, "--save-adapter", tmp_path / "adapter", *model)
     assert code == 0 and "an adapter, of which 0.0% at most is left out; 3 facts" in out, err
     edit, adapter = edit_of_run(lm, run, 1), load_adapter(tmp_path / "adapter", lm)
     assert adapter.request_ids == edit.request_ids == (0, 1, 2)
@@ -64,17 +64,17 @@ def test_a_mass_edit_of_a_run_as_an_adapter_and_on_a_hub(command: Command, tmp_p
 def test_a_sequential_run_is_exported_as_one_model_and_a_file_too(command: Command, tmp_path: Path) -> None:
     lm, model = tiny_lm("gpt2", "float32"), ("--model", tiny_folder("gpt2"))
     run = runs(tmp_path, Schedule(2, sequential=True, measure_after=(4,)))
-    code, _, err = command("export", run.folder, "--record", 1, "--save-model", tmp_path / "edited", *model)
+    code, _, err = command("save-edited", run.folder, "--record", 1, "--save-model", tmp_path / "edited", *model)
     assert code == 2 and "leave out --record" in err
-    code, out, err = command("export", run.folder, "--save-model", tmp_path / "edited", "--json", *model)
+    code, out, err = command("save-edited", run.folder, "--save-model", tmp_path / "edited", "--json", *model)
     assert code == 0, err
     assert json.loads(out[out.index("{") :])["facts"] == 6
     kept = next((run.folder / "edits").glob("edits-*.safetensors"))
-    code, out, err = command("export", kept, "--save-model", tmp_path / "same", *model)
+    code, out, err = command("save-edited", kept, "--save-model", tmp_path / "same", *model)
     assert code == 0 and "same: an edited model; 6 facts" in out.replace("\n", ""), err
     one, other = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("edited", "same"))
     with torch.no_grad():
         assert torch.equal(one(ids(lm, 2)).logits, other(ids(lm, 2)).logits)
         assert not torch.equal(one(ids(lm, 2)).logits, lm.model(ids(lm, 2)).logits)
-    code, _, err = command("export", kept, *model)
+    code, _, err = command("save-edited", kept, *model)
     assert code == 2 and "give either --save-model or --save-adapter" in err
