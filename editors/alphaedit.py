@@ -122,6 +122,7 @@ def _eigenvectors(matrix: Tensor) -> dict[str, Tensor]:
 @mass_editor(
     "alphaedit",
     AlphaEditSettings,
+    title="AlphaEdit",
     paper=ALPHAEDIT,
     summary="many facts, batch after batch, written only where ordinary text has no keys",
 )

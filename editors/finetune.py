@@ -200,7 +200,7 @@ class Finetune:
         return Edit((Dense(self._module, trained.change),), (request.id,), diagnostics)
 
 
-@editor("ft", FinetuneSettings, paper=PAPER, summary="fine-tunes one MLP weight by Adam", engines=ENGINES)
+@editor("ft", FinetuneSettings, title="FT", paper=PAPER, summary="fine-tunes one MLP weight by Adam", engines=ENGINES)
 def prepare(lm: LM, settings: FinetuneSettings, resources: Resources) -> Editor:
     """Fine-tuning without a constraint."""
     check_layer(settings.layer, lm)
@@ -210,6 +210,7 @@ def prepare(lm: LM, settings: FinetuneSettings, resources: Resources) -> Editor:
 @editor(
     "ft_l",
     BoxedFinetuneSettings,
+    title="FT+L",
     paper=PAPER,
     summary="FT within a box around the original weights",
     engines=ENGINES,

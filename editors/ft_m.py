@@ -82,6 +82,7 @@ class GroupFinetune:
 @editor(
     "ft_m",
     GroupFinetuneSettings,
+    title="FT-M",
     paper=PAPER,
     summary="fine-tunes one MLP weight on many facts by Adam",
     most_at_once=None,

@@ -15,6 +15,8 @@ class IdentitySettings(Settings):
 @editor(
     "identity",
     IdentitySettings,
+    title="No edit",
+    control=True,
     paper="",
     summary="no change; the floor that every editor is compared with",
     most_at_once=None,

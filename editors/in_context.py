@@ -28,6 +28,8 @@ class InContextSettings(Settings):
 @editor(
     "in_context",
     InContextSettings,
+    title="In context",
+    control=True,
     paper=PAPER,
     summary="no change of weights: the new facts stand before every prompt",
     most_at_once=None,

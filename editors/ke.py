@@ -58,7 +58,9 @@ class Conditioner(nn.Module):
         return a_columns, a_rows.softmax(1), b_columns, b_rows.softmax(1), eta.sigmoid()
 
 
-@hypernetwork("ke", KeSettings, paper=PAPER, summary="reads the edit by an LSTM and scales and shifts the gradient")
+@hypernetwork(
+    "ke", KeSettings, title="KE", paper=PAPER, summary="reads the edit by an LSTM and scales and shifts the gradient"
+)
 class Ke(Hypernetwork):
     r"""$W \mathrel{+}= m \sigma(\eta) (G \odot A + B)$ with the gradient $G = \sum_t x_t^\top g_t$ and m = `max_scale`.
 

@@ -196,7 +196,13 @@ class KnowledgeNeurons:
         return Edit(tuple(deltas), (request.id,), {"neurons": float(chosen.sum())})
 
 
-@editor("kn", KnSettings, paper=PAPER, summary="rewrites the outputs of the neurons that the answer depends on most")
+@editor(
+    "kn",
+    KnSettings,
+    title="KN",
+    paper=PAPER,
+    summary="rewrites the outputs of the neurons that the answer depends on most",
+)
 def prepare(lm: LM, settings: KnSettings, resources: Resources) -> Editor:
     """Knowledge neurons."""
     return KnowledgeNeurons(lm, settings, resources.plan_for(lm))

@@ -107,6 +107,7 @@ class Lora:
 @editor(
     "lora",
     LoraSettings,
+    title="LoRA",
     paper=PAPER,
     summary="trains a change of low rank of all MLPs on many facts",
     most_at_once=None,

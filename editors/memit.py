@@ -86,6 +86,7 @@ def memit_writer(lm: LM, settings: MemitSettings, resources: Resources) -> tuple
 @mass_editor(
     "memit",
     MemitSettings,
+    title="MEMIT",
     paper=MEMIT,
     summary="many facts at once: ridge regression spread over several MLPs",
 )
@@ -97,6 +98,7 @@ def prepare(lm: LM, settings: MemitSettings, resources: Resources) -> Editor:
 @mass_editor(
     "memit_seq",
     MemitSettings,
+    title="MEMIT-seq",
     paper=ALPHAEDIT,
     summary="MEMIT batch after batch, with the keys of earlier batches counted beside those of ordinary text",
     settings_folder="memit",
@@ -109,6 +111,7 @@ def prepare_sequential(lm: LM, settings: MemitSettings, resources: Resources) ->
 @mass_editor(
     "emmet",
     EmmetSettings,
+    title="EMMET",
     paper=EMMET,
     summary="many facts at once by equality, softened where there are several: MEMIT with another weight",
 )

@@ -96,7 +96,13 @@ class GradientTransform(nn.Module):
         return z[:, :d_in], z[:, d_in:]
 
 
-@hypernetwork("mend", MendSettings, paper=PAPER, summary="maps the gradient's factors to an edit's by a small network")
+@hypernetwork(
+    "mend",
+    MendSettings,
+    title="MEND",
+    paper=PAPER,
+    summary="maps the gradient's factors to an edit's by a small network",
+)
 class Mend(Hypernetwork):
     r"""A transform for a shape and a rate for a projection: $W_n \mathrel{+}= \alpha_n \sum \hat x^\top \hat g$."""
 

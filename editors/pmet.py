@@ -128,6 +128,7 @@ def is_said(log_p: Tensor, record: Encoded) -> bool:
 @mass_editor(
     "pmet",
     PmetSettings,
+    title="PMET",
     paper=PAPER,
     summary="MEMIT with values found at the outputs of one attention and one MLP together",
     engines=("batched",),

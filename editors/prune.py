@@ -93,6 +93,7 @@ def _prepare(lm: LM, settings: MemitSettings, resources: Resources, twice: bool)
 @mass_editor(
     "prune",
     MemitSettings,
+    title="PRUNE",
     paper=PAPER,
     summary="MEMIT batch after batch; at the end the whole change is held to the size of the weight",
     settings_folder="memit",
@@ -105,6 +106,7 @@ def prepare(lm: LM, settings: MemitSettings, resources: Resources) -> Editor:
 @mass_editor(
     "prune_as_published",
     MemitSettings,
+    title="PRUNE (as published)",
     paper=PAPER,
     summary="PRUNE with a fault of the published code, which counts every edit twice",
     settings_folder="memit",

@@ -57,6 +57,7 @@ def keep_largest(change: Tensor, weight: Tensor, kept: float) -> Tensor:
 @mass_editor(
     "rect",
     RectSettings,
+    title="RECT",
     paper=PAPER,
     summary="MEMIT, keeping the two fifths of each change that move their weights most",
     settings_folder="memit",

@@ -235,6 +235,7 @@ def takes_second_moments(settings: RomeSettings) -> bool:
 @editor(
     "rome",
     RomeSettings,
+    title="ROME",
     paper=PAPER,
     summary="rank-one rewrite of one MLP, as the authors' code has it",
     engines=ENGINES,
@@ -248,6 +249,7 @@ def prepare(lm: LM, settings: RomeSettings, resources: Resources) -> Editor:
 @editor(
     "r_rome",
     RomeSettings,
+    title="r-ROME",
     paper=REBUILDING,
     summary="ROME with the mean key throughout",
     settings_folder="rome",
@@ -262,6 +264,7 @@ def prepare_r_rome(lm: LM, settings: RomeSettings, resources: Resources) -> Edit
 @editor(
     "p_rome",
     RomeSettings,
+    title="p-ROME",
     paper=REBUILDING,
     summary="ROME with the bare prompt's key throughout",
     settings_folder="rome",

@@ -182,6 +182,10 @@ class EditorSpec:
     """How many requests may share one edit; `None`: any number."""
     second_moments: Callable[[Any], bool] = lambda _: False
     """Whether it takes second moments of keys, by its settings; else no texts are opened for it."""
+    title: str = ""
+    """What papers call it; without one its name is shown."""
+    control: bool = False
+    """Whether it is what editors are compared with, and no editor itself: it changes no weight."""
 
     def resources(self, given: Resources, settings: Settings, open_texts: Callable[[], TextSource]) -> Resources:
         """Return what the editor may draw on: `given`, and texts for second moments only where it takes these."""
@@ -233,6 +237,8 @@ def editor(
     most_at_once: int | None = 1,
     engines: tuple[Engine, ...] = ("batched",),
     second_moments: Callable[[S], bool] = lambda _: False,
+    title: str = "",
+    control: bool = False,
 ) -> Callable[[Callable[[LM, S, Resources], Editor]], Callable[[LM, S, Resources], Editor]]:
     """Register the function below as the one that prepares the editor `name`.
 
@@ -247,6 +253,8 @@ def editor(
         most_at_once: how many requests may share one edit; `None`: any number.
         engines: the engines that it has; preparing it for another raises `BadInput`.
         second_moments: whether it takes second moments of keys from its resources, by its settings.
+        title: what papers call it.
+        control: whether it is a control, which boards show apart and never rank.
     """
 
     def register(prepare: Callable[[LM, S, Resources], Editor]) -> Callable[[LM, S, Resources], Editor]:
@@ -258,8 +266,8 @@ def editor(
 
         where = settings_folder or name
         folder = where if isinstance(where, Path) else settings_beside(prepare, where)
-        spec = EditorSpec(name, settings, checked, paper, summary, folder, trained_for, most_at_once, second_moments)
-        EDITORS.add(name, spec)
+        what = (paper, summary, folder, trained_for, most_at_once, second_moments, title, control)
+        EDITORS.add(name, EditorSpec(name, settings, checked, *what))
         return prepare
 
     return register

@@ -278,6 +278,7 @@ def mass_editor(
     name: str,
     settings: type[S],
     *,
+    title: str = "",
     paper: str,
     summary: str,
     settings_folder: str | None = None,
@@ -293,4 +294,5 @@ def mass_editor(
         most_at_once=None,
         engines=engines,
         second_moments=lambda _: True,
+        title=title,
     )

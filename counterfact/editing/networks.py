@@ -36,13 +36,17 @@ FORMAT = 1
 WEIGHTS, INFO = "network.safetensors", "editor.json"
 
 Task = Literal["text", "counterfact", "zsre", "neighbors"]
-TASKS: Mapping[Task, tuple[str, str]] = {
-    "text": ("", "stock: completions of plain text"),
-    "counterfact": ("_cf", "CounterFact records"),
-    "zsre": ("_zsre", "zsRE questions"),
-    "neighbors": ("_cf_neighbors", "CounterFact records, held still on their neighborhood (ours, not the paper's)"),
+TASKS: Mapping[Task, tuple[str, str, str]] = {
+    "text": ("", "", "stock: completions of plain text"),
+    "counterfact": ("_cf", "-CF", "CounterFact records"),
+    "zsre": ("_zsre", "-zsRE", "zsRE questions"),
+    "neighbors": (
+        "_cf_neighbors",
+        "-CF, neighbors held",
+        "CounterFact records, held still on their neighborhood (ours, not the paper's)",
+    ),
 }
-"""What a network can be trained for: how its editor's name ends, and what it is trained on."""
+"""What a network can be trained for: how its editor's name and title end, and what it is trained on."""
 
 
 class NetworkSettings(Settings):
@@ -144,13 +148,13 @@ class NetworkEditorSettings(Settings):
 
 
 def hypernetwork(
-    name: str, settings: type[NetworkSettings], *, paper: str, summary: str
+    name: str, settings: type[NetworkSettings], *, title: str = "", paper: str, summary: str
 ) -> Callable[[Callable[[LM, Any], Hypernetwork]], Callable[[LM, Any], Hypernetwork]]:
     """Register the function or class below as the hypernetwork `name`, and an editor for each task it can learn."""
 
     def register(build: Callable[[LM, Any], Hypernetwork]) -> Callable[[LM, Any], Hypernetwork]:
         spec, folder = NETWORKS.add(name, NetworkSpec(name, settings, build, paper)), settings_beside(build, name)
-        for task, (suffix, what) in TASKS.items():
+        for task, (suffix, ending, what) in TASKS.items():
             note = f"{summary}; trained on {what}"
             enter = editor(
                 name + suffix,
@@ -159,6 +163,7 @@ def hypernetwork(
                 summary=note,
                 settings_folder=folder,
                 trained_for=task,
+                title=f"{title or name}{ending}",
             )
             enter(partial(_prepare, spec, task))
         return build

@@ -1,9 +1,11 @@
 """From runs and submissions to what a board shows: rows with intervals and marks, and what is known of each run."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from counterfact.contracts.benchmarks import BENCHMARKS
+from counterfact.contracts.editors import EDITORS
 from counterfact.evaluation.paper import paper_rows
 from counterfact.evaluation.schedule import in_words
 from counterfact.leaderboard.entries import Entry
@@ -16,10 +18,18 @@ TABLES = {("zsre", "gpt2-xl"): 1, ("counterfact", "gpt2-xl"): 4, ("counterfact",
 RELEASED = {"counterfact": "CounterFact (released)", "zsre": "zsRE (MEND's split)"}
 """The data sets that the paper measured on, by benchmark."""
 PAPER_MODELS = ("gpt2-xl", "gpt-j-6b", "gpt2-large", "gpt2-medium")
+CELL = ("value", "low", "high", "n")
+LEAST = 30
+"""Records of which a ranking needs as many: with fewer the paired test has too few differences to find any but the
+largest, and all would share the first place."""
 
 
 def board_of(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Return the groups of rows that may be compared, each best first, with the paper's rows for its model."""
+    """Return the groups of rows that may be compared: each best first, then its controls and the paper's rows.
+
+    Rows not shown to differ from the best Score S share the first place; controls have no place, and nothing has one
+    in a group of fewer than `LEAST` records.
+    """
     by_id = {entry.id: entry for entry in entries}
     runs = [{**entry.run, "id": entry.id, "score": entry.cells.get("S", [None])[0]} for entry in entries]
     groups = [_group(ranking, by_id) for ranking in rank(runs)]
@@ -30,7 +40,8 @@ def board_of(entries: Sequence[Entry]) -> list[dict[str, Any]]:
             if (name, model) not in taken and (rows := published(name, model)):
                 known = {"dataset": title, "kind": name, "model": model, "protocol": "as published", "n": rows[0]["n"]}
                 shown = {"columns": columns_of(benchmark), "parts": benchmark.score_parts, "rows": rows}
-                groups.append({**known, "content": "", "weights": "", **shown})
+                headings = {"headings": benchmark.columns, "ranked": False}
+                groups.append({**known, "content": "", "weights": "", **headings, **shown})
     return groups
 
 
@@ -53,32 +64,73 @@ def published(benchmark: str, model: str) -> list[dict[str, Any]]:
         rows.append(
             {
                 "id": None, "editor": row.editor or row.label, "label": row.label, "model": name, "n": row.n,
-                "failed": 0, "rank": None, "published": True, "source": source, "cells": cells, "marks": {},
+                "failed": 0, "rank": None, "tied": False, "control": False, "published": True, "source": source,
+                "cells": cells, "marks": {},
             }
         )  # fmt: skip
     return rows
 
 
+def is_control(editor: str) -> bool:
+    """Return whether an editor is a control: no competitor, never ranked and never the best."""
+    return editor in EDITORS and EDITORS.get(editor).control
+
+
+def editor_title(editor: str) -> str:
+    """Return what papers call an editor, or its name where it is not known here.
+
+    >>> editor_title("ft_l"), editor_title("of_another_team")
+    ('FT+L', 'of_another_team')
+    """
+    return EDITORS.get(editor).title or editor if editor in EDITORS else editor
+
+
 def _group(ranking: Ranking, by_id: Mapping[str, Entry]) -> dict[str, Any]:
-    mine = [by_id[run["id"]] for run in ranking.runs]
-    scores = [{name: cell[0] for name, cell in entry.cells.items()} for entry in mine]
-    marks = best_and_tied(mine, scores, ranking.columns, ranking.benchmark)
-    first = ranking.runs[0]
+    mine = [by_id[run["id"]] for run in ranking.runs if not is_control(run["editor"]["name"])]
+    controls = [by_id[run["id"]] for run in ranking.runs if is_control(run["editor"]["name"])]
+    first, ranked = ranking.runs[0], ranking.n >= LEAST
+    marks: list[dict[str, str]] = [{} for _ in mine]
+    if ranked:
+        scores = [{name: cell[0] for name, cell in entry.cells.items()} for entry in mine]
+        marks = best_and_tied(mine, scores, ranking.columns, ranking.benchmark)
+    tied = [ranked and mark.get("S") == "tied" for mark in marks]
     rows = [
-        {"id": entry.id, "editor": entry.run["editor"]["name"], "label": _label(entry.run), "model": ranking.model}
-        | {"rank": place, "n": entry.scored, "failed": ranking.n - entry.scored, "published": False}
-        | {"cells": entry.cells, "marks": marked, "records": entry.records}
-        for place, (entry, marked) in enumerate(zip(mine, marks, strict=True), 1)
+        _row(ranking, entry, marked)
+        | ({"rank": 1 if shared else place, "tied": shared or (place == 1 and any(tied))} if ranked else {})
+        for place, (entry, marked, shared) in enumerate(zip(mine, marks, tied, strict=True), 1)
     ]
+    rows += [_unedited(ranking), *(_row(ranking, entry, {}) | {"control": True} for entry in controls)]
     protocol = f"{first['protocol'].get('name')} {first['protocol'].get('version')}"
     if schedule := in_words(first["protocol"]["schedule"]):
         protocol += f", {schedule}"
     return {
         "dataset": ranking.dataset, "kind": ranking.benchmark.name, "model": ranking.model, "protocol": protocol,
-        "n": ranking.n,
+        "n": ranking.n, "ranked": ranked,
         "content": first["dataset"]["content_hash"][:12], "weights": first["model"]["weights_hash"][:12],
-        "columns": ranking.columns, "parts": ranking.benchmark.score_parts,
+        "columns": ranking.columns, "headings": ranking.benchmark.columns, "parts": ranking.benchmark.score_parts,
         "rows": rows + published(ranking.benchmark.name, first["model"]["name"]),
+    }  # fmt: skip
+
+
+def _row(ranking: Ranking, entry: Entry, marks: Mapping[str, str]) -> dict[str, Any]:
+    editor = entry.run["editor"]["name"]
+    return {
+        "id": entry.id, "editor": editor, "label": _label(entry.run), "model": ranking.model, "rank": None,
+        "tied": False, "n": entry.scored, "failed": ranking.n - entry.scored, "control": False, "published": False,
+        "cells": entry.cells, "marks": marks, "records": entry.records,
+    }  # fmt: skip
+
+
+def _unedited(ranking: Ranking) -> dict[str, Any]:
+    """Return the unedited model as a row: what most runs measured of it."""
+    pre = [run["pre"] for run in ranking.runs]
+    usual, _ = Counter(repr(each.get("S")) for each in pre).most_common(1)[0]
+    first = next(each for each in pre if repr(each.get("S")) == usual)
+    found = {name: first[name] for name in ranking.columns if name in first}
+    return {
+        "id": None, "editor": "", "label": "Unedited model", "model": ranking.model, "rank": None, "tied": False,
+        "n": max((each["n"] for each in found.values()), default=0), "failed": 0, "control": True, "published": False,
+        "marks": {}, "cells": {name: [each.get(key) for key in CELL] for name, each in found.items()},
     }  # fmt: skip
 
 
@@ -86,4 +138,5 @@ def _label(run: Mapping[str, Any]) -> str:
     given = ", ".join(f"{name}={value}" for name, value in run["editor"]["given"].items())
     seen = run["editor"].get("seen_in_training")
     notes = "; ".join(filter(None, [given, f"trained on {seen} of these records" if seen else ""]))
-    return f"{run['editor']['name']} ({notes})" if notes else str(run["editor"]["name"])
+    title = editor_title(run["editor"]["name"])
+    return f"{title} ({notes})" if notes else title

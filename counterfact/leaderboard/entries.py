@@ -169,7 +169,8 @@ def details(
     run: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], values: Mapping[str, Rows], scored: Sequence[int]
 ) -> dict[str, Any]:
     """Return what the page of one run shows: settings, provenance, scores by relation, values and text of records."""
-    names = benchmark_of_run(run).score_parts
+    parts = benchmark_of_run(run).score_parts
+    names = [*parts, *(name for name in values if name not in parts and np.isfinite(values[name]).any())]
     relations: dict[str, list[list[float]]] = {}
     cases = []
     for index, (line, place) in enumerate(zip(lines, scored, strict=True)):
@@ -177,13 +178,15 @@ def details(
         relations.setdefault(line["requested_rewrite"].get("relation_id") or "–", []).append(found)
         text = _text(line) if index < TEXTS else None
         cases.append([*map(_rounded, found)] + ([text] if text else []))
-    means = [[name, len(rows), *map(_rounded, np.mean(rows, axis=0))] for name, rows in sorted(relations.items())]
+    means = [
+        [name, len(rows), *map(_rounded, column_means(np.array([rows]))[0])] for name, rows in sorted(relations.items())
+    ]
     kept = ("dataset", "model", "protocol", "seeds", "editor", "code", "n", "metrics", "pre", "environment")
     shown = {key: run[key] for key in kept}
     for section in ("metrics", "pre"):  # numbers of metrics that are not known here were checked by nobody
         shown[section] = {name: entry for name, entry in run[section].items() if name in METRICS or name in COMPOSITES}
     shown["environment"] = {key: value for key, value in run["environment"].items() if key not in PRIVATE}
-    return {"names": names, "relations": means, "cases": cases} | shown
+    return {"names": names, "parts": parts, "relations": means, "cases": cases} | shown
 
 
 def script_json(value: Any) -> str:

@@ -50,7 +50,8 @@ def long_rows(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {
             "dataset": group["dataset"], "content_hash": group["content"], "model": group["model"],
             "protocol": group["protocol"], "editor": row["editor"], "label": row["label"], "run": row["id"],
-            "published": row["published"], "source": row.get("source"), "rank": row["rank"], "metric": metric,
+            "published": row["published"], "control": row["control"], "source": row.get("source"), "rank": row["rank"],
+            "metric": metric,
             "value": cell[0], "low": cell[1], "high": cell[2], "n": cell[3], "failed": row["failed"],
             "mark": row["marks"].get(metric),
         }
@@ -66,8 +67,9 @@ def table_of(group: Mapping[str, Any]) -> Table:
     for row in group["rows"]:
         marks = {name: "≈" if mark == "tied" else "" for name, mark in row["marks"].items()}
         cells = {name: Cell(cell[0], cell[1], cell[2], marks.get(name, "")) for name, cell in row["cells"].items()}
-        label = f"paper: {row['label']}" if row["published"] else f"{row['rank']}. {row['label']}"
-        rows.append(Row(label, cells, str(row["n"]), int(row["published"])))
+        place = "" if row["rank"] is None else f"{row['rank']}{'=' * row['tied']}. "
+        label = f"paper: {row['label']}" if row["published"] else f"{place}{row['label']}"
+        rows.append(Row(label, cells, str(row["n"]), 2 if row["published"] else int(row["control"])))
     title = f"{group['dataset']}, {group['model']}, {group['protocol']}"
     note = "x100, with the 95 % interval; ≈ not shown to differ from the best"
     return Table(title, (("", tuple(group["columns"])),), tuple(rows), note=note)

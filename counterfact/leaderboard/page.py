@@ -5,10 +5,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from counterfact.contracts.metrics import COMPOSITES, METRICS
+from counterfact.contracts.editors import EDITORS
+from counterfact.contracts.metrics import COMPOSITES, METRICS, Metric
 from counterfact.core.files import write_atomic
-from counterfact.leaderboard.board import board_of
+from counterfact.core.page_style import STYLE
+from counterfact.core.relations import NAMES
+from counterfact.leaderboard.board import LEAST, board_of
 from counterfact.leaderboard.entries import Entry, script_json
 from counterfact.leaderboard.exports import write_exports
 from counterfact.leaderboard.picture import draw
@@ -34,8 +38,21 @@ def write_site(entries: Sequence[Entry], out: Path, left_out: Mapping[str, str] 
     rankings = rank(entry.run for entry in entries)[:DRAWN]
     draw([replace(one, runs=one.runs[:DRAWN]) for one in rankings], out / "ranking.png", out / "ranking.svg")
     for path in sorted(ASSETS.iterdir()):
-        write_atomic(out / path.name, path.read_bytes())
-    board = {"groups": groups, "definitions": definitions(), "left_out": list((left_out or {}).items())}
+        style = STYLE if path.suffix == ".css" else ""
+        write_atomic(out / path.name, style + path.read_text(encoding="utf-8"))
+    board = {
+        "about": {
+            "newest": _newest(entries),
+            "runs": len(entries),
+            "least": LEAST,
+            "version": max(str(entry.run["code"].get("version")) for entry in entries),
+        },
+        "groups": groups,
+        "metrics": metrics(),
+        "editors": editors(),
+        "relations": NAMES,
+        "left_out": list((left_out or {}).items()),
+    }
     write_atomic(out / "data.js", f"board.start({script_json(board)});\n")
     # Thousands of small files that can be made again: not worth a flush to the disk each.
     for folder in ("runs", "records"):
@@ -49,10 +66,33 @@ def write_site(entries: Sequence[Entry], out: Path, left_out: Mapping[str, str] 
     return out / "index.html"
 
 
-def definitions() -> dict[str, str]:
-    """Return the first sentence of every metric's definition."""
-    docs = {name: METRICS.get(name).doc for name in METRICS} | {name: COMPOSITES.get(name).doc for name in COMPOSITES}
-    return {name: in_words(inspect.cleandoc(doc).splitlines()[0]) for name, doc in docs.items()}
+def metrics() -> dict[str, dict[str, Any]]:
+    """Return what a page says of every metric: unit, which way is better, its definition, how differences are taken."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in (*COMPOSITES, *METRICS):
+        one = COMPOSITES.get(name) if name in COMPOSITES else METRICS.get(name)
+        definition = in_words(inspect.cleandoc(one.doc).splitlines()[0])
+        found[name] = {"unit": one.unit, "better": one.better, "definition": definition}
+        if isinstance(one, Metric):
+            found[name] |= {"scale": one.scale, "bounds": one.bounds, "interval": one.interval}
+        else:
+            found[name] |= {"scale": 100.0, "bounds": (0.0, 1.0), "interval": None}
+    return found
+
+
+def editors() -> dict[str, dict[str, Any]]:
+    """Return what a page says of every editor that is known here: title, one line, paper."""
+    known = {name: EDITORS.get(name) for name in EDITORS}
+    return {
+        name: {"title": one.title or name, "summary": one.summary, "paper": one.paper, "control": one.control}
+        for name, one in known.items()
+    }
+
+
+def _newest(entries: Sequence[Entry]) -> str | None:
+    """Return the day on which the newest run ended."""
+    days = [str(entry.run["environment"].get("finished", ""))[:10] for entry in entries]
+    return max((day for day in days if re.fullmatch(r"\d{4}-\d\d-\d\d", day)), default=None)
 
 
 def in_words(text: str) -> str:

@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 from counterfact.core.places import data_folder
+from counterfact.leaderboard import board
+from counterfact.leaderboard.board import board_of
 from counterfact.leaderboard.check import check
+from counterfact.leaderboard.entries import load_entries
+from counterfact.leaderboard.exports import table_of
 from counterfact.leaderboard.references import load_references
 from counterfact.leaderboard.submission import RECORDS, find_candidates
 
@@ -27,6 +31,23 @@ def test_genuine_records_are_there_by_their_numbers_alone(name: str) -> None:
     for line in lines_of(BOARD / name):
         assert set(line["requested_rewrite"]) == {"withheld", "relation_id"}
         assert not any(line[side].get("text") for side in ("post", "pre"))
+
+
+def test_places_are_shared_and_controls_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries, _ = load_entries(BOARD / "smollm2-genuine")
+    group = board_of(entries)[0]
+    ours = {row["label"]: row for row in group["rows"] if not row["published"]}
+    places = {label: (row["rank"], row["tied"]) for label, row in ours.items()}
+    assert places["ROME"] == places["r-ROME"] == places["p-ROME"] == (1, True) and places["FT"] == (4, False)
+    assert places["No edit"] == places["Unedited model"] == (None, False)
+    # The identity spares the most, and is still not the best: its column's mark is an editor's.
+    best = max(ours.values(), key=lambda row: float(row["cells"]["NS"][0]))
+    assert best["control"] and not best["marks"] and any(row["marks"].get("NS") == "best" for row in ours.values())
+    assert ours["Unedited model"]["cells"]["S"] == pytest.approx(ours["No edit"]["cells"]["S"], abs=1e-6)
+    assert [row.label for row in table_of(group).rows[:2]] == ["1=. ROME", "1=. r-ROME"]
+    monkeypatch.setattr(board, "LEAST", 101)
+    few = board_of(entries)[0]
+    assert not few["ranked"] and all(row["rank"] is None and not row["marks"] for row in few["rows"])
 
 
 def lines_of(folder: Path) -> list[dict[str, dict[str, object]]]:

@@ -100,7 +100,7 @@ class Networks(Mapping[str, Path]):
 
     def __init__(self, lm: LM) -> None:
         self.lm = lm
-        self.tasks = {name + suffix: (name, task) for name in NETWORKS for task, (suffix, _) in TASKS.items()}
+        self.tasks = {name + suffix: (name, task) for name in NETWORKS for task, (suffix, *_) in TASKS.items()}
 
     def __getitem__(self, editor: str) -> Path:
         name, task = self.tasks[editor]
