@@ -1,4 +1,4 @@
-"""`counterfact save-edited`: an edited model for other programs, as a whole model or as a LoRA adapter, and on the Hub."""
+"""`counterfact save-edited`: an edited model for other programs, whole or as a LoRA adapter, and on the Hub."""
 
 from pathlib import Path
 from typing import Annotated, Any

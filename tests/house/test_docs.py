@@ -56,6 +56,11 @@ def commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, Any
             yield " ".join((*words, name)), command
 
 
+def test_no_two_commands_have_one_name() -> None:
+    names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+    assert len(names) == len(set(names))
+
+
 def examples() -> list[str]:
     found = [line for line in lines("sh") if line.startswith("counterfact ")]
     for name, command in commands(COMMANDS):
