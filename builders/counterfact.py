@@ -15,6 +15,8 @@ from typing import Any
 
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_file, hash_json
+from counterfact.core.places import data_folder
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 
 from .audit.statistics import stats_json
 from .build_folder import BuildReport, finished_build, write_build
@@ -24,6 +26,8 @@ from .choosing.counts import relation_counts, totals
 from .choosing.sampling import sample_subjects
 from .choosing.selection import RecordSelector, relations_to_query
 from .choosing.settings import BuildSettings
+from .ripples.relations import load_relations_in_words
+from .ripples.writing import Ripples, ripples_of
 from .sources.articles import Passage
 from .sources.knowledge import Knowledge, count_sitelinks, query_knowledge
 from .sources.local_store import hash_files
@@ -116,7 +120,7 @@ def build_from_sources(
         sources: where it comes from.
         settings: options of the build.
         out: folder to be made; it gets `records.jsonl`, `reference_texts.jsonl`, `stats.json`, `build.json`, and
-            `dropped.jsonl`, the tuples that gave no record, each with the reason.
+            `dropped.jsonl`, the tuples that gave no record, each with the reason; with `ripples` also `ripples.jsonl`.
         progress: function that is told how far the build is.
 
     Raises:
@@ -159,8 +163,19 @@ def build_from_sources(
         "counts": totals(counts, candidates, references),
         "relations": counts,
     }
+    if settings.ripples:
+        tell("ripples", 0, len(records))
+        ripples = _ripples(records, sources, settings)
+        files["ripples.jsonl"] = ripples.lines
+        meta["ripples"] = ripples.counts
     places = {"pararel": str(sources.pararel), "generation_prompts": str(sources.generation)}
     return write_build(out, fingerprint, files, meta, started=started, places=places)
+
+
+def _ripples(records: Sequence[CounterFactRecord], sources: Sources, settings: BuildSettings) -> Ripples:
+    relations = load_relations_in_words(data_folder() / "relations", settings.language)
+    most, seed = settings.ripple_prompts, settings.seed
+    return ripples_of(records, sources.facts, relations, language=settings.language, most=most, seed=seed)
 
 
 def describe_sources(sources: Sources) -> dict[str, Any]:

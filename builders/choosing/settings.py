@@ -39,3 +39,7 @@ class BuildSettings(Settings):
     """Smallest number of sitelinks of a subject; they are WikiData's own measure of how well known it is."""
     non_conflicting: bool = False
     """Whether to leave out records that contradict an earlier one, so that all edits can be made at once."""
+    ripples: bool = False
+    """Whether to write `ripples.jsonl`: what must follow from each edit, and what must stay."""
+    ripple_prompts: int = Field(default=5, ge=1)
+    """Most questions of one criterion around an edit."""

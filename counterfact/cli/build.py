@@ -57,6 +57,9 @@ def build(
     generations: Annotated[int, typer.Option(help="Generation prompts in a record.")] = 10,
     references: Annotated[int, typer.Option(help="Most reference texts of a new object; 0 for none.")] = 25,
     sitelinks: Annotated[int, typer.Option(help="Only subjects with this many sitelinks or more.")] = 0,
+    ripples: Annotated[
+        bool, typer.Option("--ripples", help="Write ripples.jsonl too: what must follow from each edit, and stay.")
+    ] = False,
     non_conflicting: Annotated[
         bool,
         typer.Option("--non-conflicting", help="Only records that can all be edited at once; says how many."),
@@ -111,6 +114,7 @@ def build(
         "generation_prompts": generations,
         "reference_texts": references,
         "fewest_sitelinks": sitelinks,
+        "ripples": ripples,
         "non_conflicting": non_conflicting,
     }
     if plan:
@@ -166,4 +170,7 @@ def _print_report(report: "BuildReport") -> None:
     console.print(f"{report.path}: {said}, {report.records:,} records", style="bold")
     if dropped := report.meta["counts"].get("dropped"):
         console.print("dropped: " + ", ".join(f"{number:,} {reason}" for reason, number in dropped.items()))
+    if ripples := report.meta.get("ripples"):
+        made = {name: count["prompts"] for name, count in ripples.items() if isinstance(count, dict)}
+        console.print("ripples: " + ", ".join(f"{number:,} {name}" for name, number in made.items()))
     console.print(f"sources, seed and all counts: {report.path / 'build.json'}", style="dim")
