@@ -49,7 +49,7 @@ def ripples_of(
     world = World(_facts_around([edit for _, edit in edits], source, relations, language), relations)
     writer = _Writer(world, most, seed)
     lines = [writer.line(record, edit) for record, edit in edits]
-    return Ripples(lines, {"records": len(lines), **writer.counts()})
+    return Ripples(lines, {"records": len(lines), **world.facts.counts, **writer.counts()})
 
 
 def edit_of(record: CounterFactRecord) -> RippleEdit | None:
