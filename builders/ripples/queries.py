@@ -24,8 +24,8 @@ def all_objects(subjects: Iterable[str], relations: Sequence[str]) -> str:
     """
     return f"""SELECT DISTINCT ?subject ?relation ?object WHERE {{
   VALUES ?subject {{ {_iris(ENTITY, subjects)} }}
-  VALUES ?relation {{ {_iris(DIRECT, relations)} }}
   ?subject ?relation ?object .
+  {_among(relations)}
 }}
 ORDER BY ?subject ?relation ?object"""
 
@@ -38,8 +38,8 @@ def leading_to(objects: Iterable[str], relations: Sequence[str]) -> str:
     """
     return f"""SELECT ?object ?relation (MIN(STR(?subject)) AS ?first) (MAX(STR(?subject)) AS ?last) WHERE {{
   VALUES ?object {{ {_iris(ENTITY, objects)} }}
-  VALUES ?relation {{ {_iris(DIRECT, relations)} }}
   ?subject ?relation ?object .
+  {_among(relations)}
 }}
 GROUP BY ?object ?relation
 ORDER BY ?object ?relation"""
@@ -59,6 +59,11 @@ def names(entities: Iterable[str], language: str) -> str:
   UNION {{ ?entity <{ALIAS}> ?alias . FILTER(LANG(?alias) = {tag} || LANG(?alias) = "mul") }}
 }}
 ORDER BY ?entity ?own ?mul ?alias"""
+
+
+def _among(relations: Sequence[str]) -> str:
+    # A second VALUES block makes a store look up every pair of both.
+    return f"FILTER(?relation IN ({', '.join(f'<{DIRECT}{relation}>' for relation in relations)}))"
 
 
 def _iris(start: str, ids: Iterable[str]) -> str:

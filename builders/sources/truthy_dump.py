@@ -21,16 +21,19 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 from counterfact.core.errors import BadInput
 
-from .dump_filter import FilteredBlock, LineFilter, entity_blocks, filter_block, read_label
+from .dump_filter import LineFilter, entity_blocks, filter_block, read_label
 from .pararel import Relation
 from .queries import ABOUT, DIRECT, ENTITY, LABEL
+
+T = TypeVar("T")
 
 BLOCK = 4 << 20
 MOST = 1000
@@ -97,7 +100,7 @@ def _first_pass(
 ) -> Counter[str]:
     counts: Counter[str] = Counter()
     with open_dump(dump) as stream, gzip.open(lines, "wb", compresslevel=1) as kept:
-        for cut in _filtered(entity_blocks(stream, block), wanted, workers):
+        for cut in map_blocks(partial(filter_block, wanted=wanted), entity_blocks(stream, block), workers):
             kept.write(cut.lines)
             counts.update(cut.counts)
             if progress is not None:
@@ -105,15 +108,22 @@ def _first_pass(
     return counts
 
 
-def _filtered(blocks: Iterator[bytes], wanted: LineFilter, workers: int) -> Iterator[FilteredBlock]:
+def map_blocks(work: Callable[[bytes], T], blocks: Iterator[bytes], workers: int) -> Iterator[T]:
+    """Yield what a function makes of each block, in order, by so many processes; few blocks are in memory at a time.
+
+    Args:
+        work: function that can be sent to another process.
+        blocks: the blocks.
+        workers: processes; with one, this process does it all.
+    """
     if workers == 1:
-        yield from (filter_block(block, wanted) for block in blocks)
+        yield from map(work, blocks)
         return
     # Fresh processes: a fork would copy whatever the caller holds.
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        waiting: deque[Future[FilteredBlock]] = deque()
+        waiting: deque[Future[T]] = deque()
         for block in blocks:
-            waiting.append(pool.submit(filter_block, block, wanted))
+            waiting.append(pool.submit(work, block))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -212,6 +222,12 @@ def _write(lines: Path, out: Path, needed: _SliceFilter) -> None:
     fresh.replace(out)
 
 
+def check_dump(dump: Path) -> None:
+    """Raise `BadInput` unless there is a file with a dump's name."""
+    if not dump.is_file() or dump.suffix not in (".nt", ".gz", ".bz2"):
+        raise BadInput(f"no dump at {dump}: expected a file .nt, .nt.gz or .nt.bz2")
+
+
 @contextmanager
 def open_dump(dump: Path) -> Iterator[BinaryIO]:
     """Open a dump, decompressed, with a parallel program where there is one for its form.
@@ -219,8 +235,7 @@ def open_dump(dump: Path) -> Iterator[BinaryIO]:
     Raises:
         BadInput: there is none, or it is cut off.
     """
-    if not dump.is_file() or dump.suffix not in (".nt", ".gz", ".bz2"):
-        raise BadInput(f"no dump at {dump}: expected a file .nt, .nt.gz or .nt.bz2")
+    check_dump(dump)
     program = next(filter(shutil.which, _PARALLEL.get(dump.suffix, ())), None)
     try:
         if program is not None:
