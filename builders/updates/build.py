@@ -25,6 +25,8 @@ from .records import line_of, record_of, why_no_record
 KINDS: tuple[Kind, ...] = ("change", "correction", "undated")
 """Kinds that become records unless others are chosen."""
 
+CLASSES = ("P31", "P279")
+
 
 def build(
     out: str | Path,
@@ -50,7 +52,8 @@ def build(
         out: folder to be made; it gets `records.jsonl`, `updates.jsonl` (every replaced object with its kind),
             `stats.json` and `build.json` with all counts.
         old, new: dumps of WikiData, truthy or full; only a full one tells changes from corrections.
-        relations: those that are looked at; by default all that have words in `data/relations`.
+        relations: those that are looked at; by default all that have words in `data/relations`, but for what kind of
+            thing something is.
         kinds: kinds of updates that become records.
         most: records, at most; of more they are drawn.
         language: of labels and prompts.
@@ -69,7 +72,7 @@ def build(
     if unknown := set(kinds) - set(get_args(Kind)):
         raise BadInput(f"expected kinds among {', '.join(get_args(Kind))}, got {', '.join(sorted(unknown))}")
     templates = _templates(Path(pararel) if pararel else data_folder() / "pararel", language)
-    chosen = list(templates) if relations is None else list(relations)
+    chosen = [id for id in templates if id not in CLASSES] if relations is None else list(relations)
     if missing := [relation for relation in chosen if relation not in templates]:
         raise BadInput(f"no template in {language} for {', '.join(missing)}. Known: {', '.join(templates)}")
     dumps = {"old": Path(old), "new": Path(new)}

@@ -100,7 +100,7 @@ class _Comparison:
     def _replaced(self) -> Iterator[Replaced]:
         full = self._new.has_statements
         for number in range(PARTS):
-            before, now = self._old.part(number), self._new.part(number)
+            before, now = (spool.part(number, self._relations) for spool in (self._old, self._new))
             yield from replaced_objects(before, now, self._relations, self._counts, full=full)
             self._tell("differences", number + 1, PARTS)
 
@@ -112,9 +112,8 @@ class _Comparison:
         pairs = {pair for one in replaced for pair in ((one.old, one.new), (one.new, one.old))}
         found: set[tuple[int, int]] = set()
         for number in range(PARTS):
-            for (subject, relation), objects in self._new.part(number).objects.items():
-                if relation in CONTAINMENT:
-                    found.update(pair for object in objects if (pair := (subject, object)) in pairs)
+            for (subject, _), objects in self._new.part(number, CONTAINMENT).objects.items():
+                found.update(pair for object in objects if (pair := (subject, object)) in pairs)
             self._tell("parts", number + 1, PARTS)
         return found
 
@@ -130,8 +129,9 @@ class _Comparison:
 
     def _holders(self, wanted: set[tuple[str, int]]) -> dict[tuple[str, int], list[int]]:
         found: dict[tuple[str, int], list[int]] = {}
+        relations = {relation for relation, _ in wanted}
         for number in range(PARTS):
-            before, now = self._old.part(number).objects, self._new.part(number).objects
+            before, now = (spool.part(number, relations).objects for spool in (self._old, self._new))
             fresh: dict[tuple[str, int], list[int]] = {}
             for (subject, relation), objects in now.items():
                 if len(objects) == 1 and before.get((subject, relation)) == objects:

@@ -18,7 +18,7 @@ RANK = "http://wikiba.se/ontology#rank"
 DERIVED = "http://www.w3.org/ns/prov#wasDerivedFrom"
 SAME = "http://www.w3.org/2002/07/owl#sameAs"
 START, END = "P580", "P582"
-CONTAINMENT = ("P17", "P30", "P31", "P131", "P279", "P361", "P749")
+CONTAINMENT = ("P17", "P30", "P131", "P279", "P361", "P749")
 """Relations by which one object may be a part or a kind of another."""
 
 

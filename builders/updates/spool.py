@@ -1,9 +1,10 @@
 """Rows of a dump on disk: facts and statements in parts by their subject's number, labels and redirects in one file."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from sys import intern
 from typing import BinaryIO, NamedTuple
 
 from ..sources.dump_filter import entity_blocks
@@ -27,7 +28,7 @@ class Statement(NamedTuple):
 class Part(NamedTuple):
     """The facts of some subjects."""
 
-    objects: dict[tuple[int, str], set[int]]
+    objects: dict[tuple[int, str], tuple[int, ...]]
     """Subject and relation to all objects of best rank."""
     statements: dict[tuple[int, str, int], list[Statement]]
 
@@ -82,13 +83,16 @@ class Spool:
         """Whether the dump was a full one."""
         return (self._folder / "statements").exists()
 
-    def part(self, number: int) -> Part:
-        """Read the facts of the subjects whose number has this rest."""
+    def part(self, number: int, relations: Collection[str]) -> Part:
+        """Read the facts of relations of the subjects whose number has this rest."""
         part = Part({}, {})
         for cells in self._rows(f"{number:03}"):
-            subject, relation, object = int(cells[1]), cells[2].decode(), int(cells[3])
+            subject, relation, object = int(cells[1]), intern(cells[2].decode()), int(cells[3])
+            if relation not in relations:
+                continue
             if cells[0] == b"F":
-                part.objects.setdefault((subject, relation), set()).add(object)
+                known = part.objects.get((subject, relation), ())
+                part.objects[subject, relation] = known if object in known else (*known, object)
             else:
                 rank, start, end = (cell.decode() for cell in cells[4:7])
                 made = Statement(rank, start, end, bool(cells[7]))
