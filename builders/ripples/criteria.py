@@ -127,6 +127,8 @@ def compositionality_1(edit: RippleEdit, world: World) -> Iterator[Ripple]:
         needed = world.step(edit.new, relation)
         if needed is None or len(objects) > MOST_OBJECTS or relation == world.relations.inverse(edit.relation):
             continue
+        if world.relations.has_many(relation):
+            continue
         triples = [edit.made, *world.triples(edit.new, relation, objects)]
         before = world.facts.objects(edit.true, relation)
         yield Ripple(world.relations.ask(relation, phrase), objects, triples, before, [needed])

@@ -38,7 +38,9 @@ class RelationLogic(Border):
 
     relation: str
     inverse: str | None = None
-    """Itself, where it goes both ways."""
+    """What leads back from the object, if to few subjects; itself, where the relation goes both ways."""
+    many: bool = False
+    """Whether a subject commonly has many objects, of which a source of facts may lack some."""
     implies: list[Implication] = Field(default=[])
     related: list[str] = Field(default=[])
     """Relations whose objects may depend on this one's, or this one's on theirs: said once for both."""
@@ -70,6 +72,10 @@ class Relations:
     def inverse(self, relation: str) -> str | None:
         """Return the relation that leads back, where there is one."""
         return self.logic[relation].inverse if relation in self.logic else None
+
+    def has_many(self, relation: str) -> bool:
+        """Tell whether subjects commonly have many objects."""
+        return relation in self.logic and self.logic[relation].many
 
     def implications(self, relation: str) -> list[Implication]:
         """Return what facts of a relation imply together with others."""
