@@ -17,67 +17,67 @@ NAME = "ripples"
 UNIT = "% of questions"
 
 
-@metric("aliasing", UNIT, "higher", PAPER, NAME)
-def aliasing(block: Block) -> float | None:
+@metric("alias", UNIT, "higher", PAPER, NAME)
+def alias(block: Block) -> float | None:
     """Subject aliasing: the share of other names of the subject after which the edited model says the new object.
 
     A name counts where the unedited model says the true object after it.
 
     >>> said = {"sort": "Subject_Aliasing", "answers": ["Oslo"]}
     >>> texts = [("Oslo", True), ("Rome", True), ("Oslo", False)]
-    >>> aliasing({"portability_prompts_said": [{**said, "text": text, "known": known} for text, known in texts]})
+    >>> alias({"portability_prompts_said": [{**said, "text": text, "known": known} for text, known in texts]})
     0.5
     """
     return share_of(block, "portability", "Subject_Aliasing")
 
 
-@metric("logical", UNIT, "higher", PAPER, NAME)
-def logical(block: Block) -> float | None:
+@metric("logic", UNIT, "higher", PAPER, NAME)
+def logic(block: Block) -> float | None:
     """Logical generalization: of what the new fact implies by itself or with one other, the share that is answered.
 
     That is the way back from the new object, and what a relation gives for the subject through the new object (a place
     in a country is on its continent). A question counts where the unedited model knows the other fact.
 
     >>> said = {"sort": "Logical_Generalization", "answers": ["Oslo"], "known": True}
-    >>> logical({"portability_prompts_said": [{**said, "text": "in Oslo"}]})
+    >>> logic({"portability_prompts_said": [{**said, "text": "in Oslo"}]})
     1.0
     """
     return share_of(block, "portability", "Logical_Generalization")
 
 
-@metric("composed_1", UNIT, "higher", PAPER, NAME)
-def composed_1(block: Block) -> float | None:
+@metric("comp_1", UNIT, "higher", PAPER, NAME)
+def comp_1(block: Block) -> float | None:
     """Compositionality I: of facts of the new object that are asked through the subject, the share that is answered.
 
     A question counts where the unedited model knows the fact of the new object.
 
     >>> said = {"sort": "Compositionality_I", "answers": ["Oslo"], "known": True}
-    >>> composed_1({"portability_prompts_said": [{**said, "text": "Rome"}]})
+    >>> comp_1({"portability_prompts_said": [{**said, "text": "Rome"}]})
     0.0
     """
     return share_of(block, "portability", "Compositionality_I")
 
 
-@metric("composed_2", UNIT, "higher", PAPER, NAME)
-def composed_2(block: Block) -> float | None:
+@metric("comp_2", UNIT, "higher", PAPER, NAME)
+def comp_2(block: Block) -> float | None:
     """Compositionality II: where something else leads to the subject, the share after which the new object is said.
 
     A question counts where the unedited model knows what leads to the subject.
 
     >>> said = {"sort": "Compositionality_II", "answers": ["Oslo"], "known": None}
-    >>> composed_2({"portability_prompts_said": [{**said, "text": "Oslo"}]}) is None
+    >>> comp_2({"portability_prompts_said": [{**said, "text": "Oslo"}]}) is None
     True
     """
     return share_of(block, "portability", "Compositionality_II")
 
 
-@metric("reasoning", UNIT, "higher", PAPER, NAME)
-def reasoning(block: Block) -> float | None:
+@metric("comp", UNIT, "higher", PAPER, NAME)
+def comp(block: Block) -> float | None:
     """Reasoning: both kinds of compositionality together, and what KnowEdit calls so, which does not tell them apart.
 
     >>> said = {"answers": ["Oslo"], "known": True}
     >>> sorts = [("Reasoning", "Oslo"), ("Compositionality_II", "Rome")]
-    >>> reasoning({"portability_prompts_said": [{**said, "sort": sort, "text": text} for sort, text in sorts]})
+    >>> comp({"portability_prompts_said": [{**said, "sort": sort, "text": text} for sort, text in sorts]})
     0.5
     """
     return share_of(block, "portability", "Reasoning", "Compositionality_I", "Compositionality_II")
@@ -95,14 +95,14 @@ def specific(block: Block) -> float | None:
     return share_of(block, "locality", "Relation_Specificity")
 
 
-@metric("preserved", UNIT, "higher", PAPER, NAME)
-def preserved(block: Block) -> float | None:
+@metric("kept", UNIT, "higher", PAPER, NAME)
+def kept(block: Block) -> float | None:
     """Preservation: of the subject's other objects in the edited relation that are known, the share that is kept.
 
     Files call it forgetfulness.
 
     >>> said = {"sort": "Forgetfulness", "answers": ["Oslo"], "known": True}
-    >>> preserved({"locality_prompts_said": [{**said, "text": "Rome"}]})
+    >>> kept({"locality_prompts_said": [{**said, "text": "Rome"}]})
     0.0
     """
     return share_of(block, "locality", "Forgetfulness")
@@ -138,8 +138,8 @@ RIPPLES = benchmark(
         recognises=lambda value: "portability" in value and "locality" in value,
         columns=(
             ("Edit", ("contains",)),
-            ("Follows", ("portability", "aliasing", "logical", "composed_1", "composed_2", "reasoning")),
-            ("Stays", ("locality", "specific", "preserved", "near", "far")),
+            ("Follows", ("alias", "logic", "comp_1", "comp_2")),
+            ("Stays", ("specific", "kept", "near", "far")),
         ),
         adopted_metrics=(*PORTABILITY.adopted_metrics, "portability", "portability_all", "locality"),
     )
