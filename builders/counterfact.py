@@ -26,11 +26,12 @@ from .choosing.counts import relation_counts, totals
 from .choosing.sampling import sample_subjects
 from .choosing.selection import RecordSelector, relations_to_query
 from .choosing.settings import BuildSettings
+from .languages.grammar import load_grammar
 from .ripples.relations import load_relations_in_words
 from .ripples.writing import Ripples, ripples_of
 from .sources.articles import Passage
 from .sources.knowledge import Knowledge, count_sitelinks, query_knowledge
-from .sources.local_store import hash_files
+from .sources.local_store import check_language, hash_files
 from .sources.options import SourceOptions, Sources
 from .sources.pararel import Relation, language_folder, load_relations, pararel_files, relation_number
 from .texts.contexts import Contexts, sentences_of
@@ -131,6 +132,7 @@ def build_from_sources(
     tell = progress or (lambda _stage, _done, _total: None)
     _check_contexts(sources, settings)
     sources = _in_language(sources, settings.language)
+    check_language(sources.facts, settings.language)
     described = describe_sources(sources)
     fingerprint = hash_json([described, settings.model_dump(), _code_hash()])
     finished = finished_build(out, fingerprint)
@@ -173,7 +175,8 @@ def build_from_sources(
 
 
 def _ripples(records: Sequence[CounterFactRecord], sources: Sources, settings: BuildSettings) -> Ripples:
-    relations = load_relations_in_words(data_folder() / "relations", settings.language)
+    grammar = load_grammar(data_folder() / "languages", settings.language)
+    relations = load_relations_in_words(data_folder() / "relations", settings.language, grammar)
     most, seed = settings.ripple_prompts, settings.seed
     return ripples_of(records, sources.facts, relations, language=settings.language, most=most, seed=seed)
 

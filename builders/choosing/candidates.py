@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from counterfact.core.seeds import derive_seed
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord, Entity, RequestedRewrite
 
+from ..fact_ids import fact_id
 from ..sources.knowledge import LabelledEntity
 from ..sources.pararel import FactTuple
 from .conflicts import Claim
@@ -86,6 +87,7 @@ class Candidate:
             generation_prompts=list(self.generation),
             provenance={
                 "pararel_uuid": self.fact.uuid,
+                "fact_id": fact_id(self.subject_id, self.fact.relation, self.true_id),
                 "subject_id": self.subject_id,
                 "paraphrase_context": settings.paraphrase_context,
                 **({"neighborhood_templates": "topped up"} if self.topped_up else {}),

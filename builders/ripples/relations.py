@@ -8,9 +8,10 @@ from pydantic import Field
 
 from counterfact.core.errors import BadInput
 from counterfact.core.files import read_jsonl
-from counterfact.core.prompts import check_template, fill
+from counterfact.core.prompts import check_template
 from counterfact.core.records import Border
 
+from ..languages.grammar import Grammar
 from ..sources.pararel import relation_number
 
 LOGIC = "logic.jsonl"
@@ -54,20 +55,23 @@ class Relations:
     logic: Mapping[str, RelationLogic]
     apart: str
     """What excludes a name before a prompt: "Apart from {}, "."""
+    grammar: Grammar
+    """How names join sentences."""
 
     def ask(self, relation: str, subject: str) -> str:
         """Return the prompt about a subject, by its name or by a phrase for it."""
-        return _sentence(fill(self.words[relation].ask, subject))
+        return _sentence(self.grammar.fill(self.words[relation].ask, subject))
 
     def phrase(self, relation: str, subject: str) -> str | None:
         """Return the phrase for a subject's object, or None where the language has none."""
         words = self.words.get(relation)
-        return None if words is None or words.phrase is None else fill(words.phrase, subject)
+        return None if words is None or words.phrase is None else self.grammar.fill(words.phrase, subject)
 
     def ask_apart_from(self, relation: str, subject: str, other: str) -> str:
         """Return the prompt about a subject that excludes one object."""
         ask = self.words[relation].ask
-        return fill(self.apart, other) + fill(ask if ask.startswith("{}") else ask[0].lower() + ask[1:], subject)
+        lowered = ask if ask.startswith("{}") else ask[0].lower() + ask[1:]
+        return self.grammar.fill(self.apart, other) + self.grammar.fill(lowered, subject)
 
     def inverse(self, relation: str) -> str | None:
         """Return the relation that leads back, where there is one."""
@@ -93,7 +97,7 @@ class Relations:
         return [] if logic is None else [*logic.related, *(each.gives for each in logic.implies)]
 
 
-def load_relations_in_words(folder: Path, language: str = "en") -> Relations:
+def load_relations_in_words(folder: Path, language: str = "en", grammar: Grammar | None = None) -> Relations:
     """Read the relations of a folder in one language.
 
     Raises:
@@ -120,7 +124,7 @@ def load_relations_in_words(folder: Path, language: str = "en") -> Relations:
     except ValueError as error:
         raise BadInput(f"{path}: {error}") from error
     ordered = {relation: words[relation] for relation in sorted(words, key=relation_number)}
-    return Relations(ordered, {each.relation: each for each in logic}, apart)
+    return Relations(ordered, {each.relation: each for each in logic}, apart, grammar or Grammar())
 
 
 def _sentence(text: str) -> str:

@@ -65,7 +65,8 @@ def build(
         typer.Option("--non-conflicting", help="Only records that can all be edited at once; says how many."),
     ] = False,
     of: Annotated[
-        str | None, typer.Option("--from", help="With --non-conflicting: take them from this data set, build none.")
+        str | None,
+        typer.Option("--from", help="Take this data set's records: with --non-conflicting, or into --language."),
     ] = None,
     contact: Contact = None,
     cache: Cache = None,
@@ -79,15 +80,16 @@ def build(
     Example: `counterfact build --sparql wdqs --contact you@example.org --out datasets/counterfact-live`
 
     What can all be edited at once: `counterfact build --non-conflicting --from counterfact.json --out datasets/multi`
+
+    The same edits in French: `counterfact build --from datasets/counterfact --language fr --sparql slice-fr.nt.gz`
     """
     from counterfact.builders import counterfact, multi  # noqa: PLC0415
     from counterfact.builders.choosing.settings import BuildSettings  # noqa: PLC0415
+    from counterfact.builders.languages import translation  # noqa: PLC0415
     from counterfact.builders.request_estimate import estimate_build  # noqa: PLC0415
     from counterfact.builders.sources.options import SourceOptions  # noqa: PLC0415
 
-    if of is not None:
-        if not non_conflicting:
-            raise BadInput("--from takes records out of a data set by a rule; say which: --non-conflicting")
+    if of is not None and non_conflicting:
         _print_report(multi.build(out, of, name=name, version=version))
         return
     sources: dict[str, Any] = {
@@ -102,6 +104,13 @@ def build(
         "replay": replay,
         "pause": pause,
     }
+    if of is not None:
+        if language == "en":
+            raise BadInput("--from takes a data set's records; say what for: --non-conflicting, or --language CODE")
+        options = SourceOptions(**sources, language=language)
+        report = translation.build(out, of, language, options=options, name=name, version=version, seed=seed)
+        _print_report(report)
+        return
     settings: dict[str, Any] = {
         "seed": seed,
         "version": version,
