@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from ..sources.batches import batches, query_in_batches
+from ..sources.batches import batches, query_in_batches, select
 from ..sources.pararel import relation_number
 from ..sources.queries import entity_id
 from ..sources.sparql import QueryTooLarge, SparqlSource
@@ -88,7 +88,7 @@ class FactsAround:
 
     def _leading_rows(self, batch: Sequence[str]) -> Iterator[dict[str, str]]:
         try:
-            yield from self._source.select(queries.leading_to(batch, self._relations), divisible=True).rows
+            yield from select(self._source, queries.leading_to(batch, self._relations), divisible=True).rows
         except QueryTooLarge:
             if len(batch) == 1:
                 self.counts["subjects to which too many facts lead to list"] += 1

@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyoxigraph import RdfFormat, Store
 
 from counterfact.builders.counterfact import build
+from counterfact.builders.ripples.facts import FactsAround
 from counterfact.builders.ripples.relations import load_relations_in_words
 from counterfact.builders.ripples.writing import ripples_of
+from counterfact.builders.sources.endpoint import EndpointSource
 from counterfact.builders.sources.local_store import StoreSource
 from counterfact.builders.sources.queries import DIRECT, ENTITY, LABEL
 from counterfact.builders.sources.sparql import QueryResult, QueryTooLarge
@@ -17,6 +20,8 @@ from counterfact.core.files import read_jsonl
 from counterfact.core.places import data_folder
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from counterfact.evaluation.benchmarks.portability import PortabilityRecord
+from tests.support.fast_client import fast_client
+from tests.support.sparql_server import serve
 
 ALIAS = "http://www.w3.org/2004/02/skos/core#altLabel"
 NAMES = {
@@ -147,6 +152,21 @@ def test_a_subject_to_which_too_much_leads_loses_only_that(tmp_path: Path) -> No
     line, counts = made(tmp_path, Slow(world(tmp_path).files))
     assert "Compositionality_II" not in line["portability"] and "Compositionality_I" in line["portability"]
     assert counts["subjects to which too many facts lead to list"] == 1
+
+
+def test_an_endpoint_gives_the_same_as_files(tmp_path: Path) -> None:
+    files = world(tmp_path)
+    store = Store()
+    store.bulk_load(path=str(files.files[0]), format=RdfFormat.N_TRIPLES)
+    with serve(store) as url:
+        assert made(tmp_path, EndpointSource(url, fast_client(tmp_path / "a.sqlite"))) == made(tmp_path, files)
+
+
+def test_real_entities_have_other_names(real_data: Path) -> None:
+    facts = FactsAround(StoreSource.open(real_data / "wikidata_rdf"), [])
+    facts.learn_names(["Q42"])
+    label, *others = facts.names("Q42")
+    assert label == "Douglas Adams" and len(others) >= 3 and "Douglas Noel Adams" in others
 
 
 def test_records_without_ids_have_none(tmp_path: Path) -> None:
