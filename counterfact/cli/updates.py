@@ -35,7 +35,7 @@ def updates(
 
     Example: `counterfact updates latest-truthy-2024.nt.gz latest-truthy-2025.nt.gz --out datasets/updates`
 
-    The folder also holds what was found of each kind, in `updates.jsonl`; `counterfact evaluate` takes it.
+    The folder also holds what was found of each kind, in `updates.jsonl`; `evaluate` takes it.
     """
     from counterfact.builders.updates import build as builder  # noqa: PLC0415
 
