@@ -2,9 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from ..sources.queries import DIRECT, ENTITY, LABEL, literal
-
-ALIAS = "http://www.w3.org/2004/02/skos/core#altLabel"
+from ..sources.queries import ALIAS, DIRECT, ENTITY, LABEL, literal
 
 
 def property_id(iri: str) -> str:

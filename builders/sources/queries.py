@@ -12,6 +12,7 @@ from typing import NamedTuple
 ENTITY = "http://www.wikidata.org/entity/"
 DIRECT = "http://www.wikidata.org/prop/direct/"
 LABEL = "http://www.w3.org/2000/01/rdf-schema#label"
+ALIAS = "http://www.w3.org/2004/02/skos/core#altLabel"
 ABOUT = "http://schema.org/about"
 SITELINKS = "http://wikiba.se/ontology#sitelinks"
 

@@ -31,7 +31,7 @@ from counterfact.core.errors import BadInput
 
 from .dump_filter import LineFilter, entity_blocks, filter_block, read_label
 from .pararel import Relation
-from .queries import ABOUT, DIRECT, ENTITY, LABEL
+from .queries import ABOUT, ALIAS, DIRECT, ENTITY, LABEL
 
 T = TypeVar("T")
 
@@ -41,6 +41,7 @@ MOST = 1000
 _FACT = re.compile(f"<{ENTITY}(Q[0-9]+)> <{DIRECT}(P[0-9]+)> <{ENTITY}(Q[0-9]+)>".encode())
 _NAMED = re.compile(rf'<{ENTITY}(Q[0-9]+)> <{LABEL}> "(.*)"@[a-z0-9-]+ \.'.encode())
 _ABOUT = re.compile(f"<{ABOUT}> <{ENTITY}(Q[0-9]+)>".encode())
+_ALIAS = re.compile(f"<{ENTITY}(Q[0-9]+)> <{ALIAS}>".encode())
 _OF_ENTITY = re.compile(f"<{ENTITY}(Q[0-9]+)>".encode())
 _PARALLEL = {".bz2": ("lbzip2", "pbzip2"), ".gz": ("pigz",)}
 
@@ -164,6 +165,8 @@ class _SliceFilter:
             kind, keep = "labels", label[1] in self._labelled
         elif about := _ABOUT.search(line):
             kind, keep = "articles", about[1] in self._holders
+        elif alias := _ALIAS.match(line):
+            kind, keep = "aliases", alias[1] in self._labelled
         else:
             entity = _OF_ENTITY.match(line)
             kind, keep = "sitelinks", entity is not None and entity[1] in self._holders

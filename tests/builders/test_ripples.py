@@ -12,7 +12,7 @@ from counterfact.builders.ripples.relations import load_relations_in_words
 from counterfact.builders.ripples.writing import ripples_of
 from counterfact.builders.sources.endpoint import EndpointSource
 from counterfact.builders.sources.local_store import StoreSource
-from counterfact.builders.sources.queries import DIRECT, ENTITY, LABEL
+from counterfact.builders.sources.queries import ALIAS, DIRECT, ENTITY, LABEL
 from counterfact.builders.sources.sparql import QueryResult, QueryTooLarge
 from counterfact.contracts.datasets import load_dataset
 from counterfact.core.errors import BadInput
@@ -23,7 +23,6 @@ from counterfact.evaluation.benchmarks.portability import PortabilityRecord
 from tests.support.fast_client import fast_client
 from tests.support.sparql_server import serve
 
-ALIAS = "http://www.w3.org/2004/02/skos/core#altLabel"
 NAMES = {
     "Q1": ["Orsa", "Land of Orsa", "OR", "the"],
     "Q2": ["Dalby"],
