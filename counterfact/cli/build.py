@@ -106,7 +106,7 @@ def build(
     if of is not None:
         if not non_conflicting:
             raise BadInput("--from takes records out of a data set by a rule; say which: --non-conflicting")
-        _print_report(multi.build(out, of, name=name, version=version or "1"))
+        _print_report(multi.build(out, of, name=name, **({"version": version} if version else {})))
         return
     sources: dict[str, Any] = {
         "sparql": sparql,
