@@ -177,8 +177,11 @@ class Translator:
         )
 
     def _about(self, ids: Sequence[str], templates: Sequence[str], random: Random) -> list[tuple[str, str]]:
-        named = ((id, label) for id in ids if (label := self._language.names.label(id)) is not None)
-        return [(id, self._language.grammar.fill(random.choice(templates), label)) for id, label in named]
+        """Return as many distinct prompts about each subject as the record has, while there are templates."""
+        left = {id: random.sample(list(templates), len(templates)) for id in dict.fromkeys(ids)}
+        labels = {id: self._language.names.label(id) for id in left}
+        fill = self._language.grammar.fill
+        return [(id, fill(left[id].pop(), label)) for id in ids if (label := labels[id]) is not None and left[id]]
 
 
 def across(record: CounterFactRecord, other: CounterFactRecord, language: str) -> dict[str, Any]:

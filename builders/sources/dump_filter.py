@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
+from .labels import clean_label
 from .queries import ABOUT, ALIAS, DIRECT, ENTITY, LABEL, SITELINKS
 
 _ENTITY = ENTITY.encode()
@@ -77,7 +78,7 @@ def filter_block(block: bytes, wanted: LineFilter) -> FilteredBlock:
 
     def finish() -> None:
         own = labels.get(wanted.language.encode()) or labels.get(b"mul")
-        if facts or (own and read_label(own[0]) in wanted.labels):
+        if facts or (own and clean_label(read_label(own[0])) in wanted.labels):
             kept.extend([*([own[1]] if own else []), *facts, *links])
             counts["labels from mul"] += bool(own) and wanted.language.encode() not in labels
             counts["entities without a label"] += not own

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_file
 
+from .labels import clean_label
 from .ntriples import fact_line, label_line
 from .queries import LABEL, literal
 from .sparql import QueryResult, SourceError, SparqlSource, read_results
@@ -125,7 +126,7 @@ def _load(store: "Store", file: Path) -> None:
 
 
 def read_facts_table(path: Path) -> bytes:
-    """Return the statements and labels of a table, as N-Triples.
+    """Return the statements and labels of a table, as N-Triples; labels are cleaned, and kept where they name.
 
     Args:
         path: a `.tsv` file, or `.tsv.gz`.
@@ -136,8 +137,9 @@ def read_facts_table(path: Path) -> bytes:
     lines: dict[str, None] = {}
     for subject, subject_label, relation, object, object_label, language in _rows(path):
         lines[fact_line(subject, relation, object)] = None
-        lines[label_line(subject, subject_label, language)] = None
-        lines[label_line(object, object_label, language)] = None
+        for entity, label in ((subject, subject_label), (object, object_label)):
+            if (name := clean_label(label)) is not None:
+                lines[label_line(entity, name, language)] = None
     return "".join(lines).encode()
 
 

@@ -130,7 +130,9 @@ def test_the_same_edits_in_french(tmp_path: Path, command: Command) -> None:
         assert other["subject"] == f"{edit['subject']} la Rousse"
         assert other["target_new"]["str"] == edit["target_new"]["str"].lower()
         assert "parl" in "".join([other["prompt"], *row["paraphrase_prompts"]]) and len(row["paraphrase_prompts"]) == 2
-        assert len(row["neighborhood_prompts"]) >= 8 and len(row["generation_prompts"]) == 3
+        near = row["neighborhood_prompts"]
+        assert len(near) == len(set(near)) == len(row["provenance"]["neighborhood_ids"]) >= 5
+        assert len(row["generation_prompts"]) == 3
     assert load_dataset(tmp_path / "fr").kind == "counterfact"
     data = load_dataset(tmp_path / "fr" / "across.jsonl", benchmark="portability")
     record = data.records[0]
