@@ -144,6 +144,8 @@ def compositionality_2(edit: RippleEdit, world: World) -> Iterator[Ripple]:
         ends = {edit.subject, edit.true, edit.new}
         if phrase is None or other in ends or relation == world.relations.inverse(edit.relation):
             continue
+        if world.relations.has_many(relation):
+            continue
         triples = [(other, relation, edit.subject), edit.made]
         yield Ripple(world.relations.ask(edit.relation, phrase), [edit.new], triples, [edit.true], [needed])
 
