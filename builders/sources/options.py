@@ -1,7 +1,7 @@
 """The sources of a build, opened by name: a service's short name, an address, a folder, or the embedded world."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from counterfact.core.errors import BadInput
@@ -68,6 +68,8 @@ class SourceOptions:
     """Seconds between a response and the next request."""
     language: str = "en"
     """Code of the language, which chooses the Wikipedia."""
+    whole_articles: bool = False
+    """Whether articles of a MediaWiki are read as a whole, and not only up to their first heading."""
 
     @property
     def live(self) -> bool:
@@ -83,6 +85,13 @@ class SourceOptions:
     def generation(self) -> Path:
         """Folder of generation prompts."""
         return Path(self.prompts) if self.prompts else data_folder() / "prompts" / "generation"
+
+    def topped_up(self) -> "SourceOptions":
+        """Return the same, with the templates that ship where none are named, and where there are such."""
+        ours = not self.pararel and not self.live
+        if self.templates or ours or self.language != "en":
+            return self
+        return replace(self, templates=data_folder() / "pararel")
 
     @property
     def more_templates(self) -> Path | None:
@@ -142,7 +151,10 @@ class SourceOptions:
             # The sentences that ship are English: before prompts in another language they would be noise.
             contexts = _embedded_articles() if self.language == "en" else None
             api, wiki = wiki_of(self.language)
-            return Wikipedia(client, contexts, *((api, WIKIDATA) if name == "wikipedia" else (str(name),) * 2), wiki)
+            addresses = (api, WIKIDATA) if name == "wikipedia" else (str(name), str(name))
+            return Wikipedia(client, contexts, *addresses, wiki, self.whole_articles)
+        if self.whole_articles:
+            raise BadInput("--whole-articles: only where articles come from Wikipedia; articles in files are whole")
         return LocalArticles.open(Path(name)) if name else _embedded_articles()
 
 

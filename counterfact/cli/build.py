@@ -36,7 +36,7 @@ def build(
     sparql: Sparql = None,
     pararel: Pararel = None,
     templates: Annotated[
-        Path | None, typer.Option(help="Folder in ParaRel's layout; its templates top up relations with too few.")
+        Path | None, typer.Option(help="Folder in ParaRel's layout that tops up its templates; default: ours.")
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="Folder of generation prompts, P*.txt.")] = None,
     articles: Annotated[
@@ -46,7 +46,25 @@ def build(
     language: Language = "en",
     seed: Seed = 0,
     name: Annotated[str | None, typer.Option(help="Name; default: counterfact-embedded, counterfact if live.")] = None,
-    version: Annotated[str, typer.Option(help="Version of the data set.")] = "1",
+    version: Annotated[str | None, typer.Option(help="Version of the data set.")] = None,
+    preset: Annotated[
+        str, typer.Option(help="paper: as CounterFact was released; strict: one object a subject, prompts spread.")
+    ] = "paper",
+    pool: Annotated[
+        int | None, typer.Option(help="Subjects of an object that prompts are drawn from; 0 for all. [preset]")
+    ] = None,
+    pool_order: Annotated[
+        str, typer.Option(help="Which subjects are in a pool: the first by Q-`id`, or by number of `sitelinks`.")
+    ] = "id",
+    fewest_neighbors: Annotated[
+        int | None, typer.Option(help="Fewest subjects behind neighborhood prompts. [preset]")
+    ] = None,
+    several_objects: Annotated[
+        str | None, typer.Option(help="Subjects with more than one object: keep or drop. [preset]")
+    ] = None,
+    implied_objects: Annotated[
+        str | None, typer.Option(help="New objects that imply a true one or follow from it: exclude or allow. [preset]")
+    ] = None,
     context: Annotated[
         str, typer.Option(help="Before paraphrase prompts: a sentence of the `articles` or of `texts`, or `none`.")
     ] = "articles",
@@ -57,12 +75,19 @@ def build(
     generations: Annotated[int, typer.Option(help="Generation prompts in a record.")] = 10,
     references: Annotated[int, typer.Option(help="Most reference texts of a new object; 0 for none.")] = 25,
     sitelinks: Annotated[int, typer.Option(help="Only subjects with this many sitelinks or more.")] = 0,
+    ripples: Annotated[
+        bool, typer.Option("--ripples", help="Write ripples.jsonl too: what must follow from each edit, and stay.")
+    ] = False,
     non_conflicting: Annotated[
         bool,
         typer.Option("--non-conflicting", help="Only records that can all be edited at once; says how many."),
     ] = False,
+    whole_articles: Annotated[
+        bool, typer.Option("--whole-articles", help="Reference texts are whole articles of Wikipedia: one a request.")
+    ] = False,
     of: Annotated[
-        str | None, typer.Option("--from", help="With --non-conflicting: take them from this data set, build none.")
+        str | None,
+        typer.Option("--from", help="Take this data set's records: with --non-conflicting, or into --language."),
     ] = None,
     contact: Contact = None,
     cache: Cache = None,
@@ -76,16 +101,17 @@ def build(
     Example: `counterfact build --sparql wdqs --contact you@example.org --out datasets/counterfact-live`
 
     What can all be edited at once: `counterfact build --non-conflicting --from counterfact.json --out datasets/multi`
+
+    The same edits in French: `counterfact build --from datasets/counterfact --language fr --sparql slice-fr.nt.gz`
     """
     from counterfact.builders import counterfact, multi  # noqa: PLC0415
     from counterfact.builders.choosing.settings import BuildSettings  # noqa: PLC0415
+    from counterfact.builders.languages import translation  # noqa: PLC0415
     from counterfact.builders.request_estimate import estimate_build  # noqa: PLC0415
     from counterfact.builders.sources.options import SourceOptions  # noqa: PLC0415
 
-    if of is not None:
-        if not non_conflicting:
-            raise BadInput("--from takes records out of a data set by a rule; say which: --non-conflicting")
-        _print_report(multi.build(out, of, name=name, version=version))
+    if of is not None and non_conflicting:
+        _print_report(multi.build(out, of, name=name, **({"version": version} if version else {})))
         return
     sources: dict[str, Any] = {
         "sparql": sparql,
@@ -98,10 +124,27 @@ def build(
         "cache": cache,
         "replay": replay,
         "pause": pause,
+        "whole_articles": whole_articles,
     }
-    settings: dict[str, Any] = {
-        "seed": seed,
+    chosen = {
         "version": version,
+        "pool": pool,
+        "fewest_neighbors": fewest_neighbors,
+        "several_objects": several_objects,
+        "implied_objects": implied_objects,
+    }
+    if of is not None:
+        if language == "en":
+            raise BadInput("--from takes a data set's records; say what for: --non-conflicting, or --language CODE")
+        options = SourceOptions(**sources, language=language)
+        report = translation.build(out, of, language, options=options, name=name, version=version or "1", seed=seed)
+        _print_report(report)
+        return
+    settings: dict[str, Any] = {
+        **{name: value for name, value in chosen.items() if value is not None},
+        "seed": seed,
+        "preset": preset,
+        "pool_order": pool_order,
         "relations": relation,
         "paraphrase_context": context,
         "language": language,
@@ -111,6 +154,7 @@ def build(
         "generation_prompts": generations,
         "reference_texts": references,
         "fewest_sitelinks": sitelinks,
+        "ripples": ripples,
         "non_conflicting": non_conflicting,
     }
     if plan:
@@ -120,6 +164,7 @@ def build(
     with progress_bar("building") as advance:
         report = counterfact.build(out, **sources, **settings, pack=pack, name=name, progress=advance)
     _print_report(report)
+    _print_spread(report)
     print_responses(report.responses)
     if report.packed is not None:
         console.print(f"{pack}: all {report.packed:,} responses; build from it with --replay --cache {pack}")
@@ -161,9 +206,26 @@ def _print_estimate(estimate: "Estimate") -> None:
     console.print(table)
 
 
+def _print_spread(report: "BuildReport") -> None:
+    """Print how far prompts about other subjects are spread, beside what pools predict and beside the paper's."""
+    from counterfact.builders.choosing.expectation import PAPER  # noqa: PLC0415
+
+    table = Table(title="prompts about other subjects", title_justify="left")
+    for column in ("", "this build", "its pools predict", "CounterFact"):
+        table.add_column(column, justify="right" if column else "left")
+    for kind, paper in PAPER.items():
+        for (what, found), known in zip(report.meta["counts"]["spread"][kind].items(), paper, strict=True):
+            values = (*found.values(), known)
+            table.add_row(f"{kind}: {what.replace('_', ' ')}", *("–" if v is None else f"{v:,g}" for v in values))
+    console.print(table)
+
+
 def _print_report(report: "BuildReport") -> None:
     said = "already there" if report.reused else "built"
     console.print(f"{report.path}: {said}, {report.records:,} records", style="bold")
     if dropped := report.meta["counts"].get("dropped"):
         console.print("dropped: " + ", ".join(f"{number:,} {reason}" for reason, number in dropped.items()))
+    if ripples := report.meta.get("ripples"):
+        made = {name: count["prompts"] for name, count in ripples.items() if isinstance(count, dict)}
+        console.print("ripples: " + ", ".join(f"{number:,} {name}" for name, number in made.items()))
     console.print(f"sources, seed and all counts: {report.path / 'build.json'}", style="dim")

@@ -28,6 +28,7 @@ from counterfact.cli import (
     sweep,
     trace,
     train,
+    updates,
 )
 from counterfact.cli.demo import demo
 from counterfact.cli.doctor import doctor
@@ -43,7 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for room in (
-    *(build, snapshot, data, audit, push),
+    *(build, snapshot, updates, data, audit, push),
     *(fetch_model, moment, train, editors, edit, evaluate, summarize, compare),
     *(save_edited, lm_eval, known, trace, sweep, leaderboard, many_edits),
 ):

@@ -166,7 +166,15 @@ def _table(runs: Sequence[Run], paper: str | None) -> Table:
         groups=benchmark.columns,
         rows=tuple(rows),
         notation=benchmark.notation,
-        note="; ".join([note, *(notes_of(runs) if sequential else []), *_other_units(benchmark), *_not_taken(runs)]),
+        note="; ".join(
+            [
+                note,
+                *(notes_of(runs) if sequential else []),
+                *_other_units(benchmark),
+                *_fewer(runs[0]),
+                *_not_taken(runs),
+            ]
+        ),
     )
 
 
@@ -228,6 +236,14 @@ def _other_units(benchmark: Benchmark[Any]) -> list[str]:
         if name in METRICS and METRICS.get(name).scale == 1:
             units.setdefault(METRICS.get(name).unit, []).append(name)
     return [f"{', '.join(names)} in {unit}" for unit, names in units.items()]
+
+
+def _fewer(run: Run) -> list[str]:
+    """Return which columns are of fewer records than were scored, where a record may have nothing for a column."""
+    scored, entries = run.data["n"]["scored"], run.data["metrics"]
+    shown = [(name, entries[name]["n"]) for name in run.benchmark.shown if name in entries]
+    fewer = [f"{name} {n}" for name, n in shown if n < scored]
+    return [f"records that count: {', '.join(fewer)}"] if fewer else []
 
 
 def _published(row: PaperRow) -> dict[str, Cell]:
