@@ -13,7 +13,7 @@ from counterfact.evaluation.store import results
 from counterfact.leaderboard.reading import Refused
 from counterfact.leaderboard.references import References, dataset_key, fingerprints, unedited_key, unedited_values
 from counterfact.leaderboard.schema import ids_of
-from counterfact.leaderboard.submission import Submission, read_submission
+from counterfact.leaderboard.submission import Submission, find_candidates, read_submission
 
 EQUAL = 1e-6
 """How far an aggregate may lie from the one computed here: the rounding of another machine."""
@@ -46,6 +46,15 @@ def check(folder: Path, references: References) -> Verdict:
     except Refused as refused:
         return Verdict((refused,))
     return check_read(submission, references)
+
+
+def check_all(root: Path, references: References) -> dict[Path, Verdict]:
+    """Check every submission below a folder; what lies there and is part of none is refused by its name."""
+    found = find_candidates(root)
+    loose = Refused("loose-file", "it lies in no submission: each is a folder of its own, with its two files")
+    return {folder: check(folder, references) for folder in found.folders} | {
+        path: Verdict((loose,)) for path in found.loose
+    }
 
 
 def check_read(submission: Submission, references: References) -> Verdict:

@@ -289,9 +289,7 @@ def test_counterfact_asked_as_zsre(tmp_path: Path) -> None:
 def test_prompts_of_counterfact_plus_are_read_by_their_benchmark(tmp_path: Path) -> None:
     value = SAMPLES["counterfact_plus"]
     data = load(tmp_path, value)
-    assert data.notes == (
-        "keys that are ignored: distracting_neighborhood_prompts (read by --benchmark counterfact_plus)",
-    )
+    assert data.notes == ("distracting_neighborhood_prompts is read by --benchmark counterfact_plus",)
     plus = load(tmp_path, value, benchmark="counterfact_plus")
     assert plus.notes == ()
     assert plus_prompts(only(plus)) == ["It is so. The Osk bell was cast by"]

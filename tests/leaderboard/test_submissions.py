@@ -277,7 +277,7 @@ def test_references_survive_their_file(known: References, tmp_path: Path) -> Non
 
 
 def test_nothing_hides_from_check_all(honest: Path) -> None:
-    assert find_candidates(honest.parent) == [honest]
+    assert find_candidates(honest.parent) == ([honest], [])
 
 
 ODD: tuple[Any, ...] = (

@@ -114,7 +114,7 @@ def composing(kind: str = "gpt2") -> Encoding:
     """A tokenizer that composes characters before it looks at them, as those of Qwen do."""
     tokenizer = deepcopy(tiny_lm(kind).tokenizer)
     tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
-    return Encoding.of(tokenizer)
+    return Encoding.of(tokenizer, len(tokenizer))
 
 
 @pytest.mark.parametrize("subject", ["Zo\u00eb", "Ex\u00e4mpl\u00eb D\u00e9", "\u00c5ne Mo\u00e9", "\ud55c"])
@@ -133,8 +133,8 @@ def test_a_rule_that_needs_no_subject_asks_for_none() -> None:
     lm = tiny_lm()
     assert lm.subject_position("{} is", " ", "last") == len(lm.prompt_tokens("  is")) - 1
     with pytest.raises(ValueError, match="no token"):
-        Encoding.of(blind()).locate(["{}ab"], ["\u6771"])
-    [(ids, position)] = Encoding.of(blind()).locate(["{}ab"], ["\u6771"], "last")
+        Encoding.of(blind(), 9).locate(["{}ab"], ["\u6771"])
+    [(ids, position)] = Encoding.of(blind(), 9).locate(["{}ab"], ["\u6771"], "last")
     assert position == len(ids) - 1
 
 
@@ -168,7 +168,7 @@ def sentence_piece(words: list[str]) -> Encoding:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Metaspace()
-    return Encoding.of(PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>"))
+    return Encoding.of(PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>"), 999)
 
 
 def test_a_tokenizer_that_adds_a_space_does_not_add_two() -> None:
@@ -203,7 +203,7 @@ def test_both_rules_agree_on_real_records(real_data: Path) -> None:
 def test_a_chat_template_doubles_no_start_token() -> None:
     template = "{{ bos_token }}[{{ messages[0]['role'] }}] {{ messages[0]['content'] }} [answer]"
     for begin, expected in ((True, "[user] Where? [answer]"), (False, f"{END}[user] Where? [answer]")):
-        encoding = Encoding.of(make_tokenizer(begin))
+        encoding = Encoding.of(make_tokenizer(begin), 999)
         with pytest.raises(BadInput, match="no chat template"):
             encoding.in_chat("Where?")
         encoding.tokenizer.chat_template = template
