@@ -148,6 +148,8 @@ def build(
         checked = BuildSettings.check(settings, "counterfact build")
         _print_estimate(estimate_build(SourceOptions(**sources, language=language), checked))
         return
+    if fetched := SourceOptions(**sources, language=language).fetched if not replay else []:
+        note(f"over the network, where the cache lacks it: {'; '.join(fetched)}")
     with progress_bar("building") as advance:
         report = counterfact.build(out, **sources, **settings, pack=pack, name=name, progress=advance)
     _print_report(report)
