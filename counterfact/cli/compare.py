@@ -13,8 +13,6 @@ from counterfact.core.errors import BadInput
 if TYPE_CHECKING:
     from counterfact.builders.audit.overlap import Shared
 
-OURS = "datasets/counterfact"
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -24,7 +22,7 @@ def register(app: typer.Typer) -> None:
 def compare(
     what: Annotated[
         list[str],
-        typer.Argument(help="Two data sets, or one to compare with datasets/counterfact; or folders of runs."),
+        typer.Argument(help="Two data sets; with --baseline, folders of runs."),
     ],
     baseline: Annotated[Path | None, typer.Option(help="Compare runs: the run to compare the others with.")] = None,
     form: Form = "terminal",
@@ -40,10 +38,12 @@ def compare(
     load_plugins(plugin)
     if baseline is not None:
         _runs([Path(folder) for folder in what], baseline, form)
-    elif len(what) > 2:
-        raise BadInput(f"expected one or two data sets, got {len(what)}; to compare runs, give --baseline RUN")
+    elif len(what) != 2 or len({Path(name).resolve() for name in what}) == 1:
+        raise BadInput(
+            f"expected two data sets to compare, got {', '.join(what)}; to compare runs, say with which: --baseline RUN"
+        )
     else:
-        _data_sets(*([OURS, *what] if len(what) == 1 else what), as_json=as_json)
+        _data_sets(*what, as_json=as_json)
 
 
 def _runs(folders: list[Path], baseline: Path, form: str) -> None:

@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     from counterfact.evaluation.schedule import Schedule
     from counterfact.evaluation.store import Run
 
-REASONS = 5
-"""Most reasons of failures that are told one by one."""
 LETTERS = "letters"
 """The judge that asks a model, where no other is named."""
 
@@ -333,15 +331,13 @@ def say_failures(runs: "Sequence[Run]") -> None:
         Failed: of no record is there a score.
     """
     for run in runs:
-        n = run.data["n"]
-        for group in n["reasons"][:REASONS]:
-            told = f"{group['n']:,} of {n['asked']:,} records failed at {group['stage']}: {group['reason']}"
-            notes.print(f"{run.editor}: {told}", style="yellow")
-        if rest := n["reasons"][REASONS:]:
-            more = sum(group["n"] for group in rest)
-            notes.print(
-                f"{run.editor}: {more:,} more failed, for {len(rest)} other reasons: see run.json", style="yellow"
-            )
+        groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for each in run.data["n"]["reasons"]:  # those that differ in numbers and names alone are one
+            groups.setdefault((each["stage"], re.sub(r"\d+|'[^']*'", "", each["reason"])), []).append(each)
+        for (stage, _), alike in groups.items():
+            told = f"{sum(each['n'] for each in alike):,} of {run.data['n']['asked']:,} records failed at {stage}"
+            like = " (the others alike)" if len(alike) > 1 else ""
+            notes.print(f"{run.editor}: {told}: {alike[0]['reason']}{like}", style="yellow")
     if not any(run.data["n"]["scored"] for run in runs):
         raise Failed("no record was scored")
 

@@ -131,6 +131,8 @@ class Reading(NamedTuple):
     """Whose form the file has, for people."""
     records: list[Record | BadRecord]
     notes: tuple[str, ...]
+    for_others: tuple[str, ...]
+    """Keys that another benchmark reads, with its name."""
     content_hash: str
 
 
@@ -175,8 +177,8 @@ def read_records(
             f"{bad[0].case_id}: {bad[0].reason}"
         )
     read_by = [f"{key} is read by --benchmark {form.keys_of[key]}" for key in theirs] if form is not None else []
-    notes = (*read_by, *_notes(form, ignored, said, bad))
-    return Reading(benchmark, title, records, notes, digest.hexdigest())
+    notes = tuple(_notes(form, ignored, said, bad))
+    return Reading(benchmark, title, records, notes, tuple(read_by), digest.hexdigest())
 
 
 def _recognised(
@@ -284,7 +286,7 @@ def _assemble(
         path=str(path),
         reference_texts=references,
         form=reading.form if path.is_file() else "",
-        notes=reading.notes,
+        notes=(*(reading.for_others if path.is_file() else ()), *reading.notes),
         beyond=tuple(reading.records[counted:]),
     )
 

@@ -62,7 +62,7 @@ def test_compare_tells_data_sets_from_runs(data: Path, tmp_path: Path) -> None:
     rows = {row["item"]: row for row in found["overlap"]}
     assert all(row["first"] == row["second"] == row["both"] for row in rows.values())
     assert rows["relations"]["both"] == 2 and found["missing"] == {}
-    assert "100.0%" in run("compare", data, data)
+    assert "100.0%" in run("compare", data, data / "records.jsonl")
     with pytest.raises(BadInput, match="give --baseline"):
         run("compare", data, data, data)
     (tmp_path / "run.json").write_text("{}")
