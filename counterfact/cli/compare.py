@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from counterfact.cli._common import Json, Plugin, load_plugins, print_json
+from counterfact.cli._common import Json, Plugin, load_plugins, note, print_json
 from counterfact.cli._tables import print_table
 from counterfact.cli.summarize import Form, print_tables
 from counterfact.core.errors import BadInput
@@ -49,11 +49,17 @@ def compare(
 def _runs(folders: list[Path], baseline: Path, form: str) -> None:
     from counterfact.evaluation.store import find_runs, load_run  # noqa: PLC0415
     from counterfact.evaluation.summary import compare as differences  # noqa: PLC0415
+    from counterfact.evaluation.summary import why_unlike  # noqa: PLC0415
 
     against = load_run(baseline)
-    others = [run for run in find_runs(*folders) if run.folder != against.folder and run.dataset == against.dataset]
-    if not others:
-        raise BadInput(f"no other run on {against.dataset} below {', '.join(map(str, folders))}")
+    others = [run for run in find_runs(*folders) if run.folder.resolve() != against.folder.resolve()]
+    unlike = {run.folder: reason for run in others if (reason := why_unlike(run, against))}
+    if len(unlike) == len(others):
+        first = next(iter(unlike.values()), f"no other run below {', '.join(map(str, folders))}")
+        raise BadInput(f"no run to compare with {against.folder}: {first}")
+    if unlike:
+        note(f"passed over, of another data set, benchmark or schedule: {len(unlike)} of {len(others)} runs")
+    others = [run for run in others if run.folder not in unlike]
     print_tables([differences(others, against)], form)
 
 

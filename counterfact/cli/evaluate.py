@@ -1,5 +1,6 @@
 """`counterfact evaluate` and `score-texts`: run editors on a data set, or go on with what was interrupted."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any

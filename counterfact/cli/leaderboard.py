@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from counterfact.cli._common import Json, Plugin, console, load_plugins, print_json, progress_bar
+from counterfact.cli._common import Json, Plugin, console, load_plugins, note, print_json, progress_bar
 from counterfact.core.errors import BadInput, Failed
 from counterfact.core.files import write_atomic
 
@@ -86,6 +86,9 @@ def check(
 ) -> None:
     """Check a submission: exit 0 if it is taken, 1 if it is refused, 2 if the arguments are wrong.
 
+    Without references all is checked but what only they tell. Of a whole board: `counterfact leaderboard check
+    board/results --all`
+
     Example: `counterfact leaderboard check submission --references references.json`
     """
     load_plugins(plugin)
@@ -96,10 +99,10 @@ def check(
     if not folder.is_dir():
         raise BadInput(f"no folder {folder}")
     path = known or find_references(folder)
-    if path is None:
+    held = None if path is None else load_references(path)
+    if held is None and every:
         raise BadInput(f"no {FILE} in {folder} or above it: make one with `counterfact leaderboard references RESULTS`")
-    held = load_references(path)
-    verdicts = check_all(folder, held) if every else {folder: check_one(folder, held)}
+    verdicts = {folder: check_one(folder, held)} if held is None or not every else check_all(folder, held)
     if not verdicts:
         raise Failed(f"no submissions in {folder}: expected folders that `counterfact leaderboard submit` wrote")
     if as_json:
@@ -118,6 +121,11 @@ def check(
             console.print(f"{str(place)!a}: {'taken' + missing if verdict.accepted else 'refused'}")
             for reason in verdict.reasons:
                 console.print(f"  {str(reason)!a}")
+        if held is None:
+            note(
+                f"without a {FILE} neither the data set nor the unedited model's scores were compared with what a "
+                "board knows: its own check does that"
+            )
     raise typer.Exit(0 if all(verdict.accepted for verdict in verdicts.values()) else 1)
 
 

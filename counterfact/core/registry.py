@@ -85,11 +85,8 @@ def load_plugin(path: Path) -> None:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        at = [
-            frame.lineno
-            for frame in traceback.extract_tb(error.__traceback__)
-            if Path(frame.filename).resolve() == path.resolve()
-        ]
+        frames = traceback.extract_tb(error.__traceback__)
+        at = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path.resolve()]
         line = getattr(error, "lineno", None) or (at[-1] if at else None)
         where = str(path) if line is None else f"{path}:{line}"
         raise BadInput(f"{where}: the plug-in cannot be loaded: {type(error).__name__}: {error}") from error
