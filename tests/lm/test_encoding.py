@@ -3,6 +3,7 @@
 import json
 import unicodedata
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -11,8 +12,12 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from counterfact.core.errors import BadInput
+from counterfact.lm.generation import generate
 from counterfact.lm.model.encoding import Encoding, SubjectRule
 from counterfact.lm.model.loading import LM
+from counterfact.lm.queries import Query, Unscored
+from counterfact.lm.scoring import score
+from counterfact.lm.shifts import next_token_shifts
 from tests.support.models import BEGIN, END, FAMILIES, make_tokenizer, tiny_lm
 
 TEMPLATES = ("{} speaks French", "The mother tongue of {} is", "She met {}", "{}", "In {}, the ferry", "What, {}?")
@@ -208,3 +213,27 @@ def test_a_chat_template_doubles_no_start_token() -> None:
             encoding.in_chat("Where?")
         encoding.tokenizer.chat_template = template
         assert encoding.in_chat("Where?") == expected
+
+
+def test_a_token_without_an_embedding_is_refused_by_name() -> None:
+    lm = tiny_lm("gpt2", "float32")
+    tokenizer = deepcopy(lm.tokenizer)
+    tokenizer.add_tokens(["<zebra>"])
+    wider = replace(lm, tokenizer=tokenizer)
+    said = r"no embedding for the token '<zebra>': its number is \d+, and there are \d+ embeddings"
+    for call in (
+        lambda: wider.tokens("a <zebra>"),
+        lambda: wider.target_tokens("<zebra>"),
+        lambda: wider.locate(["{} is <zebra>"], ["Oslo"]),
+        lambda: wider.locate(["{} is <zebra>"], ["Oslo"], "last"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            call()
+    prompts = ["Oslo is", "Oslo <zebra>"]
+    for good, bad in (
+        score(wider, [Query(prompt, ("a",)) for prompt in prompts]),
+        generate(wider, prompts, [0, 0], length=12),
+        next_token_shifts(wider, prompts, [-1, -1], []),
+    ):
+        assert isinstance(bad, Unscored) and "'<zebra>'" in bad.reason and not isinstance(good, Unscored)
+    assert lm.encoding.flaw([0]) is None
