@@ -123,7 +123,9 @@ def _say(run: "TraceRun") -> None:
 
     right = [line for line in run.good if line["correct"]]
     bad = len(run.lines) - len(run.good)
-    console.print(f"{run.folder}: {len(run.good)} facts, {len(right)} answered rightly, {bad} could not be traced")
+    console.print(
+        f"{run.folder}: facts traced: {len(run.good)}, {len(right)} answered rightly, {bad} could not be traced"
+    )
     for line in [line for line in run.lines if "error" in line][:3]:
         console.print(f"  fact {line['known_id']}: {line['error']}", style="dim")
     if run.method == "severed" and right:

@@ -172,7 +172,9 @@ def _table(runs: Sequence[Run], paper: str | None) -> Table:
         groups=benchmark.columns,
         rows=tuple(rows),
         notation=benchmark.notation,
-        note="; ".join([note, *(notes_of(runs) if sequential else []), *_other_units(benchmark), *_not_taken(runs)]),
+        note="; ".join(
+            [note, *(notes_of(runs) if sequential else []), *_other_units(benchmark), *_fewer(runs), *_not_taken(runs)]
+        ),
     )
 
 
@@ -190,6 +192,17 @@ def _but_for_order(run: Run) -> dict[str, Any]:
     """Return a run's schedule without its order, in which repeats differ."""
     schedule: dict[str, Any] = run.data["protocol"]["schedule"]
     return {**schedule, "order": 0} if _is_sequential(run) else schedule
+
+
+def _fewer(runs: Sequence[Run]) -> list[str]:
+    """Return which columns are of fewer records than were scored, as where some have no paraphrases."""
+    told: dict[str, None] = {}
+    for run in runs:
+        for section, scored in (("pre", run.data["n"]["unedited"]["scored"]), ("metrics", run.data["n"]["scored"])):
+            entries = {name: run.data[section][name] for name in run.benchmark.shown if name in run.data[section]}
+            fewer = [f"{name} {each['n']}" for name, each in entries.items() if 0 < each["n"] < scored]
+            told |= {f"of {scored} records, n is {', '.join(fewer)}": None} if fewer else {}
+    return list(told)
 
 
 def _not_taken(runs: Sequence[Run]) -> list[str]:

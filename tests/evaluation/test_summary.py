@@ -124,6 +124,13 @@ TABLE = Table(
 )
 
 
+def test_a_column_of_fewer_records_says_so(runs: list[Run]) -> None:
+    entries, n = runs[0].data["metrics"], runs[0].data["n"]["scored"]
+    assert "PS 2" not in summary_tables([runs[0]])[0].note
+    given = changed(runs[0], metrics={**entries, "PS": {**entries["PS"], "n": 2}})
+    assert f"of {n} records, n is PS 2" in summary_tables([given])[0].note
+
+
 def test_markdown_by_hand() -> None:
     assert to_markdown(TABLE).splitlines() == [
         "**a_b & c**",

@@ -78,7 +78,6 @@ def smaller(line: str) -> list[str]:
     words += [word for flag, word in pairs(added) if flag not in words or flag == "--relation"]
     if words[0] == "evaluate":
         words += [] if "--limit" in words or "--steps" in words else ["--limit", "2"]
-        words += [] if "--dataset" in words else ["--dataset", "datasets/counterfact"]
     return [found for word in words for found in places(word)]
 
 
