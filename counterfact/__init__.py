@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from counterfact.evaluation.options import Options
     from counterfact.evaluation.showcase import say
     from counterfact.evaluation.task_files import write_task_files
+    from counterfact.lm.edits.adapter import load_adapter, save_adapter
     from counterfact.lm.edits.apply import merged, per_row
     from counterfact.lm.edits.edit import Edit, load_edits, save_edits
     from counterfact.lm.edits.whole_model import save_model
@@ -55,6 +56,7 @@ __all__ = [
     "evaluate",
     "general_ability",
     "known_facts",
+    "load_adapter",
     "load_dataset",
     "load_editor",
     "load_edits",
@@ -62,6 +64,7 @@ __all__ = [
     "load_texts",
     "merged",
     "per_row",
+    "save_adapter",
     "save_edits",
     "save_model",
     "say",
@@ -90,6 +93,7 @@ _HOMES = {
     "evaluation.options": "Options",
     "evaluation.showcase": "say",
     "evaluation.task_files": "write_task_files",
+    "lm.edits.adapter": "load_adapter save_adapter",
     "lm.edits.apply": "merged per_row",
     "lm.edits.edit": "Edit load_edits save_edits",
     "lm.edits.whole_model": "save_model",

@@ -87,6 +87,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "runners": measured.runners,
     "job_small": measured.job_small,
     "job_factlm": measured.job_factlm,
+    "job_smollm2": measured.job_smollm2,
+    "many_facts": measured.many_facts,
     "growth": measured.growth,
     "drift_factlm": measured.drift_factlm,
     "moment_errors": measured.moment_errors,

@@ -158,6 +158,58 @@ def job_factlm() -> str:
     return table([*head, "against MKL (at most)", "against oneDNN (at most)"], rows)
 
 
+def job_smollm2() -> str:
+    """Return the main job on SmolLM2, by stage, in float32 products and in bf16."""
+    rows = []
+    for name, words in (("float32", "strict"), ("bf16", "bf16 products")):
+        found = result(f"main_job-smollm2-135m-instruct-{name}-{MACHINE}")
+        for row in found["stages"]:
+            seconds = (
+                f"{row['seconds'][side]:.2f}" for side in ("one_at_a_time", "one_at_a_time_packed", "ours_packed")
+            )
+            rows.append([f"{words}: {row['stage']}", *seconds, percent(row["share_of_floor"]), *_at_most(row)])
+        rows.append(_unedited(found, 2, ["", ""]))
+    head = ["", "one at a time, MKL", "one at a time, oneDNN", "ours, oneDNN", "ours, of the floor"]
+    return table([*head, "against MKL (at most)", "against oneDNN (at most)"], rows)
+
+
+def many_facts() -> str:
+    """Return seconds and memory of MEMIT by the number of facts, beside one request after another."""
+    rows = []
+    for point in result(f"many_facts-factlm-{MACHINE}")["points"]:
+        ours, alone = point["seconds"], point["one_at_a_time"]
+        rows.append(
+            [
+                f"{point['count']:,}",
+                *(say(ours[stage]) for stage in ("z", "keys", "solve", "total")),
+                say(alone["total"]),
+                f"{point['ratio']:.1f}x",
+                f"{point['added_gigabytes']:.2f}",
+            ]
+        )
+    head = ["facts", "search for z", "keys", "closed form", "total", "one at a time", "ratio", "added memory, GB"]
+    return table(head, rows)
+
+
+def closed_form() -> str:
+    """Return seconds of the closed form alone by the number of keys, at GPT-J's width."""
+    rows = [
+        [
+            f"{point['count']:,}",
+            point["system"],
+            say(point["seconds"]),
+            f"{point['gflop']:,.1f}",
+            percent(point["of_product_ceiling"]),
+            percent(point["of_least_time"]),
+            f"{point['added_gigabytes']:.2f}",
+            f"{say(point['elimination'])} ({point['ratio']:.0f}x)" if "elimination" in point else "",
+        ]
+        for point in result(f"closed_form-16384-{MACHINE}")["points"]
+    ]
+    head = ["keys", "system", "seconds", "GFLOP", "of the product ceiling", "of the least time", "added memory, GB"]
+    return table([*head, "by elimination"], rows)
+
+
 def _at_most(row: Mapping[str, Any]) -> list[str]:
     sides = ("one_at_a_time", "one_at_a_time_packed")
     return [f"{row['ratios'][side]:.1f}x ({row['highest_ratios'][side]:.1f}x)" for side in sides]

@@ -30,10 +30,11 @@ from counterfact.editing.mass_edits import (
     layer_moments,
     mass_editor,
 )
+from counterfact.editing.ridge import ridge_factor
 from counterfact.lm.model.loading import LM
 from counterfact.lm.moments.second_moment import SecondMoment
 
-from .memit import ALPHAEDIT, ridge_factor
+from .memit import ALPHAEDIT
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,8 @@ def null_space(moment: SecondMoment, threshold: float | None, share: float) -> N
     >>> found.dimensions, round(found.share, 6), found.project(torch.ones(1, 3).double())
     (1, 0.01, tensor([[1., 0., 0.]], dtype=torch.float64))
     """
-    values, vectors = torch.linalg.eigh(moment.matrix)
+    found = moment.kept("eigenvectors", lambda: _eigenvectors(moment.matrix))
+    values, vectors = found["values"], found["vectors"]
     if threshold is None:
         count = int((values.cumsum(0) <= share * values.sum()).sum())
         # Halfway to the first that is too much.
@@ -112,27 +114,9 @@ def null_space(moment: SecondMoment, threshold: float | None, share: float) -> N
     return NullSpace(vectors[:, count:], count, threshold, trace, trace / float(values.sum()), near)
 
 
-def null_space_factor(keys: Tensor, ridge: float) -> Tensor:
-    r"""Return $(B^\top B + \lambda I)^{-1} B^\top = B^\top (B B^\top + \lambda I)^{-1}$, (N, d_in).
-
-    The smaller of the two systems is solved, N x N or d_in x d_in.
-
-    Args:
-        keys: B^T, projected keys, (N, d_in), float64.
-        ridge: λ.
-
-    Raises:
-        ArithmeticError: λ is too small.
-    """
-    if len(keys) < keys.shape[1]:
-        return ridge_factor(keys, keys, ridge)
-    outer = keys.T @ keys
-    outer.diagonal().add_(ridge)
-    factor, failed = torch.linalg.cholesky_ex(outer)
-    if int(failed):
-        raise ArithmeticError(f"the ridge {ridge:.3g} is too small")
-    found: Tensor = torch.cholesky_solve(keys.T, factor).T
-    return found
+def _eigenvectors(matrix: Tensor) -> dict[str, Tensor]:
+    values, vectors = torch.linalg.eigh(matrix)
+    return {"values": values, "vectors": vectors}
 
 
 @mass_editor(
@@ -144,7 +128,7 @@ def null_space_factor(keys: Tensor, ridge: float) -> Tensor:
 def prepare(lm: LM, settings: AlphaEditSettings, resources: Resources) -> Editor:
     """AlphaEdit, in exact projections where the authors' code has those of float32."""
     moments, facts = layer_moments(lm, settings.layers, resources)
-    spaces = {layer: null_space(moment, settings.threshold, settings.null_share) for layer, moment in moments.items()}
+    spaces = {layer: null_space(moments[layer], settings.threshold, settings.null_share) for layer in settings.layers}
     for layer, space in spaces.items():
         if space.near and settings.threshold is not None:
             log.warning(
@@ -157,8 +141,8 @@ def prepare(lm: LM, settings: AlphaEditSettings, resources: Resources) -> Editor
     ridges = {layer: settings.ridge or RIDGE_BY_TRACE * space.trace for layer, space in spaces.items()}
 
     def write(layer: int, keys: Tensor, past: Tensor) -> Tensor:
-        projected = spaces[layer].project(torch.cat([past, keys]))
-        return null_space_factor(projected, ridges[layer])[len(past) :]
+        space = spaces[layer]
+        return ridge_factor(space.project(keys), ridges[layer], past=space.project(past))
 
     found: dict[str, Any] = {
         str(layer): {

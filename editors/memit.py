@@ -34,6 +34,7 @@ from counterfact.editing.mass_edits import (
     layer_moments,
     mass_editor,
 )
+from counterfact.editing.ridge import ridge_factor
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.sites import weight_shape
 from counterfact.lm.moments.second_moment import SecondMoment
@@ -70,27 +71,6 @@ class EmmetSettings(MassSettings):
         return {"layers": [max(0, round(0.3 * n_layers))]}
 
 
-def ridge_factor(keys: Tensor, solved: Tensor, weight: float) -> Tensor:
-    r"""Return $(\lambda I + K^\top S K)^{-1} K^\top S$ for a positive semidefinite S, (n, d_in), float64.
-
-    Args:
-        keys: K^T, (n, d_in), float64.
-        solved: (S K)^T, (n, d_in), float64; $S = C^{-1}$ for MEMIT.
-        weight: λ; with 0 the keys must be independent.
-
-    Raises:
-        ArithmeticError: they are not.
-    """
-    inner = keys @ solved.T
-    inner = (inner + inner.T) / 2
-    inner.diagonal().add_(weight)
-    factor, failed = torch.linalg.cholesky_ex(inner)
-    if int(failed):
-        raise ArithmeticError("the keys depend on each other")
-    found: Tensor = torch.cholesky_solve(solved, factor)
-    return found
-
-
 def memit_writer(lm: LM, settings: MemitSettings, resources: Resources) -> tuple[Writer, dict[str, Any]]:
     """Return MEMIT's writer, which counts keys that were written before as it counts new ones, and its facts."""
     moments, facts = layer_moments(lm, settings.layers, resources)
@@ -98,8 +78,7 @@ def memit_writer(lm: LM, settings: MemitSettings, resources: Resources) -> tuple
     weight = WEIGHT_BY_WIDTH * width if settings.moment_weight is None else settings.moment_weight
 
     def write(layer: int, keys: Tensor, past: Tensor) -> Tensor:
-        whole = torch.cat([past, keys])
-        return ridge_factor(whole, moments[layer].solve(whole).to(whole), weight)[len(past) :]
+        return ridge_factor(keys, weight, moments[layer], past)
 
     return write, {**facts, "moment_weight": weight}
 
@@ -137,17 +116,17 @@ def prepare_emmet(lm: LM, settings: EmmetSettings, resources: Resources) -> Edit
     """EMMET: exact for one request, and not for two."""
     moments, facts = layer_moments(lm, settings.layers, resources)
     share = settings.identity_weight / settings.moment_weight
-    if share:
-        moments = {layer: _with_identity(moment, share) for layer, moment in moments.items()}
 
     def write(layer: int, keys: Tensor, _past: Tensor) -> Tensor:
         softened = settings.equality_weight * settings.moment_weight if len(keys) > 1 else 0.0
-        return ridge_factor(keys, moments[layer].solve(keys).to(keys), softened)
+        return ridge_factor(keys, softened, _with_identity(moments[layer], share))
 
     return MassEditor.of(lm, settings, resources, write, facts)
 
 
 def _with_identity(moment: SecondMoment, share: float) -> SecondMoment:
     """C + share · I: what S is, but for the factor w."""
+    if not share:
+        return moment
     eye = torch.eye(len(moment.matrix), dtype=moment.matrix.dtype, device=moment.matrix.device)
-    return replace(moment, matrix=moment.matrix + share * eye)
+    return replace(moment, matrix=moment.matrix + share * eye, path=None)

@@ -6,7 +6,7 @@ is left as it is. Each block's marker holds a hash of what was generated there, 
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from string import Template
@@ -58,10 +58,14 @@ def card(repo: str, version: str, files: Sequence[StagedFile], words: Wording) -
         personal=words.personal,
         maintenance=words.maintenance,
     )
+    return with_blocks(_header(files, words), body, blocks)
+
+
+def with_blocks(header: Mapping[str, Any], body: str, blocks: Mapping[str, str]) -> str:
+    """Return a card: a YAML header, and a body in which each block that is generated stands at its mark."""
     for name, content in blocks.items():
         body = body.replace(f"<!-- generated: {name} -->", _block(name, content))
-    header = yaml.safe_dump(_header(files, words), sort_keys=False, allow_unicode=True, width=1_000)
-    return f"---\n{header}---\n\n{body}"
+    return f"---\n{yaml.safe_dump(dict(header), sort_keys=False, allow_unicode=True, width=1_000)}---\n\n{body}"
 
 
 def merge_card(theirs: str, ours: str) -> Merged:

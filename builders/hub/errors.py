@@ -46,17 +46,17 @@ def _of_status(status: int, repo: str, wait: float | None) -> HubFailure:
     if status == 401:
         return HubFailure(f"{name}: it does not know this token", "run `hf auth login`, or set HF_TOKEN", True, False)
     if status == 403:
-        advice = f"use one with write access to {repo.partition('/')[0]}, or another --to"
+        advice = f"use one with write access to {repo.partition('/')[0]}, or another repository"
         return HubFailure(f"{name}: this token may not write to {repo}", advice, True, False)
     if status == 404:
-        return HubFailure(f"{name}: there is no {repo}, or this token may not see it", "check --to", True, False)
+        return HubFailure(f"{name}: there is no {repo}, or this token may not see it", "check its name", True, False)
     if status in (409, 412):
         return HubFailure(f"{name}: someone else changed {repo} meanwhile", again, False, True, wait)
     if status == 429:
         return HubFailure(f"{name}: too many requests", again, False, True, wait)
     if status >= 500 or status in _PASSING:
         return HubFailure(f"{name}: a fault of the server", again, False, True, wait)
-    return HubFailure(f"{name}, which it should not", "check --to and the version of huggingface_hub", False, False)
+    return HubFailure(f"{name}, which it should not", "check its name and the version of huggingface_hub", False, False)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

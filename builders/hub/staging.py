@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_file, hash_json, read_json, write_atomic, write_json
@@ -38,6 +38,7 @@ class Staged:
     version: str
     files: tuple[str, ...]
     """Paths in the repository, card and Croissant metadata among them, sorted."""
+    kind: Literal["dataset", "model"] = "dataset"
 
     @property
     def tag(self) -> str:
@@ -113,7 +114,7 @@ def check_repo(repo: str) -> str:
         BadInput: it is not of the form `org/name`. It is not quoted: a token may have been given in its place.
     """
     if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo:
-        raise BadInput("--to: expected the name of a data set repository, as org/name")
+        raise BadInput("expected the name of a repository on the Hub, as org/name")
     return repo
 
 

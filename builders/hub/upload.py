@@ -1,4 +1,4 @@
-"""Upload of a staged data set repository: only what differs, in one commit, under a version tag; repeatable.
+"""Upload of a staged repository: only what differs, in one commit, under a version tag; repeatable.
 
 Files that are there already are compared by content, so an unchanged upload changes nothing, and an interrupted one
 continues: large files that arrived are not sent again. The protocol is that of `huggingface_hub`; its errors become
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
-_TYPE = "dataset"
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def _final(failure: HubFailure, attempts: int) -> Exception:
 
 def _push_once(api: "HfApi", staged: Staged, private: bool, tell: Callable[[str], None]) -> Upload:
     api.whoami()  # says plainly that a token is unknown; other calls then say that the repository is
-    there = _open(api, staged.repo, private)
+    there = _open(api, staged, private)
     _check_tag(api, staged, there)
     with ExitStack() as files:
         additions, kept = _differences(api, staged, there, files)
@@ -126,37 +125,37 @@ def _push_once(api: "HfApi", staged: Staged, private: bool, tell: Callable[[str]
                 staged.repo,
                 additions,
                 commit_message=f"Version {staged.version}",
-                repo_type=_TYPE,
+                repo_type=staged.kind,
                 parent_commit=there.commit,
             )
             commit = info.oid
     sent = tuple(addition.path_in_repo for addition in additions)
     tagged = staged.tag not in there.tags
     if tagged:
-        api.create_tag(staged.repo, tag=staged.tag, revision=commit, repo_type=_TYPE)
-    url = f"{api.endpoint}/datasets/{staged.repo}"
+        api.create_tag(staged.repo, tag=staged.tag, revision=commit, repo_type=staged.kind)
+    url = f"{api.endpoint}/{'datasets/' if staged.kind == 'dataset' else ''}{staged.repo}"
     return Upload(url, there.tags.get(staged.tag, commit), staged.tag, sent, tagged, kept)
 
 
-def _open(api: "HfApi", repo: str, private: bool) -> _Repository:
+def _open(api: "HfApi", staged: Staged, private: bool) -> _Repository:
     from huggingface_hub.errors import RepositoryNotFoundError  # noqa: PLC0415
 
     with suppress(RepositoryNotFoundError):
-        return _look(api, repo)
-    api.create_repo(repo, repo_type=_TYPE, private=private, exist_ok=True)
-    return _look(api, repo)
+        return _look(api, staged)
+    api.create_repo(staged.repo, repo_type=staged.kind, private=private, exist_ok=True)
+    return _look(api, staged)
 
 
-def _look(api: "HfApi", repo: str) -> _Repository:
-    commit = api.dataset_info(repo).sha
-    refs = api.list_repo_refs(repo, repo_type=_TYPE)
-    return _Repository(str(commit), _tree(api, repo, str(commit)), {tag.name: tag.target_commit for tag in refs.tags})
+def _look(api: "HfApi", staged: Staged) -> _Repository:
+    commit = str(api.repo_info(staged.repo, repo_type=staged.kind).sha)
+    refs = api.list_repo_refs(staged.repo, repo_type=staged.kind)
+    return _Repository(commit, _tree(api, staged, commit), {tag.name: tag.target_commit for tag in refs.tags})
 
 
-def _tree(api: "HfApi", repo: str, revision: str) -> dict[str, tuple[str, str | None]]:
+def _tree(api: "HfApi", staged: Staged, revision: str) -> dict[str, tuple[str, str | None]]:
     from huggingface_hub.hf_api import RepoFile  # noqa: PLC0415
 
-    entries = api.list_repo_tree(repo, recursive=True, revision=revision, repo_type=_TYPE)
+    entries = api.list_repo_tree(staged.repo, recursive=True, revision=revision, repo_type=staged.kind)
     return {
         entry.path: (entry.blob_id, entry.lfs.sha256 if entry.lfs else None)
         for entry in entries
@@ -168,7 +167,7 @@ def _check_tag(api: "HfApi", staged: Staged, there: _Repository) -> None:
     """Refuse to give a version that is tagged other data."""
     if staged.tag not in there.tags:
         return
-    tagged = _tree(api, staged.repo, there.tags[staged.tag])
+    tagged = _tree(api, staged, there.tags[staged.tag])
     other = []
     for path in staged.data:
         with (staged.folder / path).open("rb") as handle:
@@ -193,10 +192,10 @@ def _differences(
         # A handle, not a path: `huggingface_hub` then uploads by LFS, one protocol for every Hub and mirror.
         handle: BinaryIO = files.enter_context((staged.folder / path).open("rb"))
         if path == CARD and path in there.files:
-            merged = merge_card(_text(_read(api, staged.repo, there.commit, path)), handle.read().decode())
+            merged = merge_card(_text(_read(api, staged, there.commit, path)), handle.read().decode())
             handle, kept = BytesIO(merged.text.encode()), merged.kept
         elif path == CROISSANT and path in there.files:
-            ours = keep_date(_json(_read(api, staged.repo, there.commit, path)), read_croissant(staged))
+            ours = keep_date(_json(_read(api, staged, there.commit, path)), read_croissant(staged))
             handle = BytesIO(indented_json(ours).encode())
         if not _same(there.files.get(path), handle):
             additions.append(CommitOperationAdd(path, handle))
@@ -221,9 +220,10 @@ def _same(there: tuple[str, str | None] | None, handle: BinaryIO) -> bool:
     return same
 
 
-def _read(api: "HfApi", repo: str, revision: str, path: str) -> bytes:
+def _read(api: "HfApi", staged: Staged, revision: str, path: str) -> bytes:
     with TemporaryDirectory(prefix="counterfact-card-") as folder:
-        return Path(api.hf_hub_download(repo, path, repo_type=_TYPE, revision=revision, cache_dir=folder)).read_bytes()
+        found = api.hf_hub_download(staged.repo, path, repo_type=staged.kind, revision=revision, cache_dir=folder)
+        return Path(found).read_bytes()
 
 
 def _text(content: bytes) -> str:

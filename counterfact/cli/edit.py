@@ -60,7 +60,12 @@ def edit(
     save_model: Annotated[
         Path | None, typer.Option(help="Write the edited model to this folder, which transformers loads.")
     ] = None,
-    load: Annotated[Path | None, typer.Option(help="Apply an edit that was saved, instead of making one.")] = None,
+    save_adapter: Annotated[
+        Path | None, typer.Option(help="Write the edit to this folder, as a LoRA adapter that peft loads.")
+    ] = None,
+    load: Annotated[
+        Path | None, typer.Option(help="Apply an edit that was saved, or an adapter, instead of making one.")
+    ] = None,
     also: Annotated[
         list[str] | None, typer.Option(help="Another prompt to look at, {} for the subject; may be repeated.")
     ] = None,
@@ -86,7 +91,8 @@ def edit(
     The edited model, for other programs: `counterfact edit "{} is headquartered in" --subject "Paramount Pictures"
     --load edit.safetensors --save-model edited-model`
     """
-    from counterfact import Request, load_editor, load_edits, save_edits, say  # noqa: PLC0415
+    from counterfact import Request, load_adapter, load_editor, load_edits, save_edits, say  # noqa: PLC0415
+    from counterfact import save_adapter as write_adapter  # noqa: PLC0415
     from counterfact import save_model as write_model  # noqa: PLC0415
     from counterfact.contracts.editors import edited_at_first_token, settings_of  # noqa: PLC0415
     from counterfact.evaluation.showcase import why_not_taken  # noqa: PLC0415
@@ -96,14 +102,15 @@ def edit(
     prompt, subject = _bare("prompt", prompt), _bare("subject", subject)
     target, true = target and _bare("target", target), true and _bare("true object", true)
     prompts = [_filled(prompt, subject), *(_filled(each, subject) if "{}" in each else each for each in also or ())]
-    if save_model is not None:
-        check_no_content(save_model, "an edited model")
+    for folder in (save_model, save_adapter):
+        if folder is not None:
+            check_no_content(folder, "an edited model")
     load_plugins(plugin)
     templates = None if contexts is None else read_templates(contexts)
     settings_of([editor], set_ or ())
-    lm, failed = open_model(model, device, dtype, precision), None
+    lm, failed, about = open_model(model, device, dtype, precision), None, dict[str, Any]()
     if load is not None:
-        made = _only(load_edits(load, lm), load)
+        made = load_adapter(load, lm) if load.is_dir() else _only(load_edits(load, lm), load)
     else:
         with progress_bar("edit") as advance:
             chosen = load_editor(
@@ -124,16 +131,20 @@ def edit(
         request = Request(0, prompt, subject, str(target), true)
         say_first_tokens(editor, edited_at_first_token(lm, chosen.resolved.settings, [request]), 1)
         made = chosen(request)
+        asked = {"prompt": prompt, "subject": subject, "target_new": request.target_new, "target_true": true}
+        about = {"editor": editor, "requests": [asked]}
         failed = why_not_taken(lm, request, made)
     if save is not None:
-        save_edits(save, [made], {"model": lm.identity})
-    lost = None if save_model is None else write_model(save_model, lm, [made])
+        save_edits(save, [made], {"model": lm.identity, **about})
+    lost = None if save_model is None else write_model(save_model, lm, [made], about)
+    left_out = {} if save_adapter is None else write_adapter(save_adapter, lm, [made], about=about)
     look = partial(say, lm, seed=seed, samples=samples)
     shown = [(text, look(text), look(text, made)) for text in prompts]
     if as_json:
         values = [{"prompt": text, "before": vars(a), "after": vars(b)} for text, a, b in shown]
         found: dict[str, Any] = {"edit": made.diagnostics, "not_taken": failed, "prompts": values}
         found |= {} if save_model is None else {"model": {"folder": str(save_model), "lost_in_rounding": lost}}
+        found |= {} if save_adapter is None else {"adapter": {"folder": str(save_adapter), "left_out": left_out}}
         print_json(found)
         return
     for text, before, after in shown:
@@ -145,6 +156,8 @@ def edit(
         console.print(f"saved to {save}; apply it with --load {save}")
     if save_model is not None:
         console.print(f"the edited model is in {save_model}, its weights in {dtype}{_loss_words(lost)}")
+    if save_adapter is not None:
+        console.print(f"the edit is in {save_adapter}, as a LoRA adapter")
 
 
 def _loss_words(lost: float | None) -> str:

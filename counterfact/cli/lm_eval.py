@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,18 +16,13 @@ from counterfact.cli._common import (
     Texts,
     console,
     load_plugins,
-    note,
     open_dataset,
     open_model,
     print_json,
 )
+from counterfact.cli._edited import Sources, open_edited
 from counterfact.cli._tables import print_table
-from counterfact.core.errors import BadInput
-from counterfact.core.files import check_no_content, hash_file, hash_json, write_json
-from counterfact.core.prompts import read_templates
-
-if TYPE_CHECKING:
-    from counterfact.lm.edits.edit import Edit
+from counterfact.core.files import check_no_content, hash_json, write_json
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +32,7 @@ def register(app: typer.Typer) -> None:
 
 
 def lm_eval(
-    edited: Annotated[Path, typer.Argument(help="Folder of a run, or a .safetensors file of `edit --save`.")],
+    edited: Annotated[Path, typer.Argument(help="A run, a file of `edit --save`, or an adapter's folder.")],
     tasks: Annotated[list[str], typer.Option("--tasks", help="Tasks of the harness, as a,b; may be repeated.")],
     record: Annotated[
         list[int] | None,
@@ -67,53 +62,26 @@ def lm_eval(
 
     Of an edit that was saved: `counterfact lm-eval edit.safetensors --tasks lambada_openai --limit 500`
     """
-    from counterfact import edit_of_run, general_ability, load_edits  # noqa: PLC0415
+    from counterfact import general_ability  # noqa: PLC0415
     from counterfact.evaluation.general_ability import check_harness  # noqa: PLC0415
-    from counterfact.evaluation.store import load_run  # noqa: PLC0415
-    from counterfact.lm.edits.edit import read_meta  # noqa: PLC0415
-    from counterfact.lm.model.loading import parse_arithmetic  # noqa: PLC0415
 
     load_plugins(plugin)
     check_harness()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    made: list[tuple[dict[str, Any], Edit]] = []
-    if edited.is_dir():
-        if not record:
-            raise BadInput(f"{edited} has an edit for each record; say whose is measured: --record 0")
-        run = load_run(edited)
-        identity, out = run.data["model"], run.folder
-    else:
-        if record:
-            raise BadInput(f"--record is of a run, and {edited} is no folder")
-        identity, out = read_meta(edited).get("model", {}), edited.parent
-    name = model or identity.get("name")
-    if name is None:
-        raise BadInput(f"{edited} does not say which model its edit was made for: name it with --model")
-    dtype, precision = parse_arithmetic(identity.get("dtype", "float32"))
-    lm = open_model(name, device, dtype, precision)
-    if edited.is_dir():
-        templates = None if contexts is None else read_templates(contexts)
-        networks = {} if network is None else {run.editor: network}
-        for case_id in record or ():
-            note(f"making the edit of record {case_id} again")
-            edit = edit_of_run(lm, run, case_id, texts=texts, contexts=templates, networks=networks)
-            made.append(({"run": run.folder.name, "record": case_id}, edit))
-    else:
-        saved = {"file": edited.name, "sha256": hash_file(edited)}
-        made = [({**saved, "position": place}, edit) for place, edit in enumerate(load_edits(edited, lm))]
+    found = open_edited(edited, record or (), Sources(model, device, texts, contexts, network))
     names = [name for given in tasks for name in given.split(",")]
-    found = general_ability(
-        lm,
-        [edit for _, edit in made],
+    numbers = general_ability(
+        found.lm,
+        [edit for _, edit in found.edits],
         names,
         task_folder=task_folder,
         num_fewshot=num_fewshot,
         limit=limit,
         batch_size=batch_size,
     )
-    results = [{"edit": origin} | numbers for (origin, _), numbers in zip(made, found, strict=True)]
+    results = [{"edit": origin} | values for (origin, _), values in zip(found.edits, numbers, strict=True)]
     for result in results:
-        place = out / f"lm_eval-{hash_json({k: v for k, v in result.items() if k != 'results'})[:8]}.json"
+        place = found.folder / f"lm_eval-{hash_json({k: v for k, v in result.items() if k != 'results'})[:8]}.json"
         write_json(place, result)
         if not as_json:
             _print_result(result, edited)

@@ -23,6 +23,7 @@ from counterfact.cli import (
     many_edits,
     moment,
     push,
+    save_edited,
     snapshot,
     summarize,
     sweep,
@@ -64,7 +65,7 @@ app = typer.Typer(
 for room in (
     *(build, snapshot, data, audit, push),
     *(fetch_model, moment, train, editors, edit, evaluate, summarize, compare),
-    *(lm_eval, known, trace, sweep, leaderboard, many_edits),
+    *(save_edited, lm_eval, known, trace, sweep, leaderboard, many_edits),
 ):
     room.register(app)
 app.command()(demo)

@@ -14,7 +14,7 @@ R. Methods differ by their writers; some also by their `Goal`, by what is kept o
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar
 
 import torch
@@ -38,7 +38,7 @@ from counterfact.lm.forward.wide_passes import wide_passes
 from counterfact.lm.model.encoding import SubjectRule
 from counterfact.lm.model.hooks import Site
 from counterfact.lm.model.loading import LM
-from counterfact.lm.model.sites import Layout
+from counterfact.lm.model.sites import Layout, weight_shape
 from counterfact.lm.moments.second_moment import SecondMoment
 from counterfact.lm.planning.batch_plan import Plan, in_halves
 
@@ -46,6 +46,8 @@ WORDS = ("The", "Therefore", "Because", "I", "You")
 """Words that context texts begin with."""
 CONTEXT_LENGTH = 10
 """Tokens of a context text."""
+HELD = 2**32
+"""Bytes of second moments and their factors that are held together; beyond, one layer's at a time is."""
 KEYS = "keys."
 """Before the layer, in the names of a state's tensors."""
 
@@ -243,17 +245,33 @@ def check_layers(layers: Sequence[int], lm: LM) -> None:
         check_layer(layer, lm)
 
 
-def layer_moments(
-    lm: LM, layers: Sequence[int], resources: Resources
-) -> tuple[dict[int, SecondMoment], dict[str, Any]]:
+@dataclass(frozen=True)
+class LayerMoments:
+    """The second moments of several layers; those that are too large together are held one at a time."""
+
+    lm: LM
+    resources: Resources
+    together: bool
+    held: dict[int, SecondMoment] = field(default_factory=dict)
+
+    def __getitem__(self, layer: int) -> SecondMoment:
+        if layer not in self.held:
+            if not self.together:
+                self.held.clear()
+            self.held[layer] = self.resources.second_moment(self.lm, layer)
+        return self.held[layer]
+
+
+def layer_moments(lm: LM, layers: Sequence[int], resources: Resources) -> tuple[LayerMoments, dict[str, Any]]:
     """Return the second moments of the keys of layers, and what a run records of them.
 
     Raises:
         BadInput: as `check_layers`, or there is no second moment.
     """
     check_layers(layers, lm)
-    moments = {layer: resources.second_moment(lm, layer) for layer in layers}
-    return moments, {"second_moments": {str(layer): moment.provenance for layer, moment in moments.items()}}
+    widths = [weight_shape(lm.model, lm.layout.fc_out(layer))[0] for layer in layers]
+    moments = LayerMoments(lm, resources, 2 * 8 * sum(width**2 for width in widths) <= HELD)
+    return moments, {"second_moments": {str(layer): moments[layer].provenance for layer in layers}}
 
 
 def mass_editor(

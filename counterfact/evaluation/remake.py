@@ -1,7 +1,8 @@
 """Make an edit of a finished run again: a run keeps what each edit did, and all that it follows from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from counterfact.contracts.editors import EDITORS, Resources
 from counterfact.core.errors import BadInput, Failed
@@ -71,6 +72,20 @@ def remake_edit(
         [reason] = [failure.reason for failure in edited.failures if failure.id == case_id]
         raise Failed(f"record {case_id} could not be edited: {reason}")
     return edited.edit
+
+
+def requests_of(run: Run, ids: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the requests of records of a run, as its data set has them; those that cannot be read are left out.
+
+    Raises:
+        BadInput: the data set is no longer where the run read it, or another one is.
+    """
+    by_id = {record.case_id: record for record in dataset_of(run).records}
+    found = [record.request for i in ids if not isinstance(record := by_id[i], BadRecord)]
+    return [
+        {"prompt": one.prompt, "subject": one.subject, "target_new": one.target_new, "target_true": one.target_true}
+        for one in found
+    ]
 
 
 def _no_texts() -> TextSource:

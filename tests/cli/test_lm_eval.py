@@ -25,7 +25,7 @@ def test_the_commands(command: Command, tmp_path: Path) -> None:
     )
     asked = ["--tasks", "ours_es,ours_ns", "--task-folder", tmp_path / "tasks", *model]
     code, _, err = command("lm-eval", run.folder, *asked)
-    assert code == 2 and "say whose is measured: --record 0" in err
+    assert code == 2 and "say whose is meant: --record 0" in err
     code, out, err = command("lm-eval", run.folder, "--record", 0, "--record", 2, "--limit", 3, *asked)
     assert code == 0, err
     kept = [read_json(path) for path in run.folder.glob("lm_eval-*.json")]

@@ -31,6 +31,7 @@ GIVEN: dict[str, list[str]] = {
     "train": ["mend"],
     "export": ["run", "--out", "out"],
     "lm-eval": ["run", "--tasks", "x"],
+    "save-edited": ["run", "--save-adapter", "out"],
     "lm-eval-tasks": ["records.json", "--out", "out"],
     "reproduce": ["--dataset", "records.json"],
     "stats": ["records.json"],
@@ -87,7 +88,7 @@ def words_of(name: str, **changes: str) -> list[str]:
 DEVICES = [name for name in ALL if "device" in names_of(name)]
 
 
-@pytest.mark.parametrize("name", [name for name in DEVICES if name not in {"lm-eval", "reproduce"}])
+@pytest.mark.parametrize("name", [name for name in DEVICES if name not in {"lm-eval", "reproduce", "save-edited"}])
 def test_a_wrong_device_is_refused_by_name(command: Command, name: str) -> None:
     model = {"model": str(tiny_folder("gpt2"))}
     for device in ("gpu", "meta", "cuda:99"):

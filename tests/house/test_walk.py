@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from counterfact.core.files import read_jsonl, write_json
+from counterfact.core.files import read_json, read_jsonl, write_json
 from counterfact.core.places import data_folder
 from tests.house.test_docs import COMMANDS, PAGES, commands
 from tests.support import Command
@@ -92,7 +92,8 @@ def pairs(words: list[str]) -> Iterator[tuple[str, str]]:
 def places(word: str) -> list[str]:
     """Return what stands for a placeholder in this folder."""
     if word == "RUN" or word.startswith("results/counterfact@1/"):
-        return [str(sorted(Path("results").glob("*/factlm@*/rome-*/run.json"))[0].parent)]
+        runs = sorted(Path("results").glob("*/factlm@*/rome-*/run.json"))
+        return [next(str(run.parent) for run in runs if read_json(run)["protocol"]["name"] == "counterfact")]
     if word == "TRUSTED":
         return [str(next(Path("trusted").glob("*/factlm@*/identity-*/run.json")).parent)]
     if "*" in word:

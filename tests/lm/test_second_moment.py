@@ -21,7 +21,7 @@ from counterfact.lm.moments.corpus_pass import plan_passes, sum_bytes, usual_lim
 from counterfact.lm.moments.given import moment_facts
 from counterfact.lm.moments.second_moment import Advance, SecondMoment, second_moments, so_far
 from counterfact.lm.moments.sums import Batch, Sums, add_batch, add_product
-from tests.support.models import FAMILIES, IN_FLOAT32, SENTENCES, tiny_lm
+from tests.support.models import FAMILIES, SENTENCES, rounding, tiny_lm
 
 TEXTS = tuple(f"{one} {other}"[: 20 + 7 * i] for i, one in enumerate(SENTENCES) for other in SENTENCES)
 """100 texts of many lengths, some longer than the models take."""
@@ -53,7 +53,7 @@ def test_it_is_the_average_of_one_text_at_a_time(family: str, tmp_path: Path) ->
     for layer in (2, 0):
         matrix, count = plain(lm, layer, TEXTS)
         assert (found[layer].count, found[layer].layer, found[layer].name) == (count, layer, "ours")
-        torch.testing.assert_close(found[layer].matrix, matrix, rtol=0, atol=1e-5 if family in IN_FLOAT32 else 1e-10)
+        torch.testing.assert_close(found[layer].matrix, matrix, rtol=0, atol=rounding(family))
 
 
 def test_sums_do_not_lose_digits_over_a_long_corpus(tmp_path: Path) -> None:

@@ -130,10 +130,10 @@ def answer(hub: Hub, method: str, target: str, body: bytes, authorised: bool) ->
             return Reply(400)
         hub.objects[found[1]] = body
         return Reply(200)
-    if found := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+    if found := re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
         return _resolve(hub, *found.groups())
-    if method == "GET" and path.startswith("/api/datasets/"):
-        return _look(hub, path.removeprefix("/api/datasets/"))
+    if method == "GET" and (found := re.fullmatch(r"/api/(?:datasets|models)/(.+)", path)):
+        return _look(hub, found[1])
     if path.endswith("/paths-info/main") or re.search(r"/paths-info/[^/]+$", path):
         return _paths(hub, path, body)
     if not authorised:
@@ -199,11 +199,11 @@ def _write(hub: Hub, path: str, body: bytes) -> Reply:
         hub.repos[name] = Repo([Commit(sha1(name.encode()).hexdigest(), {".gitattributes": b"*.parquet lfs\n"})])
         hub.repos[name].private = value.get("visibility") == "private" or bool(value.get("private"))
         return _json({"url": f"{hub.url}/datasets/{name}"})
-    if found := re.fullmatch(r"/datasets/(.+)\.git/info/lfs/objects/batch", path):
+    if found := re.fullmatch(r"(?:/datasets)?/(.+)\.git/info/lfs/objects/batch", path):
         return _json({"transfer": "basic", "objects": [_batch(hub, entry) for entry in value["objects"]]})
     if path == "/lfs-verify":
         return Reply(200 if value["oid"] in hub.objects else 404)
-    found = re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/(\w+)/(.+)", path)
+    found = re.fullmatch(r"/api/(?:datasets|models)/([^/]+/[^/]+)/(\w+)/(.+)", path)
     if found is None or found[1] not in hub.repos:
         return _missing("RepoNotFound")
     repo = hub.repos[found[1]]

@@ -1,7 +1,8 @@
 """An edited model as a folder of its own, which the `transformers` library loads as any other."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,7 +16,7 @@ EDITED = "edited.json"
 """File of a saved model that says which model was edited, by what, and what rounding took of it."""
 
 
-def save_model(folder: Path, lm: LM, edits: Sequence[Edit]) -> float | None:
+def save_model(folder: Path, lm: LM, edits: Sequence[Edit], about: Mapping[str, Any] | None = None) -> float | None:
     """Write the model with edits in its weights: config.json, safetensors in the model's dtype, and the tokenizer.
 
     `AutoModelForCausalLM.from_pretrained` loads the folder, and so does `load_lm`. It appears whole or not at all; the
@@ -25,6 +26,7 @@ def save_model(folder: Path, lm: LM, edits: Sequence[Edit]) -> float | None:
         folder: the folder to make.
         lm: the model.
         edits: all of them are written into its weights.
+        about: JSON values that `edited.json` is to say beside, such as the requests.
 
     Returns:
         What rounding takes of the edits, as `lost_in_rounding`; `None` for weights of float32 and above.
@@ -39,9 +41,14 @@ def save_model(folder: Path, lm: LM, edits: Sequence[Edit]) -> float | None:
         with merged(lm, edits):
             lm.model.save_pretrained(unfinished)
         lm.tokenizer.save_pretrained(unfinished)
-        listed = [{"request_ids": edit.request_ids, "diagnostics": dict(edit.diagnostics)} for edit in edits]
-        write_json(unfinished / EDITED, {"model": lm.identity, "edits": listed, "lost_in_rounding": lost})
+        write_json(unfinished / EDITED, said_of(lm, edits, {**(about or {}), "lost_in_rounding": lost}))
     return lost
+
+
+def said_of(lm: LM, edits: Sequence[Edit], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a folder of an edited model, or of an adapter, says of itself."""
+    listed = [{"request_ids": edit.request_ids, "diagnostics": dict(edit.diagnostics)} for edit in edits]
+    return {"model": lm.identity, "edits": listed, **about}
 
 
 def lost_in_rounding(lm: LM, edits: Sequence[Edit]) -> float:

@@ -4,7 +4,8 @@ Meng, Bau, Andonian, Belinkov. Locating and Editing Factual Associations in GPT.
 https://arxiv.org/abs/2202.05262
 """
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -19,6 +20,7 @@ from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json
 from counterfact.core.texts import TextSource
 from counterfact.lm.model.loading import LM
+from counterfact.lm.moments.cholesky import solve_factored
 from counterfact.lm.moments.corpus_pass import Advance, Pass, PassLimits, Progress, sums_of
 from counterfact.lm.moments.files import State, find_state, find_unfinished, write_state
 from counterfact.lm.moments.sampling import SamplingError, sampling_error
@@ -35,6 +37,11 @@ __all__ = [
     "second_moments",
     "so_far",
 ]
+
+log = logging.getLogger(__name__)
+
+KEPT_FROM = 2048
+"""What follows from a matrix is kept on disk from this size: a smaller one is factored sooner than it is read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,16 +66,42 @@ class SecondMoment:
 
     @cached_property
     def _factor(self) -> tuple[Tensor, float]:
+        found = self.kept("factor", self._find_factor)
+        return found["upper"].mT, float(found["ridge"])
+
+    def _find_factor(self) -> dict[str, Tensor]:
         factor, failed = torch.linalg.cholesky_ex(self.matrix)
         ridge = 0.0
         scale = float(self.matrix.diagonal().mean())
         for exponent in range(-12, 0):
             if not int(failed):
-                return factor, ridge
+                # Column by column is how triangular systems are solved without a copy.
+                return {"upper": factor.mT.contiguous(), "ridge": torch.tensor(ridge, dtype=torch.float64)}
             ridge = 10.0**exponent * scale
             eye = torch.eye(len(self.matrix), dtype=self.matrix.dtype, device=self.matrix.device)
             factor, failed = torch.linalg.cholesky_ex(self.matrix + ridge * eye)
         raise ValueError(f"the second moment of layer {self.layer} is not positive, even with a ridge of {ridge:.1e}")
+
+    def kept(self, what: str, find: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return tensors that follow from the matrix and take long to find: read from beside its file, or found.
+
+        Args:
+            what: part of the name of the file they are in; with the hash of the matrix it says what they are.
+            find: finds them; what it finds is kept for the next time, unless the matrix is small, has no file of its
+                own or the disk does not take them.
+        """
+        if self.path is None or len(self.matrix) < KEPT_FROM:
+            return find()
+        path = self.path.with_name(f"{self.path.stem}-{what}.safetensors")
+        key = f"{what} of {self.hash}"
+        if (state := find_state(path, key)) is not None:
+            return {name: tensor.to(self.matrix.device) for name, tensor in state.tensors.items()}
+        found = find()
+        try:
+            write_state(path, found, {"key": key})
+        except OSError as error:
+            log.info("%s is not kept: %s", path, error)
+        return found
 
     @property
     def ridge(self) -> float:
@@ -95,8 +128,7 @@ class SecondMoment:
         (tensor([0.5000, 0.2500], dtype=torch.float64), 0.0)
         """
         rows = keys.reshape(-1, keys.shape[-1]).to(self.matrix)
-        solved: Tensor = torch.cholesky_solve(rows.T, self._factor[0]).T
-        return solved.reshape(keys.shape)
+        return solve_factored(self._factor[0], rows).reshape(keys.shape)
 
 
 def second_moments(
