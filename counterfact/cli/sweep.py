@@ -27,7 +27,7 @@ from counterfact.cli._common import (
     progress_bar,
 )
 from counterfact.cli._tables import print_table
-from counterfact.core.errors import BadInput
+from counterfact.core.errors import BadInput, Failed
 from counterfact.core.prompts import read_templates
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def sweep(
     _print(found)
     console.print(", ".join(map(str, found.files)))
     console.print(CAVEAT, style="dim")
+    if not any(point.n for point in found.points):
+        raise Failed("no record was scored: see the reasons in the run.json files in `sweep`")
 
 
 def parse_layers(text: str, n_layers: int) -> list[int]:

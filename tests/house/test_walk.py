@@ -15,6 +15,7 @@ import pytest
 
 from counterfact.core.files import read_json, read_jsonl, write_json
 from counterfact.core.places import data_folder
+from counterfact.core.runs import kind_of
 from tests.house.test_docs import COMMANDS, PAGES, commands
 from tests.support import Command
 
@@ -137,6 +138,7 @@ def test_every_command_of_the_pages(world: Path, command: Command, monkeypatch: 
         if line.startswith("counterfact known") and not Path("known_1000.json").exists():
             shutil.copy("known.json", "known_1000.json")
     assert not faults, "\n\n".join(faults)
+    assert {kind_of(read_json(run)) for run in Path("results").rglob("run.json")} == {"evaluation", "sweep", "trace"}
     assert ran > 40
 
 
