@@ -69,13 +69,13 @@ class TransientError(Exception):
     Args:
         what: what came.
         wait: seconds the server wants to be left alone; None where it named none.
-        absent: whether nothing is there at all: the name stands for no address, or nobody listens at it.
+        most: how often it may come while nothing else has come from servers yet; None: as often as the policy allows.
     """
 
-    def __init__(self, what: str, wait: float | None = None, *, absent: bool = False) -> None:
+    def __init__(self, what: str, wait: float | None = None, *, most: int | None = None) -> None:
         super().__init__(what)
         self.wait = wait
-        self.absent = absent
+        self.most = most
 
 
 class Refused(SourceError):
@@ -122,9 +122,8 @@ def check_status(endpoint: str, response: Response, now: float) -> None:
             f"{endpoint}: no whole answer in the time it had ({status or 'none came'}): {response.said!r}"
         )
     if status == 200:
-        raise SourceError(
-            f"{endpoint}: expected data, got a web page: {response.said!r}; look whether the address is right, and "
-            "whether something stands in between"
+        raise TransientError(
+            f"a web page in place of data: {response.said!r}; look whether the address is right", most=3
         )
     if status in _PASSING:
         raise TransientError(f"a failure ({status}): {response.said!r}", wait)
@@ -188,10 +187,10 @@ def unpacked(response: Response) -> Response:
 
 
 def incomplete(error: Exception) -> TransientError:
-    """Return the failure that a response did not come, or not as a whole."""
+    """Return the failure that a response did not come, or not as a whole; there may be nobody to send one."""
     said = " ".join(str(error).split())[:200]
     absent = any(isinstance(cause, gaierror | ConnectionRefusedError) for cause in _causes(error))
-    return TransientError(f"no complete response came ({type(error).__name__}: {said})", absent=absent)
+    return TransientError(f"no complete response came ({type(error).__name__}: {said})", most=1 if absent else None)
 
 
 def _causes(error: object) -> Iterator[BaseException]:
