@@ -98,6 +98,18 @@ class SourceOptions:
         """Folder of the templates that top up relations with too few."""
         return Path(self.templates) if self.templates else None
 
+    @property
+    def fetched(self) -> list[str]:
+        """What comes over a network, and from where, in words."""
+        pararel = UPSTREAM if self.pararel in (None, "upstream") else self.pararel
+        articles = self.articles or ("wikipedia" if self.live else None)
+        named = [
+            ("facts", ENDPOINTS.get(str(self.sparql), self.sparql) if self.live else None),
+            ("ParaRel's templates and tuples", pararel if self.fetches_pararel else None),
+            ("articles", articles if _is_remote(articles) else None),
+        ]
+        return [f"{what} from {place}" for what, place in named if place is not None]
+
     def open(self, *, articles: bool = True, texts: bool = True) -> Sources:
         """Open the sources; ParaRel is fetched now, all else when it is needed.
 

@@ -1,12 +1,12 @@
 """`counterfact build` and `zsre`: make data sets."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from counterfact.cli._common import Limit, Seed, console, note, progress_bar
+from counterfact.cli._common import RECORDS, SERVERS, SOURCES, Limit, Seed, console, note, progress_bar
 from counterfact.cli._sources import (
     Cache,
     Contact,
@@ -18,6 +18,7 @@ from counterfact.cli._sources import (
     Sparql,
     print_responses,
 )
+from counterfact.cli._tables import print_table
 from counterfact.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -36,11 +37,17 @@ def build(
     sparql: Sparql = None,
     pararel: Pararel = None,
     templates: Annotated[
-        Path | None, typer.Option(help="Folder in ParaRel's layout that tops up its templates; default: ours.")
+        Path | None,
+        typer.Option(
+            help="Folder in ParaRel's layout that tops up its templates; default: ours.", rich_help_panel=SOURCES
+        ),
     ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="Folder of generation prompts, P*.txt.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Folder of generation prompts, P*.txt.", rich_help_panel=SOURCES)
+    ] = None,
     articles: Annotated[
-        str | None, typer.Option(help="wikipedia, a MediaWiki API's URL, or .jsonl with id, title, text.")
+        str | None,
+        typer.Option(help="wikipedia, a MediaWiki API's URL, or .jsonl with id, title, text.", rich_help_panel=SOURCES),
     ] = None,
     relation: Relations = None,
     language: Language = "en",
@@ -48,53 +55,104 @@ def build(
     name: Annotated[str | None, typer.Option(help="Name; default: counterfact-embedded, counterfact if live.")] = None,
     version: Annotated[str | None, typer.Option(help="Version of the data set.")] = None,
     preset: Annotated[
-        str, typer.Option(help="paper: as CounterFact was released; strict: one object a subject, prompts spread.")
+        str,
+        typer.Option(
+            help="paper: as CounterFact was released; strict: one object a subject, prompts spread.",
+            rich_help_panel=RECORDS,
+        ),
     ] = "paper",
     pool: Annotated[
-        int | None, typer.Option(help="Subjects of an object that prompts are drawn from; 0 for all. [preset]")
+        int | None,
+        typer.Option(
+            help="Subjects of an object that prompts are drawn from; 0 for all. [preset]", rich_help_panel=RECORDS
+        ),
     ] = None,
     pool_order: Annotated[
-        str, typer.Option(help="Which subjects are in a pool: the first by Q-`id`, or by number of `sitelinks`.")
+        str,
+        typer.Option(
+            help="Which subjects are in a pool: the first by Q-`id`, or by number of `sitelinks`.",
+            rich_help_panel=RECORDS,
+        ),
     ] = "id",
     fewest_neighbors: Annotated[
-        int | None, typer.Option(help="Fewest subjects behind neighborhood prompts. [preset]")
+        int | None, typer.Option(help="Fewest subjects behind neighborhood prompts. [preset]", rich_help_panel=RECORDS)
     ] = None,
     several_objects: Annotated[
-        str | None, typer.Option(help="Subjects with more than one object: keep or drop. [preset]")
+        str | None,
+        typer.Option(help="Subjects with more than one object: keep or drop. [preset]", rich_help_panel=RECORDS),
     ] = None,
     implied_objects: Annotated[
-        str | None, typer.Option(help="New objects that imply a true one or follow from it: exclude or allow. [preset]")
+        str | None,
+        typer.Option(
+            help="New objects that imply a true one or follow from it: exclude or allow. [preset]",
+            rich_help_panel=RECORDS,
+        ),
     ] = None,
     context: Annotated[
-        str, typer.Option(help="Before paraphrase prompts: a sentence of the `articles` or of `texts`, or `none`.")
+        str,
+        typer.Option(
+            help="Before paraphrase prompts: a sentence of the `articles` or of `texts`, or `none`.",
+            rich_help_panel=RECORDS,
+        ),
     ] = "articles",
-    texts: Annotated[str | None, typer.Option(help="Texts for --context texts: .txt, .jsonl, folder, Hub id.")] = None,
-    paraphrases: Annotated[int, typer.Option(help="Paraphrase prompts in a record.")] = 2,
-    neighbors: Annotated[int, typer.Option(help="Neighborhood prompts in a record.")] = 10,
-    attributes: Annotated[int, typer.Option(help="Attribute prompts in a record.")] = 10,
-    generations: Annotated[int, typer.Option(help="Generation prompts in a record.")] = 10,
-    references: Annotated[int, typer.Option(help="Most reference texts of a new object; 0 for none.")] = 25,
-    sitelinks: Annotated[int, typer.Option(help="Only subjects with this many sitelinks or more.")] = 0,
+    texts: Annotated[
+        str | None,
+        typer.Option(help="Texts for --context texts: .txt, .jsonl, folder, Hub id.", rich_help_panel=SOURCES),
+    ] = None,
+    paraphrases: Annotated[int, typer.Option(help="Paraphrase prompts in a record.", rich_help_panel=RECORDS)] = 2,
+    neighbors: Annotated[int, typer.Option(help="Neighborhood prompts in a record.", rich_help_panel=RECORDS)] = 10,
+    attributes: Annotated[int, typer.Option(help="Attribute prompts in a record.", rich_help_panel=RECORDS)] = 10,
+    generations: Annotated[int, typer.Option(help="Generation prompts in a record.", rich_help_panel=RECORDS)] = 10,
+    references: Annotated[
+        int, typer.Option(help="Most reference texts of a new object; 0 for none.", rich_help_panel=RECORDS)
+    ] = 25,
+    sitelinks: Annotated[
+        int, typer.Option(help="Only subjects with this many sitelinks or more.", rich_help_panel=RECORDS)
+    ] = 0,
     ripples: Annotated[
-        bool, typer.Option("--ripples", help="Write ripples.jsonl too: what must follow from each edit, and stay.")
+        bool,
+        typer.Option(
+            "--ripples",
+            help="Write ripples.jsonl too: what must follow from each edit, and stay.",
+            rich_help_panel=RECORDS,
+        ),
     ] = False,
     non_conflicting: Annotated[
         bool,
-        typer.Option("--non-conflicting", help="Only records that can all be edited at once; says how many."),
+        typer.Option(
+            "--non-conflicting",
+            help="Only records that can all be edited at once; says how many.",
+            rich_help_panel=RECORDS,
+        ),
     ] = False,
     whole_articles: Annotated[
-        bool, typer.Option("--whole-articles", help="Reference texts are whole articles of Wikipedia: one a request.")
+        bool,
+        typer.Option(
+            "--whole-articles",
+            help="Reference texts are whole articles of Wikipedia: one a request.",
+            rich_help_panel=RECORDS,
+        ),
     ] = False,
     of: Annotated[
         str | None,
-        typer.Option("--from", help="Take this data set's records: with --non-conflicting, or into --language."),
+        typer.Option(
+            "--from",
+            help="Take this data set's records: with --non-conflicting, or into --language.",
+            rich_help_panel=SOURCES,
+        ),
     ] = None,
     contact: Contact = None,
     cache: Cache = None,
     replay: Replay = False,
-    pack: Annotated[Path | None, typer.Option(help="Afterwards, copy the responses used into this one file.")] = None,
+    pack: Annotated[
+        Path | None,
+        typer.Option(help="Afterwards, copy the responses used into this one file.", rich_help_panel=SERVERS),
+    ] = None,
     pause: Pause = 1.0,
-    plan: Annotated[bool, typer.Option(help="Only estimate how many requests a live build sends.")] = False,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Only estimate how many requests a live build sends.", rich_help_panel=SERVERS),
+    ] = False,
 ) -> None:
     """Build CounterFact from ParaRel templates and WikiData facts; by default from the embedded world.
 
@@ -161,6 +219,8 @@ def build(
         checked = BuildSettings.check(settings, "counterfact build")
         _print_estimate(estimate_build(SourceOptions(**sources, language=language), checked))
         return
+    if fetched := SourceOptions(**sources, language=language).fetched if not replay else []:
+        note(f"over the network, where the cache lacks it: {'; '.join(fetched)}")
     with progress_bar("building") as advance:
         report = counterfact.build(out, **sources, **settings, pack=pack, name=name, progress=advance)
     _print_report(report)
@@ -193,31 +253,26 @@ def zsre(
 
 
 def _print_estimate(estimate: "Estimate") -> None:
-    table = Table(title="requests of a live build, when nothing fails", title_justify="left")
-    table.add_column("requested")
-    table.add_column("requests", justify="right")
-    table.add_column("known")
-    table.add_column("hours", justify="right")
-    for cost in estimate.costs:
-        table.add_row(cost.kind, f"{cost.requests:,}", cost.basis, f"{cost.hours:.2f}")
+    rows: list[Sequence[str]] = [
+        (cost.kind, f"{cost.requests:,}", cost.basis, f"{cost.hours:.2f}") for cost in estimate.costs
+    ]
     requests = sum(cost.requests for cost in estimate.costs)
     hours = sum(cost.hours for cost in estimate.costs)
-    table.add_row(f"in all, {estimate.relations} relations", f"{requests:,}", "", f"{hours:.2f}")
-    console.print(table)
+    rows.append((f"in all, {estimate.relations} relations", f"{requests:,}", "", f"{hours:.2f}"))
+    title = "requests of a live build, when nothing fails"
+    print_table(("requested", "requests", "known", "hours"), rows, title=title)
 
 
 def _print_spread(report: "BuildReport") -> None:
     """Print how far prompts about other subjects are spread, beside what pools predict and beside the paper's."""
     from counterfact.builders.choosing.expectation import PAPER  # noqa: PLC0415
 
-    table = Table(title="prompts about other subjects", title_justify="left")
-    for column in ("", "this build", "its pools predict", "CounterFact"):
-        table.add_column(column, justify="right" if column else "left")
+    rows: list[Sequence[str]] = []
     for kind, paper in PAPER.items():
         for (what, found), known in zip(report.meta["counts"]["spread"][kind].items(), paper, strict=True):
             values = (*found.values(), known)
-            table.add_row(f"{kind}: {what.replace('_', ' ')}", *("–" if v is None else f"{v:,g}" for v in values))
-    console.print(table)
+            rows.append((f"{kind}: {what.replace('_', ' ')}", *("–" if v is None else f"{v:,g}" for v in values)))
+    print_table(("", "this build", "its pools predict", "CounterFact"), rows, title="prompts about other subjects")
 
 
 def _print_report(report: "BuildReport") -> None:

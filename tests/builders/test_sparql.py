@@ -118,6 +118,8 @@ SPOILS: dict[str, Spoil] = {
     "400": lambda reply, _: Reply(400, "text/plain", b"parse error"),
     "404": lambda reply, _: Reply(404, "text/plain", b"no endpoint here"),
     "a page": lambda reply, _: Reply(200, "text/html", b"<html>You have been banned</html>"),
+    "another page": lambda reply, _: Reply(200, "text/html", b"<html>It works!</html>"),
+    "XML": lambda reply, _: reply._replace(body=b'<?xml version="1.0"?><sparql/>'),
     "nothing": lambda reply, _: reply._replace(body=b""),
     "truncated": lambda reply, _: reply._replace(body=reply.body[:-20]),
     "truncated with a stack trace": stack_trace,
@@ -126,6 +128,20 @@ SPOILS: dict[str, Spoil] = {
     "a boolean": lambda reply, _: reply._replace(body=b'{"head": {}, "boolean": true}'),
     "no rows": lambda reply, _: reply._replace(body=b'{"head": {"vars": ["subject"]}, "results": {}}'),
 }
+
+
+@pytest.mark.parametrize("spoil", ["another page", "XML", "JSON of another form", "a boolean"])
+def test_what_is_no_answer_is_asked_once(spoil: str, world: World, tmp_path: Path) -> None:
+    world.write(tmp_path)
+    with serve(store_of(tmp_path / "wikidata/facts.nt"), None, SPOILS[spoil]) as url:
+        client = fast_client(tmp_path / "a.sqlite")
+        with pytest.raises(SourceError, match="look whether"):
+            EndpointSource(url, client).select(QUERY)
+    assert client.sent == (3 if spoil == "another page" else 1)
+    gone = fast_client(tmp_path / "b.sqlite")
+    with pytest.raises(SourceError, match="nothing of use answers there"):
+        EndpointSource(url, gone).select(QUERY)
+    assert gone.sent == 1
 
 
 @pytest.mark.parametrize("spoil", SPOILS.values(), ids=SPOILS.keys())

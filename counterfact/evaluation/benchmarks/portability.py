@@ -19,7 +19,7 @@ from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field
 from counterfact.contracts.benchmarks import Answers, Benchmark, benchmark
 from counterfact.contracts.metrics import Block, metric
 from counterfact.core.records import Border, Request
-from counterfact.core.subjects import joiner_after, with_slot
+from counterfact.core.subjects import with_slot
 from counterfact.lm.queries import Continuation, OpenQuery, Query
 from counterfact.statistics.values import mean
 
@@ -81,7 +81,7 @@ class PortabilityRecord(Border):
         """The fact that an editor is to change; the subject is named as the prompt has it."""
         template, subject = with_slot(self.prompt, self.subject)
         true = next((name for name in self.ground_truth if name.strip() and name != self.target_new), None)
-        return Request(self.case_id, template, subject, self.target_new, true, joiner=joiner_after(template))
+        return Request(self.case_id, template, subject, self.target_new, true)
 
     def needed(self, question: Question) -> list[Fact] | None:
         """Return what the unedited model must know for a question of portability; `None` where that cannot be told.
