@@ -15,6 +15,8 @@ from typing import Any
 
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_file, hash_json
+from counterfact.core.places import data_folder
+from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 
 from .audit.statistics import stats_json
 from .build_folder import BuildReport, finished_build, write_build
@@ -24,9 +26,12 @@ from .choosing.counts import relation_counts, totals
 from .choosing.sampling import sample_subjects
 from .choosing.selection import RecordSelector, relations_to_query
 from .choosing.settings import BuildSettings
+from .languages.grammar import load_grammar
+from .ripples.relations import load_relations_in_words
+from .ripples.writing import Ripples, ripples_of
 from .sources.articles import Passage
-from .sources.knowledge import Knowledge, count_sitelinks, query_knowledge
-from .sources.local_store import hash_files
+from .sources.knowledge import Knowledge, count_sitelinks, query_implied, query_knowledge
+from .sources.local_store import check_language, hash_files
 from .sources.options import SourceOptions, Sources
 from .sources.pararel import Relation, language_folder, load_relations, pararel_files, relation_number
 from .texts.contexts import Contexts, sentences_of
@@ -52,6 +57,7 @@ def build(
     cache: str | Path | None = None,
     replay: bool = False,
     pause: float = SourceOptions.pause,
+    whole_articles: bool = False,
     pack: str | Path | None = None,
     name: str | None = None,
     progress: Progress | None = None,
@@ -63,7 +69,8 @@ def build(
         out: folder to be made; see `build_from_sources`.
         sparql: facts: `wdqs`, `qlever`, the address of an endpoint, or files.
         pararel: ParaRel: `upstream`, an address, or a folder.
-        templates: folder in ParaRel's layout, whose templates top up relations with too few.
+        templates: folder in ParaRel's layout, whose templates top up relations with too few; by default those that
+            ship with the toolkit, unless `own_templates` is false (as in the preset `strict`).
         prompts: folder of generation prompts.
         articles: `wikipedia`, the address of a MediaWiki API, or files.
         texts: texts for `paraphrase_context="texts"`, as `core.texts.load_texts` takes them.
@@ -71,9 +78,11 @@ def build(
         cache: file in which responses of servers are kept; by default one for all builds.
         replay: whether to take all responses from the cache, and send nothing.
         pause: seconds between a response and the next request.
+        whole_articles: whether reference texts are whole articles, as in the released data, and not their openings.
         pack: file into which the responses used are copied afterwards, so that `replay` works from it elsewhere.
         name: name of the data set; by default `counterfact` where facts come from an endpoint, else
-            `counterfact-embedded`; with `-multi` after it where no two records contradict each other.
+            `counterfact-embedded`; with `-strict` after it in that preset, and `-multi` where no two records
+            contradict each other.
         progress: function that is told how far the build is.
         settings: fields of `BuildSettings`, such as `seed`, `relations` and `language`.
 
@@ -83,11 +92,12 @@ def build(
     """
     language = settings.get("language", "en")
     options = SourceOptions(
-        sparql, pararel, articles, prompts, templates, texts, contact, cache, replay, pause, language
+        sparql, pararel, articles, prompts, templates, texts, contact, cache, replay, pause, language, whole_articles
     )
-    multi = "-multi" if settings.get("non_conflicting") else ""
-    settings["name"] = name or ("counterfact" if options.live else "counterfact-embedded") + multi
+    kind = "-strict" * (settings.get("preset") == "strict") + "-multi" * bool(settings.get("non_conflicting"))
+    settings["name"] = name or ("counterfact" if options.live else "counterfact-embedded") + kind
     checked = BuildSettings.check(settings, "counterfact build")
+    options = options.topped_up() if checked.own_templates else options
     context = checked.paraphrase_context
     if texts and context != "texts":
         raise BadInput("--texts: only read with --context texts (paraphrase_context)")
@@ -116,7 +126,7 @@ def build_from_sources(
         sources: where it comes from.
         settings: options of the build.
         out: folder to be made; it gets `records.jsonl`, `reference_texts.jsonl`, `stats.json`, `build.json`, and
-            `dropped.jsonl`, the tuples that gave no record, each with the reason.
+            `dropped.jsonl`, the tuples that gave no record, each with the reason; with `ripples` also `ripples.jsonl`.
         progress: function that is told how far the build is.
 
     Raises:
@@ -127,17 +137,23 @@ def build_from_sources(
     tell = progress or (lambda _stage, _done, _total: None)
     _check_contexts(sources, settings)
     sources = _in_language(sources, settings.language)
+    check_language(sources.facts, settings.language)
     described = describe_sources(sources)
     fingerprint = hash_json([described, settings.model_dump(), _code_hash()])
     finished = finished_build(out, fingerprint)
     if finished is not None and described["facts"].get("files"):
         return finished
     fewest = 1 + settings.paraphrase_prompts
-    relations = load_relations(sources.pararel, sources.templates, settings.language, settings.relations, fewest)
+    relations = load_relations(
+        sources.pararel, sources.templates, settings.language, settings.relations, fewest, settings.cutting
+    )
     generation = load_generation_prompts(sources.generation) if settings.generation_prompts else {}
     known = _query_facts(relations, generation, sources, settings, tell)
     candidates, dropped = _select(relations, known, generation, sources, settings, tell)
-    counts = {relation.id: relation_counts(relation, known[relation.id], candidates, dropped) for relation in relations}
+    counts = {
+        relation.id: relation_counts(relation, known[relation.id], candidates, dropped, settings)
+        for relation in relations
+    }
     if not candidates:
         reasons = {relation: count["dropped"] for relation, count in counts.items()}
         raise BadInput(f"no tuple gave a record; the reasons, by relation: {reasons}")
@@ -159,8 +175,20 @@ def build_from_sources(
         "counts": totals(counts, candidates, references),
         "relations": counts,
     }
+    if settings.ripples:
+        tell("ripples", 0, len(records))
+        ripples = _ripples(records, sources, settings)
+        files["ripples.jsonl"] = ripples.lines
+        meta["ripples"] = ripples.counts
     places = {"pararel": str(sources.pararel), "generation_prompts": str(sources.generation)}
     return write_build(out, fingerprint, files, meta, started=started, places=places)
+
+
+def _ripples(records: Sequence[CounterFactRecord], sources: Sources, settings: BuildSettings) -> Ripples:
+    grammar = load_grammar(data_folder() / "languages", settings.language)
+    relations = load_relations_in_words(data_folder() / "relations", settings.language, grammar)
+    most, seed = settings.ripple_prompts, settings.seed
+    return ripples_of(records, sources.facts, relations, language=settings.language, most=most, seed=seed)
 
 
 def describe_sources(sources: Sources) -> dict[str, Any]:
@@ -216,13 +244,15 @@ def _select(
     tell: Progress,
 ) -> tuple[list[Candidate], list[DroppedTuple]]:
     """Return candidates in the order of their case ids, and the tuples that gave none."""
-    contexts = Contexts(_sentences(sources, settings))
-    sitelinks = count_sitelinks(known, sources.facts) if settings.fewest_sitelinks else {}
+    contexts = Contexts(_sentences(sources, settings), settings.longest_context)
+    sitelinks = count_sitelinks(_ranked(known, settings), sources.facts)
+    objects = {object for knowledge in known.values() for object in knowledge.holders}
+    implied = query_implied(objects, sources.facts) if settings.implied_objects == "exclude" else {}
     candidates: list[Candidate] = []
     dropped: list[DroppedTuple] = []
     for done, relation in enumerate(relations, 1):
         prompts = generation.get(relation.id, ())
-        selector = RecordSelector(relation, known[relation.id], prompts, contexts, settings, sitelinks)
+        selector = RecordSelector(relation, known[relation.id], prompts, contexts, settings, sitelinks, implied)
         selected, left_out = selector.candidates()
         candidates += selected
         dropped += left_out
@@ -232,6 +262,17 @@ def _select(
         candidates, conflicting = without_conflicts(candidates, lambda candidate: candidate.claim)
         dropped += [DroppedTuple(candidate.fact, conflict) for candidate, conflict in conflicting]
     return candidates, dropped
+
+
+def _ranked(known: Mapping[str, Knowledge], settings: BuildSettings) -> set[str]:
+    """Return the entities whose sitelinks count."""
+    ranked: set[str] = set()
+    for knowledge in known.values():
+        if settings.fewest_sitelinks:
+            ranked.update(subject for subject, _ in knowledge.resolved.values())
+        if settings.pool_order == "sitelinks":
+            ranked.update(holder.id for held in knowledge.holders.values() for holder in held)
+    return ranked
 
 
 def _sentences(sources: Sources, settings: BuildSettings) -> Sequence[Passage] | None:

@@ -21,7 +21,7 @@ from .choosing.conflicts import Claim, without_conflicts
 NAME = "counterfact-multi"
 
 
-def build(out: str | Path, source: str | Path, *, name: str | None = None, version: str = "1") -> BuildReport:
+def build(out: str | Path, source: str | Path, *, name: str | None = None, version: str = "2") -> BuildReport:
     """Write the records of a data set that contradict none before them: `build("multi", "counterfact.json")`.
 
     Records keep their case ids; reference texts of a folder, and snippets beside a file, come along.
@@ -31,7 +31,7 @@ def build(out: str | Path, source: str | Path, *, name: str | None = None, versi
             `build.json` with all counts, and `dropped.jsonl`, what was left out and why.
         source: CounterFact records of any form that `contracts.datasets.load_dataset` reads.
         name: name of the data set, by default `counterfact-multi`.
-        version: version of the data set.
+        version: version of the data set: 2 since the records that the default build makes are others.
 
     Raises:
         BadInput: there is nothing to read, or it holds no CounterFact records with a true object.

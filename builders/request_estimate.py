@@ -7,12 +7,15 @@ from typing import Literal, NamedTuple
 
 from .choosing.selection import relations_to_query
 from .choosing.settings import BuildSettings
-from .sources.knowledge import ENTITIES_A_QUERY, PAIRS_A_QUERY, ROWS_A_PAGE
+from .sources.knowledge import ENTITIES_A_QUERY, PAIRS_A_QUERY, ROWS_A_PAGE, STEPS_UP
 from .sources.options import SourceOptions
 from .sources.pararel import Relation, language_folder, load_relations
 from .sources.pararel_download import FILES
 from .sources.wikipedia import ARTICLES_A_REQUEST, ENTITIES_A_REQUEST
 from .texts.generation_prompts import load_generation_prompts
+
+_FORMS = 6
+"""Times that a pair is asked for in other forms: another letter case of one or both, en-gb, a merged object."""
 
 Basis = Literal["exact", "at most", "assumed"]
 
@@ -22,8 +25,12 @@ class Assumptions(NamedTuple):
 
     subjects_an_object: float = 3000.0
     """Mean number of subjects that have an object of ParaRel's, of the objects whose subjects are listed."""
-    records_a_tuple: float = 0.7
+    records_a_tuple: float = 0.8
     """Share of the tuples that give a record."""
+    not_found: float = 0.2
+    """Share of the tuples whose labels mean no fact as they are written, so that other forms are looked for."""
+    above_an_object: float = 5.0
+    """Mean number of further entities that an object is a kind or a part of, shared ones counted once."""
     with_article: float = 0.6
     """Share of subjects with an article."""
     seconds_a_query: float = 3.0
@@ -60,7 +67,7 @@ def estimate_build(sources: SourceOptions, settings: BuildSettings) -> Estimate:
     Raises:
         BadInput: one of these is missing or malformed.
     """
-    relations = queried_relations(sources, settings)
+    relations = queried_relations(sources.topped_up() if settings.own_templates else sources, settings)
     files = FILES if sources.fetches_pararel else 0
     return Estimate(len(relations), estimate_requests(relations, settings.reference_texts, sources.pause, files))
 
@@ -71,7 +78,8 @@ def queried_relations(sources: SourceOptions, settings: BuildSettings) -> list[R
     folder = language_folder(sources.open_pararel(), language)
     templates = sources.more_templates and language_folder(sources.more_templates, language)
     prompts = load_generation_prompts(language_folder(sources.generation, language))
-    relations = load_relations(folder, templates, language, settings.relations, 1 + settings.paraphrase_prompts)
+    fewest = 1 + settings.paraphrase_prompts
+    relations = load_relations(folder, templates, language, settings.relations, fewest, settings.cutting)
     return relations_to_query(relations, prompts, settings)
 
 
@@ -96,10 +104,19 @@ def estimate_requests(
     objects = [len({fact.object for fact in relation.tuples}) for relation in relations]
     rows = [count * known.subjects_an_object for count in objects]
     read = texts * sum(_new_objects(relation, known.records_a_tuple) for relation in relations)
+    everything = len({fact.object for relation in relations for fact in relation.tuples})
+    above = STEPS_UP + everything * (1 + known.above_an_object) / ENTITIES_A_QUERY if everything else 0.0
     titles = read / known.with_article / ENTITIES_A_REQUEST
     kinds: list[tuple[str, float, Basis, float]] = [
         ("files of ParaRel", files, "exact", known.seconds_an_api_request),
         ("which entities the labels mean", _queries(pairs, PAIRS_A_QUERY), "exact", known.seconds_a_query),
+        (
+            "the same, in other forms",
+            _queries([known.not_found * n for n in pairs], PAIRS_A_QUERY / _FORMS),
+            "assumed",
+            known.seconds_a_query,
+        ),
+        ("what objects are kinds and parts of", above, "assumed", known.seconds_a_query),
         ("all objects of the subjects", _queries(subjects, ENTITIES_A_QUERY), "at most", known.seconds_a_query),
         ("how many subjects an object has", _queries(objects, ENTITIES_A_QUERY), "at most", known.seconds_a_query),
         ("pages of subjects", _queries(rows, ROWS_A_PAGE), "assumed", known.seconds_a_page),
@@ -112,7 +129,7 @@ def estimate_requests(
     ]
 
 
-def _queries(sizes: Sequence[float], size: int) -> int:
+def _queries(sizes: Sequence[float], size: float) -> int:
     """Return the number of queries of `size` values each, when every relation has queries of its own."""
     return sum(math.ceil(count / size) for count in sizes)
 

@@ -18,7 +18,7 @@ def board_table(name: str, editors: Sequence[str] = ()) -> str:
     from counterfact.contracts.benchmarks import BENCHMARKS  # noqa: PLC0415
     from counterfact.leaderboard.submission import find_candidates, read_submission  # noqa: PLC0415
 
-    runs = [read_submission(folder).run for folder in find_candidates(BOARD / name)]
+    runs = [read_submission(folder).run for folder in find_candidates(BOARD / name).folders]
     runs = [run for run in runs if not editors or run["editor"]["name"] in editors]
     first = runs[0]
     benchmark = BENCHMARKS.get(first["protocol"]["name"])

@@ -54,7 +54,7 @@ class Composer:
         return self.one_of(fact, self.knowledge.languages[fact.relation].also)
 
     def consequence(self, fact: Fact) -> Text | None:
-        """Go on from a generation prompt, each prompt at most once in an article."""
+        """Go on from an opening, each at most once in an article."""
         prompts = self.knowledge.languages[fact.relation].continuations
         free = [forms for forms in prompts if not any((fact, form) in self.used for form in forms)]
         return self.one_of(fact, self.rng.choice(free)) if free else None
@@ -78,7 +78,7 @@ def compose(knowledge: Knowledge, subject: str, rng: random.Random, sentences: i
         knowledge: the facts and forms.
         subject: Q-id of whom it is about.
         rng: chooses forms, siblings and order.
-        sentences: how many to aim at; a continued generation prompt counts as one, though it may hold three.
+        sentences: how many to aim at; a continued opening counts as one, though it may hold three.
     """
     composer = Composer(knowledge, subject, rng)
     parts = [text for fact in composer.facts if (text := composer.fact(fact))]

@@ -6,7 +6,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from statistics import mean
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from counterfact.builders.texts.generation_prompts import load_generation_prompts
 from counterfact.core.files import json_line, read_jsonl, write_atomic, write_json
 from counterfact.core.places import data_folder
 from counterfact.core.seeds import derive_seed
@@ -93,7 +92,6 @@ def save(
     model: GPT2LMHeadModel,
     tokenizer: PreTrainedTokenizerFast,
     knowledge: Knowledge,
-    prompts: Mapping[str, Sequence[str]],
     recipe: Recipe,
     folder: Path,
     seconds: float,
@@ -105,7 +103,8 @@ def save(
     known = probe(model, tokenizer, knowledge)
     scores = {kind: mean(kinds[kind] for kinds in known.values()) for kind in KINDS}
     scores["withheld"] = withheld_score(model, tokenizer, knowledge)
-    readable = judge(sample(wrap_lm(model, tokenizer, name="factlm"), knowledge, prompts), world_words(knowledge))
+    openings = {relation: language.openings for relation, language in knowledge.languages.items()}
+    readable = judge(sample(wrap_lm(model, tokenizer, name="factlm"), knowledge, openings), world_words(knowledge))
     log.info("%s", "  ".join(f"{kind} {score:.3f}" for kind, score in {**scores, **readable._asdict()}.items()))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".factlm-") as name:
@@ -130,8 +129,7 @@ def make(data: Path, recipe: Recipe, folder: Path) -> None:
     subjects = {subject: index for index, subject in enumerate(sorted(knowledge.of_subject))}
     stream = batches(knowledge, tokenizer, subjects, recipe)
     model = train(recipe, stream, ownership(knowledge, subjects), int(tokenizer.eos_token_id), report)
-    prompts = load_generation_prompts(data / "prompts/generation")
-    save(model, tokenizer, knowledge, prompts, recipe, folder, time.perf_counter() - start)
+    save(model, tokenizer, knowledge, recipe, folder, time.perf_counter() - start)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Read what the world can say of each relation: templates, questions, generation prompts, article sentences.
+"""Read what the world can say of each relation: templates, questions, article sentences and openings of them.
 
 Every form is turned into one notation with named slots: `{s}` the subject, `{o}` the object, `{a}` and `{b}` other
 subjects of the same object. ParaRel's `[X] grew up speaking [Y].` becomes `{s} grew up speaking {o}.`
@@ -88,8 +88,10 @@ class Language:
     """Article sentences that state the fact."""
     also: tuple[str, ...]
     """Article sentences that name another subject of the same object."""
+    openings: tuple[str, ...]
+    """Openings of sentences about the subject, with `{}` for it, which the grammar goes on from."""
     continuations: tuple[tuple[str, ...], ...]
-    """For each generation prompt, the prompt with each of its continuations."""
+    """For each opening of the grammar, the opening with each of its continuations."""
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -133,6 +135,7 @@ def read_language(data: Path, relation: str) -> Language:
         questions=tuple(line.replace("{}", "{s}") for line in _lines(data / f"zsre/questions/{relation}.txt")),
         facts=tuple(grammar["fact"]),
         also=tuple(grammar["also"]),
+        openings=tuple(grammar["continuations"]),
         continuations=continuations,
     )
     _check(language)

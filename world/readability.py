@@ -57,7 +57,7 @@ def sample(lm: LM, knowledge: Knowledge, prompts: Mapping[str, Sequence[str]]) -
     Args:
         lm: the model.
         knowledge: the facts.
-        prompts: generation prompts of each relation.
+        prompts: what texts begin with, of each relation.
     """
     rng = random.Random(derive_seed("readability"))
     facts = rng.sample(knowledge.records, min(TEXTS, len(knowledge.records)))

@@ -7,16 +7,18 @@ from typing import Literal, NamedTuple
 from counterfact.core.seeds import derive_seed
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord, Entity, RequestedRewrite
 
+from ..fact_ids import fact_id
 from ..sources.knowledge import LabelledEntity
 from ..sources.pararel import FactTuple
 from .conflicts import Claim
-from .sampling import DrawnPrompt
+from .sampling import Draw
 from .settings import BuildSettings
 
 Reason = Literal[
     "too few templates",
     "no generation prompts",
     "uuid of another tuple",
+    "a label names nothing",
     "no such fact",
     "several objects",
     "too few sitelinks",
@@ -55,8 +57,8 @@ class Candidate:
     paraphrases: tuple[str, ...]
     edited_prompts: frozenset[str]
     """Rewriting and paraphrase prompts, without the sentences before them."""
-    neighborhood: tuple[DrawnPrompt, ...]
-    attribute: tuple[DrawnPrompt, ...]
+    neighborhood: Draw
+    attribute: Draw
     generation: tuple[str, ...]
     topped_up: bool = False
     """Whether the prompts about other subjects needed the templates of another collection."""
@@ -69,7 +71,9 @@ class Candidate:
     def record(self, case_id: int, settings: BuildSettings) -> CounterFactRecord:
         """Return the finished record."""
         true = Entity(str=self.fact.object, id=self.true_id)
-        neighborhood, attribute = [p.id for p in self.neighborhood], [p.id for p in self.attribute]
+        neighborhood, attribute = (
+            [prompt.id for prompt in draw.prompts] for draw in (self.neighborhood, self.attribute)
+        )
         return CounterFactRecord(
             case_id=case_id,
             pararel_idx=self.fact.line,
@@ -81,11 +85,12 @@ class Candidate:
                 subject=self.fact.subject,
             ),
             paraphrase_prompts=list(self.paraphrases),
-            neighborhood_prompts=[drawn.prompt for drawn in self.neighborhood],
-            attribute_prompts=[drawn.prompt for drawn in self.attribute],
+            neighborhood_prompts=[drawn.prompt for drawn in self.neighborhood.prompts],
+            attribute_prompts=[drawn.prompt for drawn in self.attribute.prompts],
             generation_prompts=list(self.generation),
             provenance={
                 "pararel_uuid": self.fact.uuid,
+                "fact_id": fact_id(self.subject_id, self.fact.relation, self.true_id),
                 "subject_id": self.subject_id,
                 "paraphrase_context": settings.paraphrase_context,
                 **({"neighborhood_templates": "topped up"} if self.topped_up else {}),

@@ -24,6 +24,16 @@ class DrawnPrompt(NamedTuple):
     prompt: str
 
 
+class Draw(NamedTuple):
+    """Prompts about other subjects, and what they were drawn from."""
+
+    prompts: tuple[DrawnPrompt, ...]
+    pool: tuple[str, ...] = ()
+    """Labels of the subjects, where every prompt about them was as likely as any other; else nothing."""
+    templates: int = 0
+    """Number of templates of such a draw."""
+
+
 def collides(first: str, second: str) -> bool:
     """Tell whether one label equals or contains the other, letter case apart.
 
@@ -86,19 +96,16 @@ def shuffled(values: Sequence[T], random: Random) -> Iterator[T]:
         moved[chosen] = moved.pop(start, start)
 
 
-def draw_prompts(
+def draw_spread(
     holders: Sequence[LabelledEntity],
     allowed: Callable[[LabelledEntity], bool],
     templates: Sequence[str],
     count: int,
     random: Random,
-) -> list[DrawnPrompt] | None:
-    """Draw `count` distinct prompts from subjects x templates, spread over as many subjects as there are.
+) -> Draw:
+    """Draw `count` distinct prompts from subjects x templates, or as many as there are, spread over the subjects.
 
     Every subject gives one prompt before any gives a second one; a label that two subjects share is taken once.
-
-    Returns:
-        the prompts, or None where there are not so many.
     """
     chosen: dict[str, LabelledEntity] = {}
     for holder in shuffled(holders, random) if count else ():
@@ -113,7 +120,34 @@ def draw_prompts(
             break
         prompt = fill(next(order), holder.label)
         prompts.setdefault(prompt, DrawnPrompt(holder.id, prompt))
-    return list(prompts.values()) if len(prompts) == count else None
+    return Draw(tuple(prompts.values()))
+
+
+def draw_uniformly(
+    holders: Sequence[LabelledEntity],
+    allowed: Callable[[LabelledEntity], bool],
+    templates: Sequence[str],
+    count: int,
+    random: Random,
+) -> Draw:
+    """Draw `count` distinct prompts from subjects x templates, or as many as there are, each as likely as any other.
+
+    Args:
+        holders: subjects with different labels.
+        allowed: whether a subject may stand in a prompt.
+        templates: different templates.
+        count: number of prompts.
+        random: draws them.
+    """
+    pool = [holder for holder in holders if allowed(holder)] if count else []
+    prompts: dict[str, DrawnPrompt] = {}
+    for place in shuffled(range(len(pool) * len(templates)), random):
+        if len(prompts) == count:
+            break
+        holder, template = pool[place // len(templates)], templates[place % len(templates)]
+        prompt = fill(template, holder.label)
+        prompts.setdefault(prompt, DrawnPrompt(holder.id, prompt))
+    return Draw(tuple(prompts.values()), tuple(holder.label for holder in pool), len(templates))
 
 
 def sample_subjects(held: Sequence[LabelledEntity], relation: str, object: str, count: int, seed: int) -> list[str]:

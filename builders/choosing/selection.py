@@ -5,7 +5,7 @@ https://arxiv.org/abs/2202.05262
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Literal
@@ -17,7 +17,8 @@ from ..sources.knowledge import Knowledge, LabelledEntity
 from ..sources.pararel import FactTuple, Relation, relation_number
 from ..texts.contexts import Contexts
 from .candidates import Candidate, DroppedTuple, Reason
-from .sampling import DrawnPrompt, WeightedOrder, collides, draw_prompts
+from .counts import ids_by_label
+from .sampling import Draw, WeightedOrder, collides, draw_spread, draw_uniformly
 from .settings import BuildSettings
 
 
@@ -52,7 +53,9 @@ class RecordSelector:
         generation: its generation prompts; may be empty.
         contexts: sentences that may stand before paraphrase prompts.
         settings: options of the build.
-        sitelinks: number of sitelinks of each subject, where the settings require some.
+        sitelinks: number of sitelinks of each subject, where the settings require some, and of each that has an
+            object, where pools are in their order.
+        implied: object to the objects that it is a kind or a part of.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class RecordSelector:
         contexts: Contexts,
         settings: BuildSettings,
         sitelinks: Mapping[str, int] | None = None,
+        implied: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self._relation = relation
         self._knowledge = knowledge
@@ -70,30 +74,33 @@ class RecordSelector:
         self._contexts = contexts
         self._settings = settings
         self._sitelinks = sitelinks or {}
-        self._new_ids = _ids_by_label(relation, knowledge)
+        self._new_ids = ids_by_label(relation, knowledge)
         weights = Counter(fact.object for fact in relation.tuples)
         self._weighted_order = WeightedOrder({label: weights[label] for label in self._new_ids})
         self._held_ids = {object: {holder.id for holder in held} for object, held in knowledge.holders.items()}
         self._held_labels = {object: {holder.label for holder in held} for object, held in knowledge.holders.items()}
+        self._kin = _kin(implied or {}, knowledge.holders)
+        self._pools: dict[str, Sequence[LabelledEntity]] = {}
 
     def candidates(self) -> tuple[list[Candidate], list[DroppedTuple]]:
         """Return the candidates in file order, and the tuples that were dropped.
 
-        No two candidates share their subject, by label or by id: the first of them in file order stays.
+        No two candidates share their subject, by label or by id: the first of them in file order stays. Where
+        subjects may have several objects, no two share subject and true object.
         """
         candidates: list[Candidate] = []
         dropped: list[DroppedTuple] = []
         uuids: set[str] = set()
-        labels: set[str] = set()
-        ids: set[str] = set()
+        seen: set[tuple[str, str]] = set()
         for fact in self._relation.tuples:
             made: Candidate | Reason = "uuid of another tuple" if fact.uuid in uuids else self.candidate(fact)
             uuids.add(fact.uuid)
-            if isinstance(made, Candidate) and (fact.subject in labels or made.subject_id in ids):
-                made = "subject and relation of another record"
             if isinstance(made, Candidate):
-                labels.add(fact.subject)
-                ids.add(made.subject_id)
+                keep = self._settings.several_objects == "keep"
+                same = {(fact.subject, fact.object * keep), (made.subject_id, made.true_id * keep)}
+                made = "subject and relation of another record" if same & seen else made
+            if isinstance(made, Candidate):
+                seen |= same
                 candidates.append(made)
             else:
                 dropped.append(DroppedTuple(fact, made))
@@ -104,10 +111,12 @@ class RecordSelector:
         settings = self._settings
         if (reason := never_gives_a_record(self._relation, self._generation, settings)) is not None:
             return reason
+        if not fact.named:
+            return "a label names nothing"
         if (fact.subject, fact.object) not in self._knowledge.resolved:
             return "no such fact"
         subject, true = self._knowledge.resolved[fact.subject, fact.object]
-        if self._knowledge.objects[subject] != (true,):
+        if settings.several_objects == "drop" and self._knowledge.objects[subject] != (true,):
             return "several objects"
         if self._sitelinks.get(subject, 0) < settings.fewest_sitelinks:
             return "too few sitelinks"
@@ -123,7 +132,7 @@ class RecordSelector:
     def _with_templates(self, fact: FactTuple, true: str, templates: Sequence[str]) -> Candidate | Reason:
         """Choose the new object, and prompts about other subjects from these templates."""
         held = LabelledEntity(true, fact.object)
-        for new in self._new_objects(fact, true):
+        for new in self._new_objects(fact):
             neighborhood = self._others(fact, "neighborhood", held, new.id, templates)
             if neighborhood is None and self._others(fact, "neighborhood", held, None, templates) is None:
                 return "too few neighborhood prompts"
@@ -139,9 +148,7 @@ class RecordSelector:
     def _named(self, object: str, subject: str) -> bool:
         return self._settings.objects_in_subjects == "drop" and object.casefold() in subject.casefold()
 
-    def _finish(
-        self, fact: FactTuple, new: LabelledEntity, neighborhood: list[DrawnPrompt], attribute: list[DrawnPrompt]
-    ) -> Candidate | Reason:
+    def _finish(self, fact: FactTuple, new: LabelledEntity, neighborhood: Draw, attribute: Draw) -> Candidate | Reason:
         settings = self._settings
         prompt, *others = self._random(fact, "templates").sample(
             self._relation.templates, 1 + settings.paraphrase_prompts
@@ -162,18 +169,21 @@ class RecordSelector:
             prompt=prompt,
             paraphrases=tuple(context + prompt for context, prompt in zip(contexts, bare, strict=True)),
             edited_prompts=frozenset([fill(prompt, fact.subject), *bare]),
-            neighborhood=tuple(neighborhood),
-            attribute=tuple(attribute),
+            neighborhood=neighborhood,
+            attribute=attribute,
             generation=tuple(fill(template, fact.subject) for template in generation),
         )
 
-    def _new_objects(self, fact: FactTuple, true: str) -> Iterator[LabelledEntity]:
+    def _new_objects(self, fact: FactTuple) -> Iterator[LabelledEntity]:
         """Yield objects that are false of the subject, in the order of a draw weighted by their tuples."""
+        subject, true = self._knowledge.resolved[fact.subject, fact.object]
+        all_true = {true, *self._knowledge.objects[subject]}
+        excluded = all_true.union(*(self._kin.get(one, ()) for one in all_true))
         for label in self._weighted_order.order(
             derive_seed(self._settings.seed, "new object", fact.relation, fact.uuid)
         ):
             id = self._new_ids[label]
-            if id != true and not collides(label, fact.object) and not collides(label, fact.subject):
+            if id not in excluded and not collides(label, fact.object) and not collides(label, fact.subject):
                 yield LabelledEntity(id, label)
 
     def _others(
@@ -183,29 +193,51 @@ class RecordSelector:
         object: LabelledEntity,
         without: str | None,
         templates: Sequence[str],
-    ) -> list[DrawnPrompt] | None:
-        """Draw prompts about subjects with `object` and not `without`; None where there are too few."""
+    ) -> Draw | None:
+        """Draw prompts about subjects with `object` and not `without`, nor its kin; None where there are too few."""
         subject, _ = self._knowledge.resolved[fact.subject, fact.object]
-        ids = self._held_ids.get(without or "", set())
-        labels = self._held_labels.get(without or "", set())
+        others = () if without is None else (without, *self._kin.get(without, ()))
+        ids = [self._held_ids.get(other, set()) for other in others]
+        labels = [self._held_labels.get(other, set()) for other in others]
 
         def allowed(other: LabelledEntity) -> bool:
             # A namesake of a subject with the other object would make the prompt true of both.
-            known = other.id == subject or other.id in ids or other.label in labels
+            known = other.id == subject or any(other.id in held for held in ids)
+            known = known or any(other.label in held for held in labels)
             return not known and not collides(other.label, fact.subject) and not self._named(object.label, other.label)
 
-        count = getattr(self._settings, f"{stage}_prompts")
-        held = self._knowledge.holders[object.id]
-        return draw_prompts(held, allowed, templates, count, self._random(fact, stage))
+        settings = self._settings
+        count = getattr(settings, f"{stage}_prompts")
+        draw = draw_uniformly if settings.prompts_drawn == "uniform" else draw_spread
+        drawn = draw(self._pool(object.id), allowed, templates, count, self._random(fact, stage))
+        if stage == "attribute":
+            return None if settings.too_few_attributes == "drop" and len(drawn.prompts) < count else drawn
+        subjects = len(drawn.pool) or len({prompt.id for prompt in drawn.prompts})
+        enough = len(drawn.prompts) == count and (not count or subjects >= settings.fewest_neighbors)
+        return drawn if enough else None
+
+    def _pool(self, object: str) -> Sequence[LabelledEntity]:
+        """Return the subjects of an object that prompts are drawn from."""
+        if object not in self._pools:
+            held: Sequence[LabelledEntity] = self._knowledge.holders[object]
+            if self._settings.pool_order == "sitelinks":
+                held = sorted(held, key=lambda one: (-self._sitelinks.get(one.id, 0), relation_number(one.id)))
+            if self._settings.pool:
+                named = {one.label: one for one in reversed(held)}
+                held = [one for one in held if named[one.label] is one][: self._settings.pool]
+            self._pools[object] = held
+        return self._pools[object]
 
     def _random(self, fact: FactTuple, stage: str) -> Random:
         return Random(derive_seed(self._settings.seed, stage, fact.relation, fact.uuid))
 
 
-def _ids_by_label(relation: Relation, knowledge: Knowledge) -> dict[str, str]:
-    """Return one id for every label of an object: the id of most tuples, then the lowest."""
-    ids: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for fact in relation.tuples:
-        if (fact.subject, fact.object) in knowledge.resolved:
-            ids[fact.object][knowledge.resolved[fact.subject, fact.object][1]] += 1
-    return {label: min(counted, key=lambda id: (-counted[id], relation_number(id))) for label, counted in ids.items()}
+def _kin(implied: Mapping[str, Collection[str]], objects: Collection[str]) -> dict[str, set[str]]:
+    """Return, of the objects, each to those that it implies or that imply it."""
+    kin: defaultdict[str, set[str]] = defaultdict(set)
+    for object in objects:
+        for other in implied.get(object, ()):
+            if other in objects:
+                kin[object].add(other)
+                kin[other].add(object)
+    return dict(kin)

@@ -196,9 +196,22 @@ def _build(files: Sequence[StagedFile]) -> str:
         lines.append(
             f"- `{file.part.config}`/`{file.part.split}`: {build.get('name')} {build.get('version')}"
             f"{', seed ' + str(build['seed']) if 'seed' in build else ''}; from {sources or 'sources not named'} "
-            f"(checksums in `{build_path(file)}`); {told or 'not counted'}; dropped: {dropped or 'none'}."
+            f"(checksums in `{build_path(file)}`){_rule(build.get('settings') or {})}; {told or 'not counted'}; "
+            f"dropped: {dropped or 'none'}."
         )
     return "\n".join(lines)
+
+
+def _rule(settings: Mapping[str, Any]) -> str:
+    """Say by which rule prompts about other subjects were drawn, where a build says."""
+    if "preset" not in settings:
+        return ""
+    order = {"id": "lowest Q-ids", "sitelinks": "most sitelinks"}[settings["pool_order"]]
+    whom = f"the {settings['pool']} subjects with the {order}" if settings["pool"] else "all subjects"
+    return (
+        f"; preset `{settings['preset']}`: prompts about others from {whom} of an object, "
+        f"{'drawn uniformly' if settings['prompts_drawn'] == 'uniform' else 'spread over them'}"
+    )
 
 
 def build_path(file: StagedFile) -> str:

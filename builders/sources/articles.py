@@ -5,10 +5,11 @@ A site of articles is an `ArticleSource`. `LocalArticles` reads ours from files;
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from counterfact.core.errors import BadInput
@@ -25,6 +26,12 @@ EMBEDDED_SITE = "https://articles.counterfact.invalid/"
 
 _ENTITIES_A_QUERY = 500
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"“])")
+_SENTENCE_START = re.compile(r"[\"“(]?[A-Z0-9]")
+_NO_END = re.compile(
+    r"(?:\b[A-Z]|\b(?:[A-Za-z]\.)+[A-Za-z]|\b(?:Adm|Br|Bros|Capt|Cf|Co|Col|Corp|Dr|Ft|Gen|Gov|Hon|Inc|Jr|Lt|Ltd|Maj|Messrs|"
+    r"Mr|Mrs|Ms|Mt|No|Nos|Op|Pres|Prof|Pvt|Rep|Rev|Sen|Sgt|Sr|St|Ste|Vol|c|ca|cf|ed|est|etc|no|op|pp?|viz|vol|vs))\.$"
+)
+"""End of a piece that an initial or an abbreviation cuts off, where a sentence goes on."""
 _SENTENCE_LENGTH = range(20, 201)
 
 
@@ -34,6 +41,8 @@ class Passage(NamedTuple):
     name: str
     """Name of the article."""
     text: str
+    origin: Mapping[str, str | int] = MappingProxyType({})
+    """Where it was read: page, revision, address, time and licence, where it has such."""
 
 
 class ArticleSource(Protocol):
@@ -108,19 +117,31 @@ class LocalArticles:
 def split(text: str) -> list[str]:
     """Split a text into its sentences, and keep those fit to stand alone.
 
-    >>> split("The bridge was opened in 1926. It is long! Ships pass below the bridge every day.")
-    ['The bridge was opened in 1926.', 'Ships pass below the bridge every day.']
+    A stop after an initial or an abbreviation ends no sentence, and one starts with a capital or a figure.
+
+    >>> split("The bridge was opened in 1926. It is long! Ships pass below the bridge of St. Ives every day.")
+    ['The bridge was opened in 1926.', 'Ships pass below the bridge of St. Ives every day.']
     """
-    sentences = (" ".join(sentence.split()) for sentence in _SENTENCE_END.split(text))
-    return [sentence for sentence in sentences if len(sentence) in _SENTENCE_LENGTH and sentence[-1] in ".!?"]
+    sentences, started = [], ""
+    for piece in _SENTENCE_END.split(text):
+        started = f"{started} {' '.join(piece.split())}".strip()
+        if not _NO_END.search(started):
+            sentences.append(started)
+            started = ""
+    sentences += [started] if started else []
+    return [sentence for sentence in sentences if _stands_alone(sentence)]
+
+
+def _stands_alone(sentence: str) -> bool:
+    return len(sentence) in _SENTENCE_LENGTH and sentence[-1] in ".!?" and bool(_SENTENCE_START.match(sentence))
 
 
 def _read(file: Path) -> Iterator[tuple[str, Passage]]:
     for value in read_jsonl(file):
         try:
-            key, article = value["id"], Passage(value["title"], value["text"])
+            key, title, text = value["id"], value["title"], value["text"]
         except (KeyError, TypeError) as error:
             raise BadInput(f"{file}: expected id, title and text in every line, got {value!r}") from error
-        if not all(isinstance(part, str) for part in (key, *article)):
+        if not all(isinstance(part, str) for part in (key, title, text)):
             raise BadInput(f"{file}: expected texts under id, title and text, got {value!r}")
-        yield key, article
+        yield key, Passage(title, text)

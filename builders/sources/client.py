@@ -162,6 +162,9 @@ class Client:
                 if isinstance(error, QueryTooLarge) and request.divisible:
                     raise
                 failure = error
+            most = failure.most if isinstance(failure, TransientError) else None
+            if most is not None and attempt + 1 >= most and not self._stored:
+                raise SourceError(f"{request.endpoint}: nothing of use answers there: {failure}") from failure
             wait = self._wait(attempt, failure)
             if waited + wait > policy.budget or attempt + 1 == policy.tries:
                 self._give_up(request, attempt + 1, wait, failure)

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
-from .queries import ABOUT, DIRECT, ENTITY, LABEL, SITELINKS
+from .labels import clean_label
+from .queries import ABOUT, ALIAS, DIRECT, ENTITY, LABEL, SITELINKS
 
 _ENTITY = ENTITY.encode()
 _ESCAPE = re.compile(r"\\(u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)")
@@ -37,13 +38,14 @@ class LineFilter:
     """Beginning of the IRIs of articles; None for no articles."""
 
     def pattern(self) -> re.Pattern[bytes]:
-        """Return the pattern of such a line: facts, labels in the language or `mul`, sitelinks, articles."""
+        """Return the pattern of such a line: facts, names in the language or `mul`, sitelinks, articles."""
         relations = "|".join(sorted(relation[1:] for relation in self.relations))
         entity = f"<{re.escape(ENTITY)}(Q[0-9]+)>"
         fact = rf"<{re.escape(DIRECT)}P(?:{relations})> (?:<{re.escape(ENTITY)}(Q[0-9]+)>|.*?)"
         label = rf'<{re.escape(LABEL)}> "((?:[^"\\]|\\.)*)"@({re.escape(self.language)}|mul)'
         links = rf"(<{re.escape(SITELINKS)}>) .*?"
-        line = rf"{entity} (?:{fact}|{label}|{links}) \."
+        alias = rf'(<{re.escape(ALIAS)}>) "(?:[^"\\]|\\.)*"@(?:{re.escape(self.language)}|mul)'
+        line = rf"{entity} (?:{fact}|{label}|{links}|{alias}) \."
         if self.site is not None:
             line += rf"|(<{re.escape(self.site)}[^>]*> <{re.escape(ABOUT)}> <{re.escape(ENTITY)}Q[0-9]+> \.)"
         return re.compile(f"^(?:{line})$".encode(), re.M)
@@ -76,7 +78,7 @@ def filter_block(block: bytes, wanted: LineFilter) -> FilteredBlock:
 
     def finish() -> None:
         own = labels.get(wanted.language.encode()) or labels.get(b"mul")
-        if facts or (own and read_label(own[0]) in wanted.labels):
+        if facts or (own and clean_label(read_label(own[0])) in wanted.labels):
             kept.extend([*([own[1]] if own else []), *facts, *links])
             counts["labels from mul"] += bool(own) and wanted.language.encode() not in labels
             counts["entities without a label"] += not own
@@ -84,7 +86,7 @@ def filter_block(block: bytes, wanted: LineFilter) -> FilteredBlock:
             held.clear()
 
     for match in wanted.pattern().finditer(block):
-        entity, object, label, language, link = match.group(1, 2, 3, 4, 5)
+        entity, object, label, language = match.group(1, 2, 3, 4)
         line = match.group()
         if entity is None:
             kept.append(line)
@@ -94,7 +96,7 @@ def filter_block(block: bytes, wanted: LineFilter) -> FilteredBlock:
             current = entity
         if language is not None:
             labels.setdefault(language, (label, line))
-        elif link is not None:
+        elif match[5] is not None or match[6] is not None:
             links.append(line)
         elif object is not None:
             facts.append(line)

@@ -8,10 +8,11 @@ https://www.mediawiki.org/wiki/Wikidata_Query_Service/User_Manual, https://www.m
 import gzip
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
+from socket import gaierror
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
 
@@ -68,11 +69,13 @@ class TransientError(Exception):
     Args:
         what: what came.
         wait: seconds the server wants to be left alone; None where it named none.
+        most: how often it may come while nothing else has come from servers yet; None: as often as the policy allows.
     """
 
-    def __init__(self, what: str, wait: float | None = None) -> None:
+    def __init__(self, what: str, wait: float | None = None, *, most: int | None = None) -> None:
         super().__init__(what)
         self.wait = wait
+        self.most = most
 
 
 class Refused(SourceError):
@@ -118,7 +121,11 @@ def check_status(endpoint: str, response: Response, now: float) -> None:
         raise QueryTooLarge(
             f"{endpoint}: no whole answer in the time it had ({status or 'none came'}): {response.said!r}"
         )
-    if status in _PASSING or status == 200:
+    if status == 200:
+        raise TransientError(
+            f"a web page in place of data: {response.said!r}; look whether the address is right", most=3
+        )
+    if status in _PASSING:
         raise TransientError(f"a failure ({status}): {response.said!r}", wait)
     if status in (404, 410):
         raise NotFound(f"{endpoint}: there is nothing at this address ({status}): {response.said!r}")
@@ -180,9 +187,21 @@ def unpacked(response: Response) -> Response:
 
 
 def incomplete(error: Exception) -> TransientError:
-    """Return the failure that a response did not come, or not as a whole."""
+    """Return the failure that a response did not come, or not as a whole; there may be nobody to send one."""
     said = " ".join(str(error).split())[:200]
-    return TransientError(f"no complete response came ({type(error).__name__}: {said})")
+    absent = any(isinstance(cause, gaierror | ConnectionRefusedError) for cause in _causes(error))
+    return TransientError(f"no complete response came ({type(error).__name__}: {said})", most=1 if absent else None)
+
+
+def _causes(error: object) -> Iterator[BaseException]:
+    """Yield an error and what it came of, which libraries keep in several places."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, BaseException) and id(found) not in seen:
+            seen.add(id(found))
+            yield found
+            waiting += [found.__cause__, found.__context__, getattr(found, "reason", None), *found.args]
 
 
 def post_form(request: ServerRequest, agent: str, timeout: int) -> Response:

@@ -2,11 +2,12 @@
 
 The queries go in this order, each in VALUES blocks: which entities the labels of the tuples mean; all objects of
 those subjects; how many subjects each of those objects has; and who they are, in pages made to hold whole objects. An
-object with very many subjects (a country, of places in it) is not listed: no endpoint sorts millions of rows in the
-time it allows itself. Its subjects are those met otherwise: the tuples' own, and those that other objects led to.
+object with very many subjects (a country, of places in it) is not listed: no endpoint counts or sorts millions of rows
+in the time it allows itself. Of its subjects as many are asked for as a pool needs, in whatever order the source has
+them, with all their objects; and those met otherwise are known too: the tuples' own, and those of other objects.
 """
 
-import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from counterfact.core.errors import BadInput
 
 from . import queries
 from .batches import query_in_batches, require_complete, select
+from .labels import clean_label
 from .pararel import Relation, relation_number
 from .queries import Key, entity_id
 from .sparql import QueryTooLarge, SourceError, SparqlSource
@@ -28,8 +30,12 @@ ENTITIES_A_QUERY = 500
 ROWS_A_PAGE = 20_000
 MANY_SUBJECTS = 100_000
 """Largest number of subjects of an object that are listed."""
-
-_ID_FOR_LABEL = re.compile(r"[QPL][0-9]+")
+STEPS_UP = 4
+"""Steps from an object to what it is a kind or a part of that are followed."""
+SAMPLE = 1000
+"""Number of subjects that are asked for of an object that has more."""
+_SHORTEST_PAGE = 100
+"""Rows of a page that is not halved again where its object cannot be listed at all."""
 
 
 class LabelledEntity(NamedTuple):
@@ -50,7 +56,32 @@ class Knowledge:
     holders: dict[str, tuple[LabelledEntity, ...]]
     """Object to its subjects that have a label, by number: all, but for objects with very many."""
     counts: dict[str, int]
-    """Counts of tuples, those resolved and those ambiguous, rows with unknown values, holders without a label."""
+    """Counts of tuples, those resolved (and by which other form of a label) and those ambiguous, of merged ids, rows
+    with unknown values, holders without a label and those whose label was cleaned or names nothing."""
+
+
+class _Search(NamedTuple):
+    """One way to look for the entities that a pair of labels means."""
+
+    name: str
+    """What is counted; empty for the labels as they are."""
+    forms: Callable[[str], Iterable[str]]
+    tags: tuple[str, ...]
+    """Languages of the labels that are looked for."""
+    by_own_label: bool = True
+    """Whether an entity is found only by the label that it is called by."""
+    redirected: bool = False
+
+
+def _searches(language: str) -> Iterator[_Search]:
+    """Yield the searches in their order; each is made for the pairs that those before it did not find."""
+    tags = (language, "mul")
+    yield _Search("", lambda label: [label], tags)
+    yield _Search("another Unicode form", lambda label: [unicodedata.normalize("NFD", label)], tags)
+    yield _Search("another letter case", lambda label: [label, label[:1].swapcase() + label[1:]], tags)
+    if language == "en":
+        yield _Search("labels in en-gb or en-ca", lambda label: [label], ("en-gb", "en-ca", "en"), by_own_label=False)
+    yield _Search("an object that was merged", lambda label: [label], tags, redirected=True)
 
 
 def query_knowledge(relation: Relation, source: SparqlSource, language: str = "en") -> Knowledge:
@@ -65,25 +96,67 @@ def query_knowledge(relation: Relation, source: SparqlSource, language: str = "e
     return _Gathering(relation, source, language).knowledge()
 
 
-def count_sitelinks(known: Mapping[str, Knowledge], source: SparqlSource) -> dict[str, int]:
-    """Query how many sitelinks the subjects of all tuples have; those without a count are left out.
+def count_sitelinks(entities: Iterable[str], source: SparqlSource) -> dict[str, int]:
+    """Query how many sitelinks entities have; those without a count are left out.
 
     Raises:
         BadInput: the source has no count for any of them.
         SourceError: the source could not answer.
     """
-    subjects = {subject for knowledge in known.values() for subject, _ in knowledge.resolved.values()}
-    ordered = sorted(subjects, key=relation_number)
+    ordered = sorted(set(entities), key=relation_number)
     found: dict[str, int] = {}
     for answer in query_in_batches(source, ordered, ENTITIES_A_QUERY, queries.sitelinks):
         found.update({entity_id(row["entity"]): int(row["count"]) for row in answer.rows})
     if ordered and not found:
         raise BadInput(
-            f"fewest_sitelinks needs sitelinks of the subjects, but the source of facts has no wikibase:sitelinks for "
-            f"any of {len(ordered)} of them: take a source that has (query.wikidata.org; a slice made with "
-            "`counterfact snapshot`), or leave fewest_sitelinks at 0"
+            f"this build needs sitelinks (fewest_sitelinks, or pools in their order), but the source of facts has no "
+            f"wikibase:sitelinks for any of {len(ordered)} entities: take a source that has (query.wikidata.org; a "
+            "slice made with `counterfact snapshot`), or leave fewest_sitelinks at 0 and pool_order at `id`"
         )
     return found
+
+
+def query_implied(objects: Iterable[str], source: SparqlSource) -> dict[str, set[str]]:
+    """Query which objects follow from one another: what is born in Edinburgh is born in Scotland.
+
+    Args:
+        objects: ids of entities.
+        source: the source of facts.
+
+    Returns:
+        object to all that it is a kind or a part of, over `queries.ABOVE`, in `STEPS_UP` steps.
+    """
+    edges: defaultdict[str, set[str]] = defaultdict(set)
+    wanted = set(objects)
+    for _, entity, above in query_above(wanted, source):
+        edges[entity].add(above)
+    reached = {}
+    for object in wanted:
+        found: set[str] = set()
+        front = {object}
+        for _ in range(STEPS_UP):
+            front = {above for entity in front for above in edges[entity]} - found
+            found |= front
+        reached[object] = found - {object}
+    return reached
+
+
+def query_above(entities: Iterable[str], source: SparqlSource) -> Iterator[tuple[str, str, str]]:
+    """Query, step by step, what entities are kinds and parts of, and yield the facts: property, entity, what is above.
+
+    After `STEPS_UP` steps it ends: a village lies in a country after at most so many, and further up all is one.
+    """
+    seen: set[str] = set()
+    front = set(entities)
+    for _ in range(STEPS_UP):
+        seen |= front
+        rows = [
+            (row["property"].removeprefix(queries.DIRECT), entity_id(row["entity"]), entity_id(row["above"]))
+            for answer in query_in_batches(source, _by_number(front), ENTITIES_A_QUERY, queries.above)
+            for row in answer.rows
+        ]
+        yield from rows
+        front = {above for _, _, above in rows} - seen
 
 
 class _Gathering:
@@ -92,6 +165,14 @@ class _Gathering:
         self._source = source
         self._language = language
         self._counts: Counter[str] = Counter(tuples=len(relation.tuples))
+        self._wanted: frozenset[str] = frozenset()
+        """Objects of the tuples."""
+        self._many: list[str] = []
+        """Objects whose subjects cannot be listed."""
+        self._cleaned: set[str] = set()
+        self._nameless: set[str] = set()
+        """Subjects whose label names nothing."""
+        self._merged: set[tuple[str, str]] = set()
 
     def knowledge(self) -> Knowledge:
         resolved = self._resolve()
@@ -100,63 +181,103 @@ class _Gathering:
         self._counts["object labels shared"] = _shared((labels[1], ids[1]) for labels, ids in resolved.items())
         subjects = _by_number({subject for subject, _ in resolved.values()})
         objects = _by_number({object for _, object in resolved.values()})
+        self._wanted = frozenset(objects)
         known = self._objects(subjects)
         require_complete(sum(map(bool, known.values())), len(known), f"subjects of {self._relation.id} with an object")
         sizes = self._sizes(objects)
         require_complete(sum(sizes.values()), len(objects), f"objects of {self._relation.id} with a subject")
-        many = [object for object in objects if sizes[object] > MANY_SUBJECTS]
-        self._counts["objects with too many subjects to list"] = len(many)
-        labels = self._holders([object for object in objects if object not in many], sizes, many)
+        self._many = [object for object in objects if sizes[object] > MANY_SUBJECTS]
+        labels = self._all_holders(objects, sizes)
+        for object in self._many:
+            self._sample(object, labels)
         for (label, _), (subject, _) in sorted(resolved.items()):
-            for object in many:
+            for object in self._many:
                 if object in known[subject]:
                     _keep_label(labels[object], subject, label)
+        self._counts["objects with too many subjects to list"] = len(self._many)
+        self._counts["holders with a label cleaned"] = len(self._cleaned)
+        self._counts["holders with a label that names nothing"] = len(self._nameless)
+        self._counts["facts with a merged object"] = len(self._merged)
         return Knowledge(resolved, known, self._labelled(objects, labels), dict(sorted(self._counts.items())))
 
     def _resolve(self) -> dict[tuple[str, str], tuple[str, str]]:
         found: defaultdict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
-        wanted = list(dict.fromkeys((fact.subject, fact.object) for fact in self._relation.tuples))
-        for row in self._rows(wanted, PAIRS_A_QUERY, partial(queries.resolve, language=self._language)):
-            ids = entity_id(row["subject"]), entity_id(row["object"])
-            found[row["subjectLabel"], row["objectLabel"]].add(ids)
+        wanted = {(fact.subject, fact.object): fact.written for fact in self._relation.tuples if fact.named}
+        asked: defaultdict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
+        for search in _searches(self._language):
+            pairs: defaultdict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+            for key in (key for key in wanted if key not in found):
+                for form in _forms(search, key, wanted[key]):
+                    if not search.by_own_label or search.redirected or form not in asked[key]:
+                        asked[key].add(form)
+                        pairs[form].append(key)
+            before = len(found)
+            for row in self._pairs(search, list(pairs)):
+                ids = entity_id(row["subject"]), entity_id(row["object"])
+                for key in pairs.get((row["subjectLabel"], row["objectLabel"]), ()):
+                    found[key].add(ids)
+            if search.name:
+                self._counts[f"found by {search.name}"] = len(found) - before
         self._counts["ambiguous"] = sum(len(ids) > 1 for ids in found.values())
         return {labels: min(ids, key=lambda pair: tuple(map(relation_number, pair))) for labels, ids in found.items()}
+
+    def _pairs(self, search: _Search, pairs: Sequence[tuple[str, str]]) -> Iterator[dict[str, str]]:
+        query = partial(queries.resolve, language=self._language, tags=search.tags, redirected=search.redirected)
+        for row in self._rows(pairs, PAIRS_A_QUERY, query):
+            # An entity is called by its `mul` label only where it has none in the language.
+            own = all(row.get(f"{one}Own", row[f"{one}Label"]) == row[f"{one}Label"] for one in ("subject", "object"))
+            if own or not search.by_own_label:
+                yield row
 
     def _objects(self, subjects: Sequence[str]) -> dict[str, tuple[str, ...]]:
         found: defaultdict[str, set[str]] = defaultdict(set)
         for row in self._rows(subjects, ENTITIES_A_QUERY, queries.objects):
-            found[entity_id(row["subject"])].add(entity_id(row["object"]))
+            found[entity_id(row["subject"])].add(entity_id(row.get("target", row["object"])))
+            if "target" in row:
+                self._merged.add((row["subject"], row["object"]))
         return {subject: tuple(_by_number(found[subject])) for subject in subjects}
 
     def _sizes(self, objects: Sequence[str]) -> dict[str, int]:
-        rows = self._rows(objects, ENTITIES_A_QUERY, queries.sizes)
+        very_many: set[str] = set()
+        rows = self._rows(objects, ENTITIES_A_QUERY, queries.sizes, very_many.add)
         found = {entity_id(row["object"]): int(row["subjects"]) for row in rows}
-        return {object: found.get(object, 0) for object in objects}
+        return {object: MANY_SUBJECTS + 1 if object in very_many else found.get(object, 0) for object in objects}
 
-    def _holders(
-        self, objects: Sequence[str], sizes: Mapping[str, int], many: Sequence[str]
-    ) -> defaultdict[str, dict[str, str | None]]:
+    def _all_holders(self, objects: Sequence[str], sizes: Mapping[str, int]) -> defaultdict[str, dict[str, str | None]]:
+        while True:
+            known = len(self._many)
+            labels = self._holders([object for object in objects if object not in self._many], sizes)
+            if len(self._many) == known:
+                return labels
+            # Of an object that turned out to have very many, the subjects of all others must be asked.
+
+    def _holders(self, objects: Sequence[str], sizes: Mapping[str, int]) -> defaultdict[str, dict[str, str | None]]:
         labels: defaultdict[str, dict[str, str | None]] = defaultdict(dict)
         for batch in _fitting(objects, sizes):
-            for row in self._pages(batch, sizes, many):
-                subject, label = entity_id(row["subject"]), row.get("own", row.get("mul"))
+            for row in self._pages(batch, sizes):
+                subject, label = entity_id(row["subject"]), self._name(row)
                 for object in {row["object"], row.get("more", row["object"])}:
                     _keep_label(labels[entity_id(object)], subject, label)
         return labels
 
-    def _pages(self, batch: Sequence[str], sizes: Mapping[str, int], many: Sequence[str]) -> Iterator[dict[str, str]]:
+    def _pages(self, batch: Sequence[str], sizes: Mapping[str, int]) -> Iterator[dict[str, str]]:
         """Yield the rows of a batch, page by page; where a page is too much, of half the batch, or half the page."""
         after: Key | None = None
         size, seen, expected = ROWS_A_PAGE, 0, sum(sizes[object] for object in batch)
+        others = tuple(self._many)
         while True:
-            query = queries.holders(self._relation.id, batch, after, size, many, self._language)
+            query = queries.holders(self._relation.id, batch, after, size, others, self._language)
             try:
                 answer = select(self._source, query, divisible=size > 1 or (after is None and len(batch) > 1))
             except QueryTooLarge:
                 if after is None and len(batch) > 1:
                     middle = len(batch) // 2
-                    yield from self._pages(batch[:middle], sizes, many)
-                    yield from self._pages(batch[middle:], sizes, many)
+                    yield from self._pages(batch[:middle], sizes)
+                    yield from self._pages(batch[middle:], sizes)
+                    return
+                if after is None and size <= min(_SHORTEST_PAGE, ROWS_A_PAGE // 4):
+                    # Sorting is what takes too long, however few of the rows are wanted.
+                    self._many += batch
                     return
                 if size == 1:
                     raise
@@ -175,6 +296,25 @@ class _Gathering:
                 )
             after = Key(answer.rows[-1]["object"], answer.rows[-1]["subject"])
 
+    def _sample(self, object: str, labels: defaultdict[str, dict[str, str | None]]) -> None:
+        """Ask for some subjects of an object that has very many, and for all objects of these."""
+        query = queries.some_holders(self._relation.id, object, SAMPLE, self._language)
+        answer = select(self._source, query, divisible=False)
+        self._counts["rows with an unknown value"] += answer.unknown
+        names = {entity_id(row["subject"]): self._name(row) for row in answer.rows}
+        for subject, objects in self._objects(_by_number(names)).items():
+            for held in objects:
+                if held in self._wanted:
+                    _keep_label(labels[held], subject, names[subject])
+
+    def _name(self, row: Mapping[str, str]) -> str | None:
+        """Return the label of a row as a name, and count what is none."""
+        label = row.get("own", row.get("mul"))
+        name = None if label is None else clean_label(label)
+        if name != label:
+            (self._nameless if name is None else self._cleaned).add(row["subject"])
+        return name
+
     def _labelled(
         self, objects: Sequence[str], labels: Mapping[str, Mapping[str, str | None]]
     ) -> dict[str, tuple[LabelledEntity, ...]]:
@@ -188,9 +328,14 @@ class _Gathering:
         return found
 
     def _rows(
-        self, values: Sequence[T], size: int, query: Callable[[str, Sequence[T]], str]
+        self,
+        values: Sequence[T],
+        size: int,
+        query: Callable[[str, Sequence[T]], str],
+        too_large: Callable[[T], object] | None = None,
     ) -> Iterator[dict[str, str]]:
-        for answer in query_in_batches(self._source, values, size, lambda batch: query(self._relation.id, batch)):
+        relation = self._relation.id
+        for answer in query_in_batches(self._source, values, size, lambda batch: query(relation, batch), too_large):
             self._counts["rows with an unknown value"] += answer.unknown
             yield from answer.rows
 
@@ -209,9 +354,13 @@ def _fitting(objects: Sequence[str], sizes: Mapping[str, int]) -> Iterator[list[
 
 
 def _keep_label(held: dict[str, str | None], subject: str, label: str | None) -> None:
-    # An entity without a label may have been given its id as one.
-    known = [text for text in (held.get(subject), label) if text is not None and not _ID_FOR_LABEL.fullmatch(text)]
-    held[subject] = min(known, default=None)
+    held[subject] = min((text for text in (held.get(subject), label) if text is not None), default=None)
+
+
+def _forms(search: _Search, cleaned: tuple[str, str], written: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the forms of a pair of labels, the cleaned ones first, then those of the file."""
+    pairs = ((s, o) for s, o in dict.fromkeys((cleaned, written)))
+    yield from dict.fromkeys((a, b) for s, o in pairs for a in search.forms(s) for b in search.forms(o))
 
 
 def _shared(named: Iterable[tuple[str, str]]) -> int:

@@ -1,7 +1,8 @@
 """Facts in local files, opened in process with pyoxigraph: N-Triples, Turtle, or a table of facts.
 
 A table has one fact a line, in columns with a tab between them, named in the first line: `subject_id subject_label
-property_id object_id object_label`; further columns are ignored. It is read as the N-Triples of its statements.
+property_id object_id object_label`, and perhaps `language`, that of the labels, which are English without it; further
+columns are ignored. It is read as the N-Triples of its statements.
 """
 
 import gzip
@@ -15,14 +16,18 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_file
 
+from .labels import clean_label
 from .ntriples import fact_line, label_line
-from .sparql import QueryResult, SourceError, read_results
+from .queries import LABEL, literal
+from .sparql import QueryResult, SourceError, SparqlSource, read_results
 
 if TYPE_CHECKING:
     from pyoxigraph import Store
 
 _SUFFIXES = (".nt", ".ttl", ".tsv")
 _COLUMNS = ["subject_id", "subject_label", "property_id", "object_id", "object_label"]
+LANGUAGE = "language"
+"""Name of a further column of a table: the language of both labels of a line; without it they are English."""
 _FACT = re.compile(r"Q[0-9]+\tP[0-9]+\tQ[0-9]+")
 
 
@@ -71,6 +76,22 @@ class StoreSource:
         return store
 
 
+def check_language(source: SparqlSource, language: str) -> None:
+    """Raise `BadInput` where facts in files have no label in a language at all; an endpoint is not asked."""
+    if not isinstance(source, StoreSource):
+        return
+    tag = literal(language)
+    query = (
+        f'SELECT ?name WHERE {{ ?entity <{LABEL}> ?name . FILTER(LANG(?name) = {tag} || LANG(?name) = "mul") }} LIMIT 1'
+    )
+    if not source.select(query).rows:
+        names = ", ".join(file.name for file in source.files)
+        raise BadInput(
+            f"no label in {language} in {names}: a table of facts is in English unless it has a column `{LANGUAGE}`; "
+            "take facts with labels in that language (a slice of a dump made with --language, or an endpoint)"
+        )
+
+
 def hash_files(files: Sequence[Path]) -> dict[str, str]:
     """Return name to sha256, in the order of the names."""
     return {file.name: hash_file(file) for file in sorted(files, key=lambda file: file.name)}
@@ -105,7 +126,7 @@ def _load(store: "Store", file: Path) -> None:
 
 
 def read_facts_table(path: Path) -> bytes:
-    """Return the statements and English labels of a table, as N-Triples.
+    """Return the statements and labels of a table, as N-Triples; labels are cleaned, and kept where they name.
 
     Args:
         path: a `.tsv` file, or `.tsv.gz`.
@@ -114,20 +135,22 @@ def read_facts_table(path: Path) -> bytes:
         BadInput: the first line lacks a column, or a line is no fact; file and line are named.
     """
     lines: dict[str, None] = {}
-    for subject, subject_label, relation, object, object_label in _rows(path):
+    for subject, subject_label, relation, object, object_label, language in _rows(path):
         lines[fact_line(subject, relation, object)] = None
-        lines[label_line(subject, subject_label, "en")] = None
-        lines[label_line(object, object_label, "en")] = None
+        for entity, label in ((subject, subject_label), (object, object_label)):
+            if (name := clean_label(label)) is not None:
+                lines[label_line(entity, name, language)] = None
     return "".join(lines).encode()
 
 
-def _rows(path: Path) -> Iterator[tuple[str, str, str, str, str]]:
+def _rows(path: Path) -> Iterator[tuple[str, str, str, str, str, str]]:
     with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
         header = file.readline().rstrip("\n").split("\t")
         if header[: len(_COLUMNS)] != _COLUMNS:
             raise BadInput(f"{path}:1: expected the columns {', '.join(_COLUMNS)}, got {', '.join(header)}")
+        place = header.index(LANGUAGE) if LANGUAGE in header else None
         for number, line in enumerate(file, 2):
             cells = line.rstrip("\n").split("\t")
             if len(cells) != len(header) or not _FACT.fullmatch(f"{cells[0]}\t{cells[2]}\t{cells[3]}"):
                 raise BadInput(f"{path}:{number}: expected {len(header)} cells with ids of WikiData, got {line!r}")
-            yield cells[0], cells[1], cells[2], cells[3], cells[4]
+            yield cells[0], cells[1], cells[2], cells[3], cells[4], "en" if place is None else cells[place]

@@ -1,7 +1,7 @@
 """The sources of a build, opened by name: a service's short name, an address, a folder, or the embedded world."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from counterfact.core.errors import BadInput
@@ -68,6 +68,8 @@ class SourceOptions:
     """Seconds between a response and the next request."""
     language: str = "en"
     """Code of the language, which chooses the Wikipedia."""
+    whole_articles: bool = False
+    """Whether articles of a MediaWiki are read as a whole, and not only up to their first heading."""
 
     @property
     def live(self) -> bool:
@@ -84,10 +86,29 @@ class SourceOptions:
         """Folder of generation prompts."""
         return Path(self.prompts) if self.prompts else data_folder() / "prompts" / "generation"
 
+    def topped_up(self) -> "SourceOptions":
+        """Return the same, with the templates that ship where none are named, and where there are such."""
+        ours = not self.pararel and not self.live
+        if self.templates or ours or self.language != "en":
+            return self
+        return replace(self, templates=data_folder() / "pararel")
+
     @property
     def more_templates(self) -> Path | None:
         """Folder of the templates that top up relations with too few."""
         return Path(self.templates) if self.templates else None
+
+    @property
+    def fetched(self) -> list[str]:
+        """What comes over a network, and from where, in words."""
+        pararel = UPSTREAM if self.pararel in (None, "upstream") else self.pararel
+        articles = self.articles or ("wikipedia" if self.live else None)
+        named = [
+            ("facts", ENDPOINTS.get(str(self.sparql), self.sparql) if self.live else None),
+            ("ParaRel's templates and tuples", pararel if self.fetches_pararel else None),
+            ("articles", articles if _is_remote(articles) else None),
+        ]
+        return [f"{what} from {place}" for what, place in named if place is not None]
 
     def open(self, *, articles: bool = True, texts: bool = True) -> Sources:
         """Open the sources; ParaRel is fetched now, all else when it is needed.
@@ -142,7 +163,10 @@ class SourceOptions:
             # The sentences that ship are English: before prompts in another language they would be noise.
             contexts = _embedded_articles() if self.language == "en" else None
             api, wiki = wiki_of(self.language)
-            return Wikipedia(client, contexts, *((api, WIKIDATA) if name == "wikipedia" else (str(name),) * 2), wiki)
+            addresses = (api, WIKIDATA) if name == "wikipedia" else (str(name), str(name))
+            return Wikipedia(client, contexts, *addresses, wiki, self.whole_articles)
+        if self.whole_articles:
+            raise BadInput("--whole-articles: only where articles come from Wikipedia; articles in files are whole")
         return LocalArticles.open(Path(name)) if name else _embedded_articles()
 
 

@@ -10,22 +10,30 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from counterfact.core.errors import BadInput
 from counterfact.core.files import read_jsonl
+
+from .labels import clean_label
 
 _BE = frozenset({"is", "are", "was", "were"})
 _FINITE = _BE | {"has", "have", "had"}
 _ARTICLES = frozenset({"a", "an", "the"})
 _PREPOSITIONS = frozenset({"as", "at", "by", "for", "from", "in", "into", "of", "on", "to", "with"})
+_ADJUNCTS = frozenset({"at", "by", "from", "in", "on"})
 _EMPTY_WORDS = _FINITE | _ARTICLES | _PREPOSITIONS | {"and", "that", "which", "who"}
 _LONGEST_CLOSING = 4
+
+_NOT_WHOLE = "object ends no noun phrase"
+
+Cutting = Literal["whole", "natural"]
+"""What may be cut off after the object (see `cut_pattern`)."""
 
 
 @dataclass(frozen=True)
 class FactTuple:
-    """One tuple (s, r, o_c) by its labels."""
+    """One tuple (s, r, o_c) by its labels, which are cleaned where they are names."""
 
     relation: str
     uuid: str
@@ -33,6 +41,13 @@ class FactTuple:
     object: str
     line: int
     """Place in the relation's file, from 0."""
+    written: tuple[str, str]
+    """Labels of subject and object as the file has them."""
+
+    @property
+    def named(self) -> bool:
+        """Whether both labels can stand in a prompt."""
+        return None not in map(clean_label, self.written)
 
 
 @dataclass(frozen=True)
@@ -51,20 +66,26 @@ class Relation:
     tuples: tuple[FactTuple, ...]
     templates: tuple[str, ...]
     """Distinct templates in file order, those from elsewhere last."""
-    outcomes: dict[str, int]
-    """Outcome to the number of patterns (see `cut_pattern`; `the same as another`)."""
+    decisions: tuple[tuple[str, CutPattern], ...]
+    """What was decided about every pattern, in file order (see `cut_pattern`; `the same as another`)."""
     added: int = 0
     """Number of templates from elsewhere (see `top_up`)."""
     spare: tuple[str, ...] = ()
     """Templates from elsewhere for records that have too few neighborhood prompts without them."""
 
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """Outcome to the number of patterns."""
+        return dict(sorted(Counter(cut.outcome for _, cut in self.decisions).items()))
 
-def load_pararel(folder: Path, language: str = "en") -> list[Relation]:
+
+def load_pararel(folder: Path, language: str = "en", cutting: Cutting = "natural") -> list[Relation]:
     """Read all relations of a folder that have tuples, by number.
 
     Args:
         folder: in ParaRel's layout.
         language: of its patterns; words after the object are cut off in English alone.
+        cutting: which words may be cut off, as `cut_pattern` takes it.
 
     Raises:
         BadInput: the folder has no tuples, a line is not JSON or lacks a key; file and line are named.
@@ -74,11 +95,16 @@ def load_pararel(folder: Path, language: str = "en") -> list[Relation]:
         raise BadInput(
             f"no ParaRel at {folder}: expected trex_lms_vocab/P*.jsonl and pattern_data/graphs_json/P*.jsonl"
         )
-    return [_load_relation(folder, file.stem, language) for file in files]
+    return [_load_relation(folder, file.stem, language, cutting) for file in files]
 
 
 def load_relations(
-    pararel: Path, templates: Path | None, language: str, names: Sequence[str] | None, fewest: int = 0
+    pararel: Path,
+    templates: Path | None,
+    language: str,
+    names: Sequence[str] | None,
+    fewest: int = 0,
+    cutting: Cutting = "natural",
 ) -> list[Relation]:
     """Read the relations of a build, by number.
 
@@ -88,11 +114,12 @@ def load_relations(
         language: language of the patterns.
         names: names of the relations; None for all that have tuples.
         fewest: templates that a record needs.
+        cutting: which words after an object may be cut off, as `cut_pattern` takes it.
 
     Raises:
         BadInput: a folder is malformed, or a relation has no tuples.
     """
-    relations = load_pararel(pararel, language)
+    relations = load_pararel(pararel, language, cutting)
     if names is not None:
         known = {relation.id: relation for relation in relations}
         if missing := sorted(set(names) - set(known)):
@@ -100,7 +127,7 @@ def load_relations(
         relations = [relation for relation in relations if relation.id in names]
     if templates is None:
         return relations
-    others = {relation.id: relation for relation in load_pararel(templates, language)}
+    others = {relation.id: relation for relation in load_pararel(templates, language, cutting)}
     return [top_up(relation, others.get(relation.id), fewest) for relation in relations]
 
 
@@ -120,7 +147,10 @@ def language_folder(folder: Path, language: str) -> Path:
 
 
 def top_up(relation: Relation, other: Relation | None, fewest: int) -> Relation:
-    """Give a relation that has too few templates those of another collection too; others keep them as spare ones.
+    """Give a relation the templates of another collection that it lacks; what it does not need is spare.
+
+    A relation with too few gets all of them; another one gets one for every pattern whose object does not end a noun
+    phrase (which `cutting="whole"` drops).
 
     Args:
         relation: gets them.
@@ -130,9 +160,8 @@ def top_up(relation: Relation, other: Relation | None, fewest: int) -> Relation:
     if other is None:
         return relation
     more = tuple(template for template in other.templates if template not in relation.templates)
-    if len(relation.templates) >= fewest:
-        return replace(relation, spare=more)
-    return replace(relation, templates=relation.templates + more, added=len(more))
+    added = len(more) if len(relation.templates) < fewest else min(len(more), relation.outcomes.get(_NOT_WHOLE, 0))
+    return replace(relation, templates=relation.templates + more[:added], added=added, spare=more[added:])
 
 
 def relation_number(relation: str) -> int:
@@ -152,11 +181,15 @@ def pararel_files(folder: Path) -> dict[str, Path]:
     return {file.relative_to(folder).as_posix(): file for file in sorted(files)}
 
 
-def cut_pattern(pattern: str, language: str = "en") -> CutPattern:
+def cut_pattern(pattern: str, language: str = "en", cutting: Cutting = "natural") -> CutPattern:
     """Cut a pattern at its object, so that the object follows where the prompt ends.
 
-    `[Y]` counts as last when nothing but punctuation follows it. Where words follow (the closing), the pattern is
-    cut only if what is left is a natural prompt, by this rule for English; it is dropped when
+    `[Y]` counts as last when nothing but punctuation follows it. Where words follow (the closing) in English, `whole`
+    cuts them off only if the object ends a noun phrase there, and what follows is a phrase of its own about the
+    subject, which opens with at, by, from, in or on: "[X] is a [Y] by profession" gives "{} is a", and "[X] used the
+    [Y] language" gives nothing, since "used the French" is not said. This is what CounterFact's authors kept.
+
+    `natural` cuts wherever what is left can go on in some way; a pattern is dropped when
 
     * `[Y]` stands before `[X]`;
     * the closing hangs on the object ("[Y]-born", "[Y]'s honor"), so that the object is half a word;
@@ -175,6 +208,8 @@ def cut_pattern(pattern: str, language: str = "en") -> CutPattern:
     CutPattern(template='{} follows the', outcome='closing cut off')
     >>> cut_pattern("[X] is a [Y] player.")
     CutPattern(template='{} is a', outcome='closing cut off')
+    >>> cut_pattern("[X] is a [Y] player.", cutting="whole")
+    CutPattern(template=None, outcome='object ends no noun phrase')
     >>> cut_pattern("[Y] is the capital of [X].")
     CutPattern(template=None, outcome='object before subject')
     """
@@ -190,6 +225,9 @@ def cut_pattern(pattern: str, language: str = "en") -> CutPattern:
         return CutPattern(template, "object last")
     if language != "en":
         return CutPattern(None, "words after the object")
+    if cutting == "whole":
+        cut_off = right[0].isspace() and closing[0] in _ADJUNCTS
+        return CutPattern(template, "closing cut off") if cut_off else CutPattern(None, _NOT_WHOLE)
     reason = _unnatural(_words(left.replace("[X]", "")), right, closing)
     return CutPattern(None, reason) if reason else CutPattern(template, "closing cut off")
 
@@ -216,24 +254,27 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())
 
 
-def _load_relation(folder: Path, relation: str, language: str) -> Relation:
+def _load_relation(folder: Path, relation: str, language: str, cutting: Cutting) -> Relation:
     tuples = tuple(_read_tuples(folder / "trex_lms_vocab" / f"{relation}.jsonl", relation))
     path = folder / "pattern_data" / "graphs_json" / f"{relation}.jsonl"
-    templates: list[str] = []
-    outcomes: Counter[str] = Counter()
+    decisions: list[tuple[str, CutPattern]] = []
+    templates: dict[str, None] = {}
     for value in read_jsonl(path) if path.exists() else ():
-        cut = cut_pattern(_text(value, "pattern", path), language)
-        known = cut.template in templates
-        outcomes["the same as another" if known else cut.outcome] += 1
-        if cut.template is not None and not known:
-            templates.append(cut.template)
-    return Relation(relation, tuples, tuple(templates), dict(sorted(outcomes.items())))
+        pattern = _text(value, "pattern", path)
+        cut = cut_pattern(pattern, language, cutting)
+        if cut.template in templates:
+            cut = replace(cut, outcome="the same as another")
+        elif cut.template is not None:
+            templates[cut.template] = None
+        decisions.append((pattern, cut))
+    return Relation(relation, tuples, tuple(templates), tuple(decisions))
 
 
 def _read_tuples(path: Path, relation: str) -> Iterator[FactTuple]:
     for line, value in enumerate(read_jsonl(path)):
         subject, object, uuid = (_text(value, key, path) for key in ("sub_label", "obj_label", "uuid"))
-        yield FactTuple(relation, uuid, subject, object, line)
+        cleaned = (clean_label(subject) or subject, clean_label(object) or object)
+        yield FactTuple(relation, uuid, *cleaned, line, (subject, object))
 
 
 def _text(value: Any, key: str, path: Path) -> str:

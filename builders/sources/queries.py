@@ -12,8 +12,13 @@ from typing import NamedTuple
 ENTITY = "http://www.wikidata.org/entity/"
 DIRECT = "http://www.wikidata.org/prop/direct/"
 LABEL = "http://www.w3.org/2000/01/rdf-schema#label"
+ALIAS = "http://www.w3.org/2004/02/skos/core#altLabel"
 ABOUT = "http://schema.org/about"
 SITELINKS = "http://wikiba.se/ontology#sitelinks"
+SAME = "http://www.w3.org/2002/07/owl#sameAs"
+"""From the id of an entity that was merged into another to that one."""
+ABOVE = ("P279", "P131", "P17", "P361", "P30")
+"""From an entity to what it is a kind or a part of: subclass of, located in, country, part of, continent."""
 
 _PREFIXES = f"""PREFIX wd: <{ENTITY}>
 PREFIX wdt: <{DIRECT}>
@@ -48,43 +53,57 @@ def entity_id(iri: str) -> str:
     return iri.removeprefix(ENTITY)
 
 
-def resolve(relation: str, pairs: Sequence[tuple[str, str]], language: str = "en") -> str:
+def resolve(
+    relation: str,
+    pairs: Sequence[tuple[str, str]],
+    language: str = "en",
+    tags: Sequence[str] | None = None,
+    *,
+    redirected: bool = False,
+) -> str:
     """Ask which entities bear the labels of (subject, object) pairs and stand in the relation.
 
     Args:
         relation: a property, `P103`.
         pairs: labels of subject and object.
-        language: of the labels; `mul` labels serve where there is none.
+        language: of the labels by which the entities are called.
+        tags: languages of the labels that are looked for; by default that one and `mul`.
+        redirected: whether the fact leads to an id that was merged into the object.
 
     Returns:
-        a query with the columns `subjectLabel`, `objectLabel`, `subject`, `object`.
+        a query with the columns `subjectLabel`, `objectLabel`, `subject`, `object` and, where there are such, the
+        labels in the language, `subjectOwn` and `objectOwn`.
     """
-    tags = [(a, b) for a in (language, "mul") for b in (language, "mul")]
-    values = "\n    ".join(f"({literal(s)}@{a} {literal(o)}@{b})" for s, o in pairs for a, b in tags)
-    return f"""{_PREFIXES}SELECT DISTINCT ?subjectLabel ?objectLabel ?subject ?object WHERE {{
+    searched = (language, "mul") if tags is None else tags
+    tagged = [(a, b) for a in searched for b in searched]
+    values = "\n    ".join(f"({literal(s)}@{a} {literal(o)}@{b})" for s, o in pairs for a, b in tagged)
+    reached = f"?merged .\n  ?merged <{SAME}> ?object" if redirected else "?object"
+    return f"""{_PREFIXES}SELECT DISTINCT ?subjectLabel ?objectLabel ?subject ?object ?subjectOwn ?objectOwn WHERE {{
   VALUES (?subjectLabel ?objectLabel) {{
     {values}
   }}
   ?subject rdfs:label ?subjectLabel .
-  ?subject wdt:{_property(relation)} ?object .
+  ?subject wdt:{_property(relation)} {reached} .
   ?object rdfs:label ?objectLabel .
-  {_own_label("subject", language)}
-  {_own_label("object", language)}
+  {_label("subject", "subjectOwn", language)}
+  {_label("object", "objectOwn", language)}
 }}
-ORDER BY ?subjectLabel ?objectLabel ?subject ?object"""
+ORDER BY ?subjectLabel ?objectLabel ?subject ?object ?subjectOwn ?objectOwn"""
 
 
 def objects(relation: str, subjects: Iterable[str]) -> str:
     """Ask for every object of the subjects.
 
     Returns:
-        a query with the columns `subject`, `object`; an unknown value comes as a blank node.
+        a query with the columns `subject`, `object` and, where that id was merged into another, `target`; an unknown
+        value comes as a blank node.
     """
-    return f"""{_PREFIXES}SELECT DISTINCT ?subject ?object WHERE {{
+    return f"""{_PREFIXES}SELECT DISTINCT ?subject ?object ?target WHERE {{
   VALUES ?subject {{ {_entities(subjects)} }}
   ?subject wdt:{_property(relation)} ?object .
+  OPTIONAL {{ ?object <{SAME}> ?target . }}
 }}
-ORDER BY ?subject ?object"""
+ORDER BY ?subject ?object ?target"""
 
 
 def sizes(relation: str, objects: Iterable[str]) -> str:
@@ -136,10 +155,44 @@ def holders(
     ORDER BY STR(?object) STR(?subject)
     LIMIT {limit:d}
   }}
-  OPTIONAL {{ ?subject rdfs:label ?own . FILTER(LANG(?own) = {literal(language)}) }}
-  OPTIONAL {{ ?subject rdfs:label ?mul . FILTER(LANG(?mul) = "mul") }}{more}
+  {_label("subject", "own", language)}
+  {_label("subject", "mul", "mul")}{more}
 }}
 ORDER BY STR(?object) STR(?subject) ?own ?mul{" ?more" if others else ""}"""
+
+
+def some_holders(relation: str, object: str, limit: int, language: str = "en") -> str:
+    """Ask for any subjects of an object that has very many: without an order, since sorting them takes too long.
+
+    Args:
+        relation: a property.
+        object: id of the object.
+        limit: number of subjects.
+        language: of the labels.
+
+    Returns:
+        a query with the columns `subject` and, where there is one, `own` and `mul`, as of `holders`.
+    """
+    return f"""{_PREFIXES}SELECT ?subject ?own ?mul WHERE {{
+  {{ SELECT DISTINCT ?subject WHERE {{ ?subject wdt:{_property(relation)} {_entities([object])} . }} LIMIT {limit:d} }}
+  {_label("subject", "own", language)}
+  {_label("subject", "mul", "mul")}
+}}
+ORDER BY STR(?subject) ?own ?mul"""
+
+
+def above(entities: Iterable[str]) -> str:
+    """Ask what the entities are kinds or parts of, one step up.
+
+    Returns:
+        a query with the columns `entity`, `property` and `above`.
+    """
+    return f"""{_PREFIXES}SELECT DISTINCT ?entity ?property ?above WHERE {{
+  VALUES ?entity {{ {_entities(entities)} }}
+  VALUES ?property {{ {" ".join(f"wdt:{relation}" for relation in ABOVE)} }}
+  ?entity ?property ?above .
+}}
+ORDER BY ?entity ?property ?above"""
 
 
 def articles(entities: Iterable[str], site: str) -> str:
@@ -174,13 +227,8 @@ GROUP BY ?entity
 ORDER BY ?entity"""
 
 
-def _own_label(variable: str, language: str) -> str:
-    # An entity is called by its `mul` label only where it has none in the language.
-    tag = literal(language)
-    return (
-        f"FILTER(LANG(?{variable}Label) = {tag} || "
-        f"NOT EXISTS {{ ?{variable} rdfs:label ?{variable}Own . FILTER(LANG(?{variable}Own) = {tag}) }})"
-    )
+def _label(variable: str, label: str, language: str) -> str:
+    return f"OPTIONAL {{ ?{variable} rdfs:label ?{label} . FILTER(LANG(?{label}) = {literal(language)}) }}"
 
 
 def _after(key: Key) -> str:

@@ -17,7 +17,7 @@ from counterfact.core.files import write_atomic
 from . import queries
 from .batches import query_in_batches
 from .client import ResponseCounts
-from .knowledge import ENTITIES_A_QUERY, Knowledge, count_sitelinks, query_knowledge
+from .knowledge import ENTITIES_A_QUERY, Knowledge, count_sitelinks, query_above, query_knowledge
 from .ntriples import about_line, fact_line, label_line, sitelinks_line
 from .options import SourceOptions
 from .pararel import Relation, language_folder, load_relations, relation_number
@@ -121,10 +121,12 @@ def take_snapshot(
         lines.update(_statements(relation.id, known[relation.id], language))
         if progress is not None:
             progress("facts", done, len(relations))
+    objects = {object for knowledge in known.values() for object in knowledge.holders}
+    lines.update(fact_line(entity, relation, above) for relation, entity, above in query_above(objects, source))
     if site is not None:
         lines.update(_articles(known.values(), source, site))
     if sitelinks:
-        lines.update(sitelinks_line(*counted) for counted in count_sitelinks(known, source).items())
+        lines.update(sitelinks_line(*counted) for counted in count_sitelinks(_entities(known), source).items())
     return lines
 
 
@@ -137,6 +139,12 @@ def _statements(relation: str, known: Knowledge, language: str) -> Iterable[str]
             yield label_line(holder.id, holder.label, language)
     for labels, ids in known.resolved.items():
         yield from (label_line(id, label, language) for id, label in zip(ids, labels, strict=True))
+
+
+def _entities(known: Mapping[str, Knowledge]) -> set[str]:
+    """Return the subjects of tuples, and all that have one of the objects: a pool may be in the order of sitelinks."""
+    holders = {one.id for knowledge in known.values() for held in knowledge.holders.values() for one in held}
+    return holders.union(*(knowledge.objects for knowledge in known.values()))
 
 
 def _articles(known: Iterable[Knowledge], source: SparqlSource, site: str) -> Iterable[str]:

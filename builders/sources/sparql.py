@@ -60,11 +60,16 @@ def read_results(body: bytes, where: str) -> QueryResult:
 
     Raises:
         QueryTooLarge: it is cut off, or ends in something else, as where a server ran out of time while it answered.
-        SourceError: it is JSON of another form.
+        SourceError: it is something else than JSON, by its first byte, or JSON of another form.
 
     >>> read_results(b'{"head":{"vars":["s"]},"results":{"bindings":[{"s":{"type":"uri","value":"urn:a"}}]}}', "here")
     QueryResult(rows=[{'s': 'urn:a'}], unknown=0)
     """
+    if body.strip() and not body.lstrip().startswith(b"{"):
+        raise SourceError(
+            f"{where}: expected SPARQL JSON results, got something else, which begins with {body.lstrip()[:60]!r}. "
+            "Nothing was taken from it; look whether this is the address of a SPARQL endpoint that answers in JSON"
+        )
     try:
         value = json.loads(body)
     except ValueError as error:

@@ -6,9 +6,10 @@ the dump, and keeps the facts whose object or subject has a label of a tuple of 
 those entities and a few blocks, whatever the size of the dump.
 
 An object such as a large country has millions of subjects, and a build draws ten of them for a record. So of an
-object with more than `most` subjects a sample is kept: those whose hash is small enough. A draw from a uniform sample
-is a draw from all; the lowest ids would be those that were entered first, the best known. The subjects of tuples always
-stay, and of a subject that stays so do all its objects, since a neighbor must not have the new object either.
+object with more than `most` subjects a part is kept: a fifth of `most` by the lowest ids, which a pool in that order
+holds, and the others are a sample, those whose hash is small enough, from which to draw is to draw from all. The
+subjects of tuples always stay, and of a subject that stays so do all its objects, since a neighbor must not have the
+new object either; of the objects, what they are kinds and parts of.
 """
 
 import bz2
@@ -18,19 +19,25 @@ import re
 import shutil
 import subprocess
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from hashlib import sha256
+from heapq import heappush, heappushpop
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 from counterfact.core.errors import BadInput
 
-from .dump_filter import FilteredBlock, LineFilter, entity_blocks, filter_block, read_label
+from .dump_filter import LineFilter, entity_blocks, filter_block, read_label
+from .knowledge import STEPS_UP
+from .labels import clean_label
 from .pararel import Relation
-from .queries import ABOUT, DIRECT, ENTITY, LABEL
+from .queries import ABOUT, ABOVE, ALIAS, DIRECT, ENTITY, LABEL
+
+T = TypeVar("T")
 
 BLOCK = 4 << 20
 MOST = 1000
@@ -38,6 +45,7 @@ MOST = 1000
 _FACT = re.compile(f"<{ENTITY}(Q[0-9]+)> <{DIRECT}(P[0-9]+)> <{ENTITY}(Q[0-9]+)>".encode())
 _NAMED = re.compile(rf'<{ENTITY}(Q[0-9]+)> <{LABEL}> "(.*)"@[a-z0-9-]+ \.'.encode())
 _ABOUT = re.compile(f"<{ABOUT}> <{ENTITY}(Q[0-9]+)>".encode())
+_ALIAS = re.compile(f"<{ENTITY}(Q[0-9]+)> <{ALIAS}>".encode())
 _OF_ENTITY = re.compile(f"<{ENTITY}(Q[0-9]+)>".encode())
 _PARALLEL = {".bz2": ("lbzip2", "pbzip2"), ".gz": ("pigz",)}
 
@@ -76,7 +84,7 @@ def write_dump_slice(
     subjects = {relation.id: frozenset(fact.subject for fact in relation.tuples) for relation in relations}
     objects = {relation.id: frozenset(fact.object for fact in relation.tuples) for relation in relations}
     names = frozenset[str]().union(*subjects.values(), *objects.values())
-    wanted = LineFilter(frozenset(subjects), names, language, site)
+    wanted = LineFilter(frozenset(subjects).union(ABOVE), names, language, site)
     lines = out.with_name(f".{out.name}.lines")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -97,7 +105,7 @@ def _first_pass(
 ) -> Counter[str]:
     counts: Counter[str] = Counter()
     with open_dump(dump) as stream, gzip.open(lines, "wb", compresslevel=1) as kept:
-        for cut in _filtered(entity_blocks(stream, block), wanted, workers):
+        for cut in map_blocks(partial(filter_block, wanted=wanted), entity_blocks(stream, block), workers):
             kept.write(cut.lines)
             counts.update(cut.counts)
             if progress is not None:
@@ -105,15 +113,22 @@ def _first_pass(
     return counts
 
 
-def _filtered(blocks: Iterator[bytes], wanted: LineFilter, workers: int) -> Iterator[FilteredBlock]:
+def map_blocks(work: Callable[[bytes], T], blocks: Iterator[bytes], workers: int) -> Iterator[T]:
+    """Yield what a function makes of each block, in order, by so many processes; few blocks are in memory at a time.
+
+    Args:
+        work: function that can be sent to another process.
+        blocks: the blocks.
+        workers: processes; with one, this process does it all.
+    """
     if workers == 1:
-        yield from (filter_block(block, wanted) for block in blocks)
+        yield from map(work, blocks)
         return
     # Fresh processes: a fork would copy whatever the caller holds.
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        waiting: deque[Future[FilteredBlock]] = deque()
+        waiting: deque[Future[T]] = deque()
         for block in blocks:
-            waiting.append(pool.submit(filter_block, block, wanted))
+            waiting.append(pool.submit(work, block))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -138,11 +153,14 @@ class _SliceFilter:
         self._subjects = {relation: _all_ids(ids, labels) for relation, labels in subjects.items()}
         self._objects = {relation: _all_ids(ids, labels) for relation, labels in objects.items()}
         shares = self._shares(lines, most) if most else {}
+        lowest = self._lowest(lines, shares, most // 5)
         self._kept: dict[str, set[bytes]] = {relation: set() for relation in subjects}
-        for subject, relation, object in _facts(lines):
-            drawn = object in self._objects[relation] and _drawn(subject, shares.get((relation, object), 1.0))
-            if drawn or subject in self._subjects[relation]:
+        for subject, relation, object in self._of_relations(lines):
+            key = relation, object
+            drawn = object in self._objects[relation] and _drawn(subject, shares.get(key, 1.0))
+            if drawn or subject in self._subjects[relation] or _number(subject) <= lowest.get(key, -1):
                 self._kept[relation].add(subject)
+        self._below = _below(lines, frozenset().union(*self._objects.values()))
         self._holders = frozenset[bytes]().union(*self._kept.values())
         self._labelled = self._holders.union(*self._objects.values())
 
@@ -154,6 +172,8 @@ class _SliceFilter:
             kind, keep = "labels", label[1] in self._labelled
         elif about := _ABOUT.search(line):
             kind, keep = "articles", about[1] in self._holders
+        elif alias := _ALIAS.match(line):
+            kind, keep = "aliases", alias[1] in self._labelled
         else:
             entity = _OF_ENTITY.match(line)
             kind, keep = "sitelinks", entity is not None and entity[1] in self._holders
@@ -161,6 +181,10 @@ class _SliceFilter:
         return keep
 
     def _keeps_fact(self, subject: bytes, relation: str, object: bytes) -> bool:
+        if relation in ABOVE and subject in self._below:
+            return True
+        if relation not in self._subjects:
+            return False
         if subject in self._subjects[relation]:
             return True
         is_held, keep = object in self._objects[relation], subject in self._kept[relation]
@@ -169,11 +193,38 @@ class _SliceFilter:
 
     def _shares(self, lines: Path, most: int) -> dict[tuple[str, bytes], float]:
         """Return the share of their subjects that is kept, of objects with more than `most`."""
-        facts = ((relation, object) for _, relation, object in _facts(lines))
+        facts = ((relation, object) for _, relation, object in self._of_relations(lines))
         sizes = Counter(key for key in facts if key[1] in self._objects[key[0]])
-        shares = {key: most / size for key, size in sizes.items() if size > most}
+        shares = {key: (most - most // 5) / size for key, size in sizes.items() if size > most}
         self.counts["objects with a sample of their subjects"] = len(shares)
         return shares
+
+    def _lowest(self, lines: Path, keys: Collection[tuple[str, bytes]], count: int) -> dict[tuple[str, bytes], int]:
+        """Return, of each object, the number of the last of its `count` subjects with the lowest ids."""
+        heaps: dict[tuple[str, bytes], list[int]] = {key: [] for key in keys}
+        for subject, relation, object in self._of_relations(lines) if count and keys else ():
+            if (heap := heaps.get((relation, object))) is not None:
+                (heappush if len(heap) < count else heappushpop)(heap, -_number(subject))
+        return {key: -heap[0] for key, heap in heaps.items() if heap}
+
+    def _of_relations(self, lines: Path) -> Iterator[tuple[bytes, str, bytes]]:
+        return (fact for fact in _facts(lines) if fact[1] in self._objects)
+
+
+def _below(lines: Path, objects: frozenset[bytes]) -> set[bytes]:
+    """Return the entities from which a build asks for what is above, step by step as `knowledge.query_above` does."""
+    seen: set[bytes] = set()
+    front = set(objects)
+    for _ in range(STEPS_UP):
+        seen |= front
+        front = {above for entity, relation, above in _facts(lines) if relation in ABOVE and entity in front} - seen
+        if not front:
+            break
+    return seen
+
+
+def _number(entity: bytes) -> int:
+    return int(entity[1:])
 
 
 def _drawn(subject: bytes, share: float) -> bool:
@@ -193,7 +244,7 @@ def _ids_by_label(lines: Path, names: frozenset[str]) -> dict[str, set[bytes]]:
     ids: defaultdict[str, set[bytes]] = defaultdict(set)
     with gzip.open(lines) as file:
         for match in map(_NAMED.match, file):
-            if match and (label := read_label(match[2])) in names:
+            if match and (label := clean_label(read_label(match[2]))) in names:
                 ids[label].add(match[1])
     return ids
 
@@ -212,6 +263,12 @@ def _write(lines: Path, out: Path, needed: _SliceFilter) -> None:
     fresh.replace(out)
 
 
+def check_dump(dump: Path) -> None:
+    """Raise `BadInput` unless there is a file with a dump's name."""
+    if not dump.is_file() or dump.suffix not in (".nt", ".gz", ".bz2"):
+        raise BadInput(f"no dump at {dump}: expected a file .nt, .nt.gz or .nt.bz2")
+
+
 @contextmanager
 def open_dump(dump: Path) -> Iterator[BinaryIO]:
     """Open a dump, decompressed, with a parallel program where there is one for its form.
@@ -219,8 +276,7 @@ def open_dump(dump: Path) -> Iterator[BinaryIO]:
     Raises:
         BadInput: there is none, or it is cut off.
     """
-    if not dump.is_file() or dump.suffix not in (".nt", ".gz", ".bz2"):
-        raise BadInput(f"no dump at {dump}: expected a file .nt, .nt.gz or .nt.bz2")
+    check_dump(dump)
     program = next(filter(shutil.which, _PARALLEL.get(dump.suffix, ())), None)
     try:
         if program is not None:

@@ -1,11 +1,13 @@
-"""Articles of Wikipedia through the MediaWiki API: titles by WikiData's sitelinks, and the opening of each article.
+"""Articles of Wikipedia through the MediaWiki API: titles by WikiData's sitelinks, and each article's opening, or all.
 
-Sitelinks come through `wbgetentities`, fifty entities a request, extracts twenty articles a request; redirects and
+Sitelinks come through `wbgetentities`, fifty entities a request, openings twenty articles a request, whole articles
+one by one; each text comes with the page and the revision it is from, as its licence requires. Redirects and
 normalised titles are followed back to the title that was requested, answers in parts are put together, and a site that
 is behind with its copies (`maxlag`) is waited for. https://www.mediawiki.org/wiki/API:Etiquette
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,12 +41,23 @@ _WHOLE = {"nds-nl", "map-bms", "roa-tara", "cbk-zam"}
 """Codes with a hyphen that have a Wikipedia of their own; of others the part before it has one."""
 _BUSY = {"maxlag", "ratelimited", "readonly", "internal_api_error_DBQueryError", "internal_api_error_DBConnectionError"}
 _ALWAYS = {"format": "json", "formatversion": "2", "maxlag": "5"}
-_EXTRACTS = {"action": "query", "prop": "extracts", "exintro": "1", "explaintext": "1", "redirects": "1"}
+_EXTRACTS = {
+    "action": "query",
+    "prop": "extracts|info|revisions",
+    "explaintext": "1",
+    "exsectionformat": "plain",
+    "inprop": "url",
+    "rvprop": "ids|timestamp",
+    "redirects": "1",
+}
+_LICENCE = "CC BY-SA 4.0"
+_IN_PARENTHESES = re.compile(r"\s?\(([^()]*)\)")
+_SPOKEN = re.compile(r"[ˈˌəɛɪɔʊʌʒʃθðŋɑɐɒæɡɹʁɾ]|^/.*/$|\blisten\b")
 
 
 @dataclass(frozen=True)
 class Wikipedia:
-    """Openings of Wikipedia's articles; an article is known by its title."""
+    """Wikipedia's articles, or their openings; an article is known by its title."""
 
     client: Client
     contexts: ArticleSource | None
@@ -55,6 +68,8 @@ class Wikipedia:
     """Address of the API that knows which title belongs to which entity."""
     wiki: str = "enwiki"
     """Name of the wiki in that API."""
+    whole: bool = False
+    """Whether articles are read as a whole, one a request, and not only up to their first heading."""
     _titles: dict[str, str | None] = field(default_factory=dict, repr=False, compare=False)
     _articles: dict[str, Passage | None] = field(default_factory=dict, repr=False, compare=False)
 
@@ -82,12 +97,13 @@ class Wikipedia:
         return {id: title for id in entities if (title := self._titles[id]) is not None}
 
     def read(self, iris: Sequence[str]) -> dict[str, Passage]:
-        """Return the openings of the articles of these titles, where there are any.
+        """Return the articles of these titles, or their openings, where there are any.
 
         Raises:
             SourceError: the API refuses, or leaves out an article that was requested.
         """
-        for batch in batches([title for title in iris if title not in self._articles], ARTICLES_A_REQUEST):
+        size = 1 if self.whole else ARTICLES_A_REQUEST
+        for batch in batches([title for title in iris if title not in self._articles], size):
             self._articles.update(self._extracts(batch))
         return {title: article for title in iris if (article := self._articles[title]) is not None}
 
@@ -100,23 +116,21 @@ class Wikipedia:
         """Return both addresses, what was taken from each, and where contexts come from."""
         taken = {url: self.client.used(url) for url in sorted({self.api, self.entities})}
         contexts = None if self.contexts is None else self.contexts.identity()
-        return {"kind": "mediawiki", "wiki": self.wiki, "taken": taken, "contexts": contexts}
+        return {"kind": "mediawiki", "wiki": self.wiki, "whole": self.whole, "taken": taken, "contexts": contexts}
 
     def _extracts(self, titles: Sequence[str]) -> dict[str, Passage | None]:
         names = {title: title for title in titles}
-        texts: dict[str, str | None] = {}
-        for part in self._parts({**_EXTRACTS, "exlimit": str(ARTICLES_A_REQUEST), "titles": "|".join(titles)}):
+        pages: dict[str, dict[str, Any]] = {}
+        few = {"exlimit": "1"} if self.whole else {"exlimit": str(ARTICLES_A_REQUEST), "exintro": "1"}
+        for part in self._parts({**_EXTRACTS, **few, "titles": "|".join(titles)}):
             for kind in ("normalized", "redirects"):
                 moved = {move["from"]: move["to"] for move in part.get(kind, ())}
                 names = {title: _follow(name, moved) for title, name in names.items()}
             for page in part.get("pages", ()):
-                texts[page["title"]] = page.get("extract", texts.get(page["title"]))
-        if missing := [title for title, name in names.items() if name not in texts]:
+                pages.setdefault(page["title"], {}).update(page)
+        if missing := [title for title, name in names.items() if name not in pages]:
             raise SourceError(f"{self.api}: nothing was said of {', '.join(missing)}; nothing is concluded from that")
-        return {
-            title: Passage(name, text.strip()) if (text := texts[name]) and text.strip() else None
-            for title, name in names.items()
-        }
+        return {title: _passage(name, pages[name]) for title, name in names.items()}
 
     def _parts(self, parameters: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         """Yield the answers of the action `query` until the last one."""
@@ -145,6 +159,37 @@ def wiki_of(language: str) -> tuple[str, str]:
     own = language if language in _WHOLE else language.split("-")[0]
     host, name = _ELSEWHERE.get(language, (own, f"{own.replace('-', '_')}wiki"))
     return WIKIPEDIA.format(host), name
+
+
+def _passage(name: str, page: Mapping[str, Any]) -> Passage | None:
+    if not (text := readable(page.get("extract") or "")):
+        return None
+    revision: Mapping[str, Any] = next(iter(page.get("revisions", ())), {})
+    origin = {
+        "page_id": page.get("pageid"),
+        "revision_id": revision.get("revid"),
+        "url": page.get("fullurl"),
+        "time": revision.get("timestamp"),
+        "licence": _LICENCE,
+    }
+    return Passage(name, text, {key: value for key, value in origin.items() if value is not None})
+
+
+def readable(text: str) -> str:
+    """Return an extract without pronunciations, and without what the extraction left of them.
+
+    >>> readable("Ada (English: ; born 1815) wrote. Bo ( BOH; Welsh: [ˈboː]) sang. Cy () slept.")
+    'Ada (born 1815) wrote. Bo (BOH) sang. Cy slept.'
+    """
+    return _IN_PARENTHESES.sub(_without_pronunciation, text).strip()
+
+
+def _without_pronunciation(found: re.Match[str]) -> str:
+    parts = [part.strip(" ,") for part in found[1].split(";")]
+    kept = [part for part in parts if part and not part.endswith(":") and not _SPOKEN.search(part)]
+    if kept == found[1].split("; "):
+        return found[0]
+    return f" ({'; '.join(kept)})" if kept else ""
 
 
 def _follow(name: str, moved: Mapping[str, str]) -> str:

@@ -17,11 +17,13 @@ class Contexts:
 
     Args:
         sentences: the pool, in a fixed order; None for no contexts.
+        longest: most words of a sentence; 0 for any number.
     """
 
-    def __init__(self, sentences: Sequence[Passage] | None) -> None:
-        self._texts = None if sentences is None else [sentence.text for sentence in sentences]
-        self._searched = [f"{sentence.name}\n{sentence.text}".casefold() for sentence in sentences or ()]
+    def __init__(self, sentences: Sequence[Passage] | None, longest: int = 0) -> None:
+        pool = [one for one in sentences or () if not longest or len(one.text.split()) <= longest]
+        self._texts = None if sentences is None else [sentence.text for sentence in pool]
+        self._searched = [f"{sentence.name}\n{sentence.text}".casefold() for sentence in pool]
 
     def draw(self, count: int, labels: Sequence[str], random: Random) -> list[str] | None:
         """Draw different sentences, each followed by a space, that name none of the labels, nor does their article.

@@ -44,7 +44,7 @@ def reference_entries(
         _fill(objects, count, facts, articles)
         for one in objects:
             if one.texts:
-                samples = [{"name": article.name, "text": article.text} for article in one.texts]
+                samples = [{"name": article.name, "text": article.text, **article.origin} for article in one.texts]
                 entries.append({"relation_id": one.relation, "target_id": one.object, "samples": samples})
         done += len(batch)
         progress(done)
@@ -62,4 +62,8 @@ def _fill(objects: Sequence[_Collected], count: int, facts: SparqlSource, articl
         iris = articles.about(list(dict.fromkeys(subject for _, subjects in taken for subject in subjects)), facts)
         found = articles.read(list(dict.fromkeys(iris.values())))
         for one, subjects in taken:
-            one.texts += [found[iris[subject]] for subject in subjects if iris.get(subject) in found]
+            for subject in subjects:
+                article = found.get(iris.get(subject, ""))
+                # Two subjects may share an article, where one was merged or redirects.
+                if article is not None and article not in one.texts:
+                    one.texts.append(article)

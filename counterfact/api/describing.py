@@ -145,7 +145,7 @@ def _readiness(spec: EditorSpec, lm: LM, given: Resources, there: set[int]) -> R
             read_info(given.network_folder(lm, spec.name))
         except BadInput:
             missing = f"a network trained on {spec.trained_for}: see counterfact train --help"
-    return Readiness(spec.name, layers, resolved.source, missing)
+    return Readiness(spec.name, layers, resolved.summary, missing)
 
 
 def _edited_layers(settings: Settings) -> tuple[int, ...]:

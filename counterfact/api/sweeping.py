@@ -49,7 +49,7 @@ def sweep(
         lm: the model.
         dataset: a data set, or what `load_dataset` reads.
         editor: name of an editor that has a layer.
-        out: folder of results; the figure goes to `sweep` in it.
+        out: folder of results; runs and the figure go to `sweep` in it, apart from evaluations.
         layers: layers, from 0; by default all.
         positions: token positions, for an editor that has one; by default the last token of the subject.
         settings: other settings that differ from the published ones.
@@ -62,23 +62,23 @@ def sweep(
     Raises:
         BadInput: the editor has no layer, the model lacks a layer, or a position is unknown.
     """
-    places = _positions(editor, positions)
+    chosen, place = _positions(editor, positions), Path(out) / "sweep"
     if swept := sorted({"layer", "position"} & set(settings or ())):
         raise BadInput(f"{swept[0]} is swept, so it cannot be set too; leave it out of the settings")
     wanted = range(lm.n_layers) if layers is None else layers
     if missing := [layer for layer in wanted if not 0 <= layer < lm.n_layers]:
         raise BadInput(f"expected layers from 0 to {lm.n_layers - 1}, which the model has, got {missing[0]}")
     data = dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
-    options = replace(options or Options(), generate=False)
+    options = replace(options or Options(), kind="sweep", generate=False)
     metrics, points = ("S", *data.benchmark.score_parts), []
     for layer in wanted:
-        for place in places:
-            given = {"layer": layer, **({} if place is None else {"position": place}), **(settings or {})}
+        for position in chosen:
+            given = {"layer": layer, **({} if position is None else {"position": position}), **(settings or {})}
             [run] = evaluate(
                 lm,
                 data,
                 editor,
-                out,
+                place,
                 settings=given,
                 texts=texts,
                 max_texts=max_texts,
@@ -86,9 +86,9 @@ def sweep(
                 options=options,
                 announce=announce,
             )
-            points += [_point(layer, place, name, run.data["metrics"][name]) for name in metrics]
+            points += [_point(layer, position, name, run.data["metrics"][name]) for name in metrics]
     title = f"{editor} on {lm.name}, {data.label}, n = {max(point.n for point in points)}"
-    folder = Path(out) / "sweep" / f"{lm.name.replace('/', '--')}@{lm.revision[:8]}-{editor}"
+    folder = place / f"{lm.name.replace('/', '--')}@{lm.revision[:8]}-{editor}"
     return Sweep(metrics, points, write_sweep(points, title, folder))
 
 

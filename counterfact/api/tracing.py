@@ -211,7 +211,7 @@ def _of_facts(path: str | Path, limit: int | None) -> list[tuple[int, Question |
         if isinstance(fact, BadFact):
             asked.append((fact.known_id, fact))
             continue
-        template = fact.template or fact.prompt.replace(fact.subject, "{}", 1)
+        template = fact.template or fact.slotted[0]
         asked.append((fact.known_id, Question(template, fact.subject, fact.attribute, fact.relation_id)))
     return asked
 

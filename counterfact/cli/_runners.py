@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from counterfact.cli._common import DtypeName, PrecisionName, notes
+from counterfact.cli._common import MACHINE, DtypeName, PrecisionName, notes
 from counterfact.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -16,16 +16,33 @@ if TYPE_CHECKING:
     from counterfact.lm.model.loading import LM
 
 RunnerName = Literal["local", "ray", "slurm"]
-Runners = Annotated[RunnerName, typer.Option("--runner", help="Who computes: this process, Ray, or Slurm.")]
-Workers = Annotated[int, typer.Option(min=1, help="Ray actors or Slurm jobs, with a device each.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Of each worker; by default as many as this process has.")]
+Runners = Annotated[
+    RunnerName, typer.Option("--runner", help="Who computes: this process, Ray, or Slurm.", rich_help_panel=MACHINE)
+]
+Workers = Annotated[
+    int, typer.Option(min=1, help="Ray actors or Slurm jobs, with a device each.", rich_help_panel=MACHINE)
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="Of each worker; by default as many as this process has.", rich_help_panel=MACHINE),
+]
 TextWorkers = Annotated[
     int | None,
-    typer.Option(min=0, help="Processes that measure texts beside each worker; by default one beside a GPU."),
+    typer.Option(
+        min=0,
+        help="Processes that measure texts beside each worker; by default one beside a GPU.",
+        rich_help_panel=MACHINE,
+    ),
 ]
-RayAddress = Annotated[str | None, typer.Option(envvar="RAY_ADDRESS", help="Of a Ray cluster; else one is started.")]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(envvar="RAY_ADDRESS", help="Of a Ray cluster; else one is started.", rich_help_panel=MACHINE),
+]
 Slurm = Annotated[
-    list[str] | None, typer.Option("--slurm", help="A parameter of the jobs, as partition=gpu; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--slurm", help="A parameter of the jobs, as partition=gpu; may be repeated.", rich_help_panel=MACHINE
+    ),
 ]
 
 

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from counterfact.cli._common import Json, Limit, Seed, console
-from counterfact.core.files import canonical_json
+from counterfact.cli._common import Json, Limit, Seed, console, print_json
+from counterfact.cli._tables import print_table
 
 
 def register(app: typer.Typer) -> None:
@@ -31,13 +30,9 @@ def audit(
 
     label, found = write_audit(dataset, page, sample, seed, limit)
     if as_json:
-        console.print(canonical_json(found.to_json()), soft_wrap=True, markup=False)
+        print_json(found.to_json())
         return
-    table = Table(title=f"{label}, {found.records:,} records", title_justify="left")
-    table.add_column("found")
-    table.add_column("times", justify="right")
-    table.add_column("records", justify="right")
-    for kind, (count, records) in found.counts.items():
-        table.add_row(kind, f"{count:,}", f"{records:,}", style="dim" if not count else "")
-    console.print(table)
+    rows = [(kind, f"{count:,}", f"{records:,}") for kind, (count, records) in found.counts.items()]
+    absent = [place for place, (count, _) in enumerate(found.counts.values()) if not count]
+    print_table(("found", "times", "records"), rows, title=f"{label}, {found.records:,} records", dim=absent)
     console.print(f"what each means, examples, and records to read: {page}", style="dim")

@@ -4,18 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from counterfact.cli._common import Json, Plugin, console, load_plugins
-from counterfact.cli.summarize import Form, find_runs, print_tables
+from counterfact.cli._common import Json, Plugin, load_plugins, note, print_json
+from counterfact.cli._tables import print_table
+from counterfact.cli.summarize import Form, print_tables
 from counterfact.core.errors import BadInput
 
 if TYPE_CHECKING:
-    from collections import Counter
-
     from counterfact.builders.audit.overlap import Shared
-
-OURS = "datasets/counterfact"
 
 
 def register(app: typer.Typer) -> None:
@@ -26,7 +22,7 @@ def register(app: typer.Typer) -> None:
 def compare(
     what: Annotated[
         list[str],
-        typer.Argument(help="Two data sets, or one to compare with datasets/counterfact; or folders of runs."),
+        typer.Argument(help="Two data sets; with --baseline, folders of runs."),
     ],
     baseline: Annotated[Path | None, typer.Option(help="Compare runs: the run to compare the others with.")] = None,
     form: Form = "terminal",
@@ -42,26 +38,33 @@ def compare(
     load_plugins(plugin)
     if baseline is not None:
         _runs([Path(folder) for folder in what], baseline, form)
-    elif len(what) > 2:
-        raise BadInput(f"expected one or two data sets, got {len(what)}; to compare runs, give --baseline RUN")
+    elif len(what) != 2 or len({Path(name).resolve() for name in what}) == 1:
+        raise BadInput(
+            f"expected two data sets to compare, got {', '.join(what)}; to compare runs, say with which: --baseline RUN"
+        )
     else:
-        _data_sets(*([OURS, *what] if len(what) == 1 else what), as_json=as_json)
+        _data_sets(*what, as_json=as_json)
 
 
 def _runs(folders: list[Path], baseline: Path, form: str) -> None:
-    from counterfact.evaluation.store import load_run  # noqa: PLC0415
+    from counterfact.evaluation.store import find_runs, load_run  # noqa: PLC0415
     from counterfact.evaluation.summary import compare as differences  # noqa: PLC0415
+    from counterfact.evaluation.summary import why_unlike  # noqa: PLC0415
 
     against = load_run(baseline)
-    others = [run for run in find_runs(folders) if run.folder != against.folder and run.dataset == against.dataset]
-    if not others:
-        raise BadInput(f"no other run on {against.dataset} below {', '.join(map(str, folders))}")
+    others = [run for run in find_runs(*folders) if run.folder.resolve() != against.folder.resolve()]
+    unlike = {run.folder: reason for run in others if (reason := why_unlike(run, against))}
+    if len(unlike) == len(others):
+        first = next(iter(unlike.values()), f"no other run below {', '.join(map(str, folders))}")
+        raise BadInput(f"no run to compare with {against.folder}: {first}")
+    if unlike:
+        note(f"passed over, of another data set, benchmark or schedule: {len(unlike)} of {len(others)} runs")
+    others = [run for run in others if run.folder not in unlike]
     print_tables([differences(others, against)], form)
 
 
 def _data_sets(first: str, second: str, *, as_json: bool) -> None:
     from counterfact.builders.audit.overlap import compare_datasets  # noqa: PLC0415
-    from counterfact.core.files import canonical_json  # noqa: PLC0415
 
     for name in (first, second):
         if (Path(name) / "run.json").is_file():
@@ -69,29 +72,19 @@ def _data_sets(first: str, second: str, *, as_json: bool) -> None:
     found = compare_datasets(first, second)
     if as_json:
         value = {"overlap": [row._asdict() for row in found.overlap], "missing": found.missing}
-        console.print(canonical_json(value), soft_wrap=True, markup=False)
+        print_json(value)
         return
-    console.print(_table(found.overlap, found.first, found.second))
+    print_table(
+        ("item", "first", "second", "both", "of first", "of second"),
+        map(_row, found.overlap),
+        title=f"first: {found.first}, second: {found.second}",
+        note="different ones, by their text",
+    )
     if found.missing:
-        console.print(_missing(found.missing, f"facts of {found.second} that {found.first} lacks, and why"))
+        rows = [(reason, f"{count:,}") for reason, count in found.missing.most_common()]
+        print_table(("reason", "facts"), rows, title=f"\nfacts of {found.second} that {found.first} lacks, and why")
 
 
-def _table(rows: "list[Shared]", ours: str, theirs: str) -> Table:
-    title = f"first: {ours}, second: {theirs}"
-    table = Table(title=title, title_justify="left", caption="different ones, by their text")
-    table.add_column("item")
-    for head in ("first", "second", "both", "of first", "of second"):
-        table.add_column(head, justify="right", min_width=7)
-    for row in rows:
-        shares = ["–" if share is None else f"{share:.1%}" for share in (row.of_first, row.of_second)]
-        table.add_row(row.item, *(f"{count:,}" for count in (row.first, row.second, row.both)), *shares)
-    return table
-
-
-def _missing(reasons: "Counter[str]", title: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("reason")
-    table.add_column("facts", justify="right")
-    for reason, count in reasons.most_common():
-        table.add_row(reason, f"{count:,}")
-    return table
+def _row(row: "Shared") -> list[str]:
+    shares = ["–" if share is None else f"{share:.1%}" for share in (row.of_first, row.of_second)]
+    return [row.item, *(f"{count:,}" for count in (row.first, row.second, row.both)), *shares]

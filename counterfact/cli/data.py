@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
-from counterfact.cli._common import Json, Limit, console
-from counterfact.core.files import canonical_json
+from counterfact.cli._common import Json, Limit, console, print_json
+from counterfact.cli._tables import print_table
 
 if TYPE_CHECKING:
     from counterfact.builders.audit.statistics import Count
@@ -34,27 +32,22 @@ def stats(
 
     data = load_counterfact(dataset, limit)
     if as_json:
-        console.print(canonical_json(stats_json(data.records)), soft_wrap=True, markup=False)
+        print_json(stats_json(data.records))
         return
-    console.print(statistics_table(table_2(data.records), data.label, PAPER_TABLE_2 if paper else ()))
+    print_statistics(table_2(data.records), data.label, PAPER_TABLE_2 if paper else ())
     for record in data.bad[:10]:
-        console.print(f"left out: record {record.case_id}: {record.reason}", markup=False)
+        console.print(f"left out: record {record.case_id}: {record.reason}")
 
 
-def statistics_table(counts: "Sequence[Count]", title: str, paper: "Sequence[Count]" = ()) -> Table:
-    """Return the paper's Table 2 for a data set, its own figures beside where they are given."""
-    # Narrow enough for a terminal of eighty columns.
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=0)
-    table.add_column("item", no_wrap=True)
-    for head in ("total", "per relation", "per record"):
-        table.add_column(head, justify="right", min_width=8)
-    for head in ("paper", "per relation", "per record") if paper else ():
-        table.add_column(head, justify="right", min_width=8, style="dim")
-    known = {count.item: count for count in paper}
+def print_statistics(counts: "Sequence[Count]", title: str, paper: "Sequence[Count]" = ()) -> None:
+    """Print the paper's Table 2 for a data set, its own figures beside where they are given."""
+    heads, known = ("total", "per relation", "per record"), {count.item: count for count in paper}
+    rows = []
     for count in counts:
         ours = (f"{count.total:,}", f"{count.per_relation:,.1f}", f"{count.per_record:.2f}")
-        table.add_row(count.item, *ours, *(_beside(known.get(count.item)) if paper else ()))
-    return table
+        rows.append([count.item, *ours, *(_beside(known.get(count.item)) if paper else ())])
+    theirs = ("paper: total", *heads[1:]) if paper else ()
+    print_table(("item", *heads, *theirs), rows, title=title)
 
 
 def _beside(count: "Count | None") -> tuple[str, str, str]:

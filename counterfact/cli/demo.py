@@ -8,19 +8,18 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from counterfact.cli._common import Seed, console, open_model, progress_bar
+from counterfact.cli._common import Seed, console, note_settings, open_model, progress_bar
+from counterfact.cli._tables import print_table
 from counterfact.cli.build import build, zsre
-from counterfact.cli.data import statistics_table
-from counterfact.cli.evaluate import announce
+from counterfact.cli.data import print_statistics
 from counterfact.cli.leaderboard import write_board
 from counterfact.cli.summarize import print_tables
 from counterfact.cli.train import train_all
 from counterfact.core.errors import BadInput
 
 if TYPE_CHECKING:
-    from counterfact.api.evaluating import Announce, Runs
+    from counterfact.api.evaluating import Runs
     from counterfact.contracts.datasets import Dataset
 
 EDITORS = ["identity", "ft", "ft_l", "rome", "r_rome"]
@@ -44,13 +43,10 @@ class Budget:
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - start
 
-    def table(self) -> Table:
-        """Return the stages and their sum."""
-        table = Table("stage", title="Time", title_justify="left", box=None)
-        table.add_column("seconds", justify="right")
-        for name, seconds in {**self.seconds, "all": sum(self.seconds.values())}.items():
-            table.add_row(name, f"{seconds:.1f}")
-        return table
+    def print(self) -> None:
+        """Print the stages and their sum."""
+        stages = {**self.seconds, "all": sum(self.seconds.values())}
+        print_table(("stage", "seconds"), [(name, f"{seconds:.1f}") for name, seconds in stages.items()], title="Time")
 
 
 REAL_MODEL = "smollm2"
@@ -72,7 +68,9 @@ def demo(
         int | None, typer.Option(min=1, help="Records of each data set; default: 100 or, with --real, 50.")
     ] = None,
     seed: Seed = 0,
-    hypernetworks: Annotated[bool, typer.Option(help="Train KE and MEND too, some minutes more, and show KN.")] = False,
+    hypernetworks: Annotated[
+        bool, typer.Option("--hypernetworks", help="Train KE and MEND too, some minutes more, and show KN.")
+    ] = False,
     real: Annotated[
         bool, typer.Option("--real", help="With a pretrained model, on the records that it knows.")
     ] = False,
@@ -112,15 +110,13 @@ def _demo_embedded(out: Path, model: str, limit: int, seed: int, *, hypernetwork
     runs = Runs()
     chosen = EDITORS + (HYPERNETWORKS if hypernetworks else [])
     editors = " ".join(f"--editor {name}" for name in chosen)
-    say: Announce | None = announce
     for name in ("counterfact", "zsre"):
         _step(
             f"counterfact evaluate --dataset {out}/{name} --model {model} --limit {limit} --out {out}/results {editors}"
         )
         with budget.stage(f"edit and measure on {name}"), progress_bar(name) as advance:
             data, options = load_dataset(out / name, limit), Options(seed=seed, progress=advance)
-            runs = Runs([*runs, *evaluate(lm, data, chosen, out / "results", options=options, announce=say)])
-        say = None  # the settings of the second data set are those of the first
+            runs = Runs([*runs, *evaluate(lm, data, chosen, out / "results", options=options, announce=note_settings)])
     with budget.stage("many edits at once, and one after another"):
         many = out / "counterfact-multi"
         run_command("build", "--non-conflicting", "--from", out / "counterfact", "--out", many)
@@ -133,7 +129,7 @@ def _demo_embedded(out: Path, model: str, limit: int, seed: int, *, hypernetwork
         _step(f"counterfact summarize {out}/results; counterfact leaderboard build {out}/results --out {out}/site")
         _print_results(runs)
         page = write_board(out / "results", out / "site")
-    console.print(budget.table())
+    budget.print()
     console.print(f"\nThe ranking as a picture: {page.with_name('ranking.png')}; as a page: {page}", style="bold")
     console.print(f"What is left of many edits, in pictures: {out / 'curves'}", style="bold")
 
@@ -171,8 +167,8 @@ def _demo_real(out: Path, model: str, limit: int, seed: int, *, generate: bool) 
         run_command("figures", out / "traces", "--out", out / "figures")
     with budget.stage("picture and page"):
         run_command("leaderboard", "build", out / "results", "--out", out / "site")
-    console.print(budget.table())
-    console.print(f"\nThe ranking as a picture: {out / 'site' / 'ranking.png'}", style="bold", soft_wrap=True)
+    budget.print()
+    console.print(f"\nThe ranking as a picture: {out / 'site' / 'ranking.png'}", style="bold")
 
 
 def run_command(*words: object) -> None:
@@ -181,11 +177,12 @@ def run_command(*words: object) -> None:
 
     arguments = [str(word) for word in words]
     _step(shlex.join(["counterfact", *arguments]))
-    app(arguments, standalone_mode=False)
+    if code := app(arguments, standalone_mode=False):
+        raise typer.Exit(code)
 
 
 def _step(command: str) -> None:
-    console.print(f"\n$ {command}", style="bold cyan", soft_wrap=True)
+    console.print(f"\n$ {command}", style="bold cyan")
 
 
 def _print_statistics(data: "Dataset") -> None:
@@ -193,19 +190,17 @@ def _print_statistics(data: "Dataset") -> None:
     from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord  # noqa: PLC0415
 
     records = [record for record in data.records if isinstance(record, CounterFactRecord)]
-    console.print(statistics_table(table_2(records), f"Table 2 for {data.label}", PAPER_TABLE_2))
+    print_statistics(table_2(records), f"Table 2 for {data.label}", PAPER_TABLE_2)
 
 
 def _print_results(runs: "Runs") -> None:
     from counterfact.evaluation.summary import compare  # noqa: PLC0415
-    from counterfact.evaluation.tables import to_rich  # noqa: PLC0415
     from counterfact.leaderboard.ranking import rank  # noqa: PLC0415
 
     print_tables(runs.tables, "terminal")
     first = next(run for run in runs if run.editor == "rome")
     others = [run for run in runs if run.dataset == first.dataset and run.editor != "rome"]
-    console.print(to_rich(compare(others, first)))
-    console.print()
+    print_tables([compare(others, first)], "terminal")
     for ranking in rank(run.data for run in runs):
         names = [f"{place} {run['editor']['name']}" for place, run in enumerate(ranking.runs, 1)]
-        console.print(f"Ranking on {ranking.dataset} by Score S: " + ", ".join(names), style="bold", soft_wrap=True)
+        console.print(f"Ranking on {ranking.dataset} by Score S: " + ", ".join(names), style="bold")

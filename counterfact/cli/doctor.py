@@ -7,12 +7,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from counterfact.cli._common import Device, Dtype, DtypeName, Json, console, open_model
+from counterfact.cli._common import Device, Dtype, DtypeName, Json, console, open_model, print_json
+from counterfact.cli._tables import print_table
 from counterfact.core.errors import BadInput
-from counterfact.core.files import canonical_json
 from counterfact.core.places import cache_folder, data_folder
 
 if TYPE_CHECKING:
@@ -43,13 +41,13 @@ def doctor(
     if as_json:
         told: dict[str, Any] = {"facts": facts, "faults": faults}
         told |= {} if found is None else {"model": asdict(found)}
-        console.print(canonical_json(told), soft_wrap=True, markup=False)
+        print_json(told)
     else:
-        _print_facts(facts)
+        print_table(("what", "found"), facts.items())
         if found is not None:
             _print_model(found)
         for fault in faults:
-            console.print(f"[red]fault:[/red] {escape(fault)}")
+            console.print(f"fault: {fault}", style="red")
     raise typer.Exit(1 if faults else 0)
 
 
@@ -87,20 +85,13 @@ def _describe(model: str, device: str | None, dtype: DtypeName) -> "ModelDescrip
     return describe_model(open_model(model, device, dtype))
 
 
-def _print_facts(facts: dict[str, str]) -> None:
-    table = Table("what", "found", box=None)
-    for name, value in facts.items():
-        table.add_row(name, escape(value))
-    console.print(table)
-
-
 def _print_model(found: "ModelDescription") -> None:
     """Say what a model is, what it needs, what is in the cache for it, and what editors wait for."""
     from counterfact.lm.planning.memory import say  # noqa: PLC0415
 
-    console.print(f"\n{found.name}", style="bold", markup=False)
     start = "none; a subject that begins a prompt stands at position 0" if found.start is None else found.start
-    _print_facts(
+    print_table(
+        ("what", "found"),
         {
             "family": found.family + (", several experts: traced and scored, not edited" if found.has_experts else ""),
             "layers": f"{found.layers}, 0 to {found.layers - 1}",
@@ -109,7 +100,8 @@ def _print_model(found: "ModelDescription") -> None:
             "tokenizer": f"{found.vocabulary:,} tokens, rows of {found.max_length:,} at most; start token: {start}",
             "memory": f"about {say(found.edit_bytes)} for one edit at a time, {say(found.evaluation_bytes)} for an "
             "evaluation; --max-memory cuts work to what there is",
-        }
+        }.items(),
+        title=f"\n{found.name}",
     )
     cached = [
         f"layer {facts['layer']}: {facts['count']:,} tokens of {facts['texts']['name']}"
@@ -117,9 +109,8 @@ def _print_model(found: "ModelDescription") -> None:
         + ("" if facts["complete"] else ", not complete")
         for facts in found.moments
     ]
-    console.print("second moments in the cache: " + ("; ".join(cached) or "none"), markup=False)
-    table = Table("editor", "layers", "settings", "missing", box=None)
-    for one in found.editors:
-        layers = ", ".join(map(str, one.layers))
-        table.add_row(one.editor, layers, escape(one.source), escape(one.missing or "nothing"))
-    console.print(table)
+    console.print("second moments in the cache: " + ("; ".join(cached) or "none"))
+    rows = [
+        (one.editor, ", ".join(map(str, one.layers)), one.source, one.missing or "nothing") for one in found.editors
+    ]
+    print_table(("editor", "layers", "settings", "missing"), rows)

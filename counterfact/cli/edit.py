@@ -1,11 +1,12 @@
 """`counterfact edit`: change one fact, look at the model before and after, keep the edit."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.panel import Panel
-from rich.table import Table
+from rich.text import Text
 
 from counterfact.cli._common import (
     Contexts,
@@ -20,18 +21,21 @@ from counterfact.cli._common import (
     Seed,
     Set,
     Texts,
+    Verbose,
     console,
     load_plugins,
-    moment_words,
-    notes,
+    note,
+    note_moment,
+    note_settings,
     open_model,
+    print_json,
     progress_bar,
     say_first_tokens,
 )
+from counterfact.cli._tables import print_table
 from counterfact.core.errors import BadInput
-from counterfact.core.files import canonical_json, check_no_content
-from counterfact.core.prompts import check_template, fill, read_templates
-from counterfact.core.subjects import joiner_after
+from counterfact.core.files import check_no_content
+from counterfact.core.prompts import fill, read_templates
 
 if TYPE_CHECKING:
     from counterfact.evaluation.showcase import Saying
@@ -62,7 +66,10 @@ def edit(
     load: Annotated[
         Path | None, typer.Option(help="Apply an edit that was saved, or an adapter, instead of making one.")
     ] = None,
-    also: Annotated[list[str] | None, typer.Option(help="Other prompts to look at, subject filled in.")] = None,
+    also: Annotated[
+        list[str] | None, typer.Option(help="Another prompt to look at, {} for the subject; may be repeated.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=0, help="Show so many sampled texts beside the likeliest one.")] = 0,
     set_: Set = None,
     texts: Texts = "embedded",
     max_texts: MaxTexts = None,
@@ -73,10 +80,10 @@ def edit(
     dtype: Dtype = "float32",
     precision: Precision = "strict",
     plugin: Plugin = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the context templates too.")] = False,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Edit one fact and show next-token probabilities and a text before and after.
+    """Edit one fact and show what the model says before and after.
 
     Example: `counterfact edit "{} is headquartered in" --subject "Paramount Pictures" --target "Oslo"
     --save edit.safetensors`
@@ -92,10 +99,9 @@ def edit(
 
     if (target is None) == (load is None):
         raise BadInput("give either --target, to make an edit, or --load, to apply one")
-    try:
-        check_template(prompt)
-    except ValueError as error:
-        raise BadInput(str(error)) from error
+    prompt, subject = _bare("prompt", prompt), _bare("subject", subject)
+    target, true = target and _bare("target", target), true and _bare("true object", true)
+    prompts = [_filled(prompt, subject), *(_filled(each, subject) if "{}" in each else each for each in also or ())]
     for folder in (save_model, save_adapter):
         if folder is not None:
             check_no_content(folder, "an edited model")
@@ -118,12 +124,11 @@ def edit(
                 engine=engine,
                 progress=advance,
             )
-        notes.print(f"{editor}: {chosen.resolved.source}", style="dim", soft_wrap=True)
-        if moment := chosen.provenance.get("second_moment"):
-            notes.print(moment_words(moment), style="dim", soft_wrap=True)
+        note_settings(editor, chosen.resolved, verbose=verbose)
+        note_moment(editor, chosen.provenance, verbose=verbose)
         for template in chosen.provenance.get("context_templates", ()) if verbose else ():
-            notes.print(f"context: {template!r}", style="dim", markup=False, soft_wrap=True)
-        request = Request(0, prompt, subject, str(target), true, joiner=joiner_after(prompt))
+            note(f"context: {template!r}")
+        request = Request(0, prompt, subject, str(target), true)
         say_first_tokens(editor, edited_at_first_token(lm, chosen.resolved.settings, [request]), 1)
         made = chosen(request)
         asked = {"prompt": prompt, "subject": subject, "target_new": request.target_new, "target_true": true}
@@ -133,26 +138,26 @@ def edit(
         save_edits(save, [made], {"model": lm.identity, **about})
     lost = None if save_model is None else write_model(save_model, lm, [made], about)
     left_out = {} if save_adapter is None else write_adapter(save_adapter, lm, [made], about=about)
-    prompts = [fill(prompt, subject), *(also or [])]
-    shown = [(text, say(lm, text, seed=seed), say(lm, text, made, seed=seed)) for text in prompts]
+    look = partial(say, lm, seed=seed, samples=samples)
+    shown = [(text, look(text), look(text, made)) for text in prompts]
     if as_json:
         values = [{"prompt": text, "before": vars(a), "after": vars(b)} for text, a, b in shown]
         found: dict[str, Any] = {"edit": made.diagnostics, "not_taken": failed, "prompts": values}
         found |= {} if save_model is None else {"model": {"folder": str(save_model), "lost_in_rounding": lost}}
         found |= {} if save_adapter is None else {"adapter": {"folder": str(save_adapter), "left_out": left_out}}
-        console.print(canonical_json(found), soft_wrap=True, markup=False)
+        print_json(found)
         return
     for text, before, after in shown:
         _print(text, before, after)
     console.print("  ".join(f"{name} {value:.4g}" for name, value in made.diagnostics.items()), style="dim")
     if failed is not None:
-        console.print(f"The edit did not take: {failed}.", style="yellow", markup=False, soft_wrap=True)
+        console.print(f"The edit did not take: {failed}.", style="yellow")
     if save is not None:
         console.print(f"saved to {save}; apply it with --load {save}")
     if save_model is not None:
-        console.print(f"the edited model is in {save_model}, its weights in {dtype}{_loss_words(lost)}", soft_wrap=True)
+        console.print(f"the edited model is in {save_model}, its weights in {dtype}{_loss_words(lost)}")
     if save_adapter is not None:
-        console.print(f"the edit is in {save_adapter}, as a LoRA adapter", soft_wrap=True, markup=False)
+        console.print(f"the edit is in {save_adapter}, as a LoRA adapter")
 
 
 def _loss_words(lost: float | None) -> str:
@@ -169,10 +174,27 @@ def _only(edits: "list[Edit]", path: Path) -> "Edit":
 
 
 def _print(prompt: str, before: "Saying", after: "Saying") -> None:
-    console.print(f"\n{prompt} …", style="bold", markup=False)
-    table = Table("before", "p", "after", "p")
-    for (old, p), (new, q) in zip(before.next_tokens, after.next_tokens, strict=True):
-        table.add_row(old.strip() or repr(old), f"{p:.1%}", new.strip() or repr(new), f"{q:.1%}")
-    console.print(table)
-    console.print(Panel(before.text, title="before", title_align="left"), markup=False)
-    console.print(Panel(after.text, title="after", title_align="left"), markup=False)
+    console.print(f"\n{prompt} …", style="bold")
+    rows = [
+        (old.strip() or repr(old), f"{p:.1%}", new.strip() or repr(new), f"{q:.1%}")
+        for (old, p), (new, q) in zip(before.next_tokens, after.next_tokens, strict=True)
+    ]
+    print_table(("before", "p", "after", "p"), rows)
+    for title, told in (("before", before), ("after", after)):
+        for number, text in enumerate((told.text, *told.samples)):
+            heading = title if not number else f"{title}, sample {number}"
+            console.print(Panel(Text(text), title=heading, title_align="left"), soft_wrap=False)
+
+
+def _filled(template: str, subject: str) -> str:
+    try:
+        return fill(template, subject)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+
+
+def _bare(what: str, text: str) -> str:
+    """Return an argument without blanks at its ends, which would be tokens of their own; say where there were any."""
+    if text != text.strip():
+        note(f"blanks at the ends of the {what} are left out: {text!r}")
+    return text.strip()

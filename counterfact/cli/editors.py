@@ -1,13 +1,12 @@
 """`counterfact editors`: the editors there are, and what can be set of each."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from counterfact.cli._common import Json, Plugin, console, load_plugins
+from counterfact.cli._tables import print_table
 from counterfact.core.files import canonical_json
 
 if TYPE_CHECKING:
@@ -37,37 +36,26 @@ def editors(
     found = describe_editors() if name is None else [describe_editor(name, model)]
     if as_json:
         shown = [asdict(one) for one in found]
-        console.print(canonical_json(shown if name is None else shown[0]), soft_wrap=True, markup=False)
+        console.print(canonical_json(shown if name is None else shown[0]))
     elif name is None:
-        console.print(_list(found))
+        print_table(("editor", "what it does"), [(one.name, one.summary) for one in found])
         console.print("Settings of one: counterfact editors NAME", style="dim")
     else:
         _print(found[0])
 
 
-def _list(found: "list[Description]") -> Table:
-    table = Table("editor", "what it does", box=None)
-    for one in found:
-        table.add_row(one.name, escape(one.summary))
-    return table
-
-
 def _print(one: "Description") -> None:
-    console.print(f"{one.name}: {one.summary}", style="bold", markup=False, soft_wrap=True)
+    console.print(f"{one.name}: {one.summary}", style="bold")
     if one.paper:
-        console.print(one.paper, style="dim", markup=False, soft_wrap=True)
+        console.print(one.paper, style="dim")
     if one.trained_for is not None:
         console.print("needs a trained network: see counterfact train --help", style="dim")
-    table = Table("setting", "default", *([] if one.source is None else ["value"]), "meaning", box=None)
+    rows = []
     for setting in one.settings:
-        values = ["required" if setting.required else _text(setting.default)]
-        values += [] if one.source is None else [_text(setting.value)]
-        table.add_row(setting.name, *values, escape(setting.meaning))
-    console.print(table)
+        values = ["required" if setting.required else str(setting.default)]
+        values += [] if one.source is None else [str(setting.value)]
+        rows.append([setting.name, *values, setting.meaning])
+    print_table(("setting", "default", *([] if one.source is None else ["value"]), "meaning"), rows)
     if one.source is not None:
-        console.print(f"values from: {one.source}", style="dim", markup=False, soft_wrap=True)
+        console.print(f"values from: {one.source}", style="dim")
     console.print("Change one with --set name=value.", style="dim")
-
-
-def _text(value: Any) -> str:
-    return escape(str(value))

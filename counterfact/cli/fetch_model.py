@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from counterfact.cli._common import Json, console, note
+from counterfact.cli._common import Json, console, note, print_json
 from counterfact.core.errors import BadInput
-from counterfact.core.files import canonical_json
 
 
 def register(app: typer.Typer) -> None:
@@ -38,9 +37,9 @@ def fetch_model(
     folder = fetch(model, out, announce=note)
     description = describe(model, folder)
     if as_json:
-        console.print(canonical_json(description), soft_wrap=True, markup=False)
+        print_json(description)
         return
     for what, value in description.items():
         shown = f"{value:,}" if isinstance(value, int) else value
-        console.print(f"{what.replace('_', ' '):<18} {shown}", soft_wrap=True, markup=False)
-    console.print(f"name it with --model {model.short if out is None else folder}", soft_wrap=True, markup=False)
+        console.print(f"{what.replace('_', ' '):<18} {shown}")
+    console.print(f"name it with --model {model.short if out is None else folder}")

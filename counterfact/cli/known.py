@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from counterfact.cli._common import Device, Dtype, Model, Seed, console, open_model, progress_bar
+from counterfact.core.errors import Failed
 
 
 def register(app: typer.Typer) -> None:
@@ -42,5 +43,8 @@ def known(
             lm, dataset, pararel=pararel, facts=facts, limit=limit, seed=seed, out=out, progress=advance
         )
     if known.failed:
-        console.print(f"{len(known.failed)} could not be asked", style="dim")
+        told = f"{len(known.failed):,} of {known.asked:,} facts could not be asked; the first: {known.failed[0].reason}"
+        if len(known.failed) == known.asked:
+            raise Failed(told)
+        console.print(told, style="dim")
     console.print(f"{len(known.facts):,} of {known.asked:,} facts are known: {out}")

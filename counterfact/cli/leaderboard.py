@@ -5,10 +5,9 @@ from typing import Annotated
 
 import typer
 
-from counterfact.cli._common import Json, Plugin, console, load_plugins, progress_bar
-from counterfact.cli.summarize import find_runs
-from counterfact.core.errors import BadInput
-from counterfact.core.files import canonical_json, write_atomic
+from counterfact.cli._common import Json, Plugin, console, load_plugins, note, print_json, progress_bar
+from counterfact.core.errors import BadInput, Failed
+from counterfact.core.files import write_atomic
 
 board = typer.Typer(no_args_is_help=True, help="Submit a run, check submissions, build the ranked site.")
 
@@ -30,7 +29,7 @@ def build(
     """
     load_plugins(plugin)
     page = write_board(results, out)
-    console.print(f"{page} and {page.with_name('ranking.png')}", soft_wrap=True)
+    console.print(f"{page} and {page.with_name('ranking.png')}")
 
 
 @board.command("submit")
@@ -51,7 +50,7 @@ def submit(
     from counterfact.leaderboard.submission import write_submission  # noqa: PLC0415
 
     folder, replaced = write_submission(load_run(run), out, withhold=withhold)
-    console.print(f"{folder}: check it with `counterfact leaderboard check {folder}`", soft_wrap=True)
+    console.print(f"{folder}: check it with `counterfact leaderboard check {folder}`")
     if replaced:
         console.print(f"in {replaced} records letters that could be markup were replaced by ones that look alike")
 
@@ -67,9 +66,10 @@ def references(
     Example: `counterfact leaderboard references results --out board/references.json`
     """
     load_plugins(plugin)
+    from counterfact.evaluation.store import find_runs  # noqa: PLC0415
     from counterfact.leaderboard.references import references_of, write_references  # noqa: PLC0415
 
-    known = references_of(find_runs(results))
+    known = references_of(find_runs(*results))
     write_references(out, known)
     console.print(f"{out}: {len(known.datasets)} data sets, {len(known.unedited)} unedited models on them")
 
@@ -86,37 +86,46 @@ def check(
 ) -> None:
     """Check a submission: exit 0 if it is taken, 1 if it is refused, 2 if the arguments are wrong.
 
+    Without references all is checked but what only they tell. Of a whole board: `counterfact leaderboard check
+    board/results --all`
+
     Example: `counterfact leaderboard check submission --references references.json`
     """
     load_plugins(plugin)
     from counterfact.leaderboard.check import check as check_one  # noqa: PLC0415
+    from counterfact.leaderboard.check import check_all  # noqa: PLC0415
     from counterfact.leaderboard.references import FILE, find_references, load_references  # noqa: PLC0415
-    from counterfact.leaderboard.submission import find_candidates  # noqa: PLC0415
 
     if not folder.is_dir():
         raise BadInput(f"no folder {folder}")
     path = known or find_references(folder)
-    if path is None:
+    held = None if path is None else load_references(path)
+    if held is None and every:
         raise BadInput(f"no {FILE} in {folder} or above it: make one with `counterfact leaderboard references RESULTS`")
-    held = load_references(path)
-    folders = find_candidates(folder) if every else [folder]
-    verdicts = {str(one): check_one(one, held) for one in folders}
+    verdicts = {folder: check_one(folder, held)} if held is None or not every else check_all(folder, held)
+    if not verdicts:
+        raise Failed(f"no submissions in {folder}: expected folders that `counterfact leaderboard submit` wrote")
     if as_json:
         said = {
-            name: {
+            str(place): {
                 "accepted": one.accepted,
                 "missing": one.missing,
                 "reasons": [{"code": reason.code, "message": str(reason)} for reason in one.reasons],
             }
-            for name, one in verdicts.items()
+            for place, one in verdicts.items()
         }
-        typer.echo(canonical_json(said))
+        print_json(said)
     else:
-        for name, verdict in verdicts.items():
+        for place, verdict in verdicts.items():
             missing = f", {verdict.missing} records are missing and count as failures" if verdict.missing else ""
-            console.print(f"{name!a}: {'taken' + missing if verdict.accepted else 'refused'}", markup=False)
+            console.print(f"{str(place)!a}: {'taken' + missing if verdict.accepted else 'refused'}")
             for reason in verdict.reasons:
-                console.print(f"  {str(reason)!a}", markup=False, soft_wrap=True)
+                console.print(f"  {str(reason)!a}")
+        if held is None:
+            note(
+                f"without a {FILE} neither the data set nor the unedited model's scores were compared with what a "
+                "board knows: its own check does that"
+            )
     raise typer.Exit(0 if all(verdict.accepted for verdict in verdicts.values()) else 1)
 
 
@@ -144,7 +153,7 @@ def write_board(results: Path, out: Path) -> Path:
     with progress_bar("leaderboard") as tell:
         entries, left_out = load_entries(results, tell)
     for name, reason in left_out.items():
-        console.print(f"left out {name!a}: {reason!a}", style="yellow", markup=False, soft_wrap=True)
+        console.print(f"left out {name!a}: {reason!a}", style="yellow")
     page = write_site(entries, out, left_out)
     console.print(f"{len(entries)} runs ranked")
     return page

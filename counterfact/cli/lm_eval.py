@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from counterfact.cli._common import (
     Contexts,
@@ -19,9 +18,11 @@ from counterfact.cli._common import (
     load_plugins,
     open_dataset,
     open_model,
+    print_json,
 )
 from counterfact.cli._edited import Sources, open_edited
-from counterfact.core.files import canonical_json, check_no_content, hash_json, write_json
+from counterfact.cli._tables import print_table
+from counterfact.core.files import check_no_content, hash_json, write_json
 
 
 def register(app: typer.Typer) -> None:
@@ -83,10 +84,10 @@ def lm_eval(
         place = found.folder / f"lm_eval-{hash_json({k: v for k, v in result.items() if k != 'results'})[:8]}.json"
         write_json(place, result)
         if not as_json:
-            console.print(_table(result, edited))
-            console.print(f"kept in {place}", style="dim", soft_wrap=True)
+            _print_result(result, edited)
+            console.print(f"kept in {place}", style="dim")
     if as_json:
-        console.print(canonical_json(results), soft_wrap=True, markup=False)
+        print_json(results)
 
 
 def lm_eval_tasks(
@@ -116,21 +117,19 @@ def lm_eval_tasks(
             f"{written.left_out:,} questions are left out: no texts are encoded as their tokens by this tokenizer, so "
             "that the harness's numbers are without them",
             style="yellow",
-            soft_wrap=True,
         )
     where = f"--model_args pretrained={lm.config._name_or_path} --include_path {out} --tasks {written.tag}"
-    console.print(f"lm_eval --model hf {where}", soft_wrap=True, markup=False)
+    console.print(f"lm_eval --model hf {where}")
 
 
-def _table(result: dict[str, Any], edited: Path) -> Table:
-    record = result["edit"].get("record")
-    table = Table("task", "metric", "unedited", "edited", "n", title_justify="left")
-    table.title = str(edited) if record is None else f"{edited.name}, record {record}"
+def _print_result(result: dict[str, Any], edited: Path) -> None:
+    record, rows = result["edit"].get("record"), []
     for task, metrics in result["results"].items():
         for metric, numbers in metrics.items():
             shown = [_number(numbers.get(side), numbers.get(f"{side}_stderr")) for side in ("unedited", "edited")]
-            table.add_row(task, metric, *shown, f"{result['documents'].get(task, 0):,}")
-    return table
+            rows.append([task, metric, *shown, f"{result['documents'].get(task, 0):,}"])
+    title = str(edited) if record is None else f"{edited.name}, record {record}"
+    print_table(("task", "metric", "unedited", "edited", "n"), rows, title=title)
 
 
 def _number(value: float | None, error: float | None) -> str:

@@ -1,11 +1,12 @@
 """`counterfact`: one command line for building data sets, editing models, measuring and ranking."""
 
-import errno
 import logging
 import os
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from counterfact.cli import (
     audit,
@@ -28,13 +29,33 @@ from counterfact.cli import (
     sweep,
     trace,
     train,
+    updates,
 )
+from counterfact.cli._common import note_once
 from counterfact.cli.demo import demo
 from counterfact.cli.doctor import doctor
 from counterfact.core.errors import BadInput, Failed
+from counterfact.core.files import disk_full
 from counterfact.core.process import keep_few_products, keep_freed_memory, wait_briefly
 
+
+class Interrupted(Exception):
+    """Ctrl-C, before the library of the command line takes it for an exit without a word."""
+
+
+class Commands(TyperGroup):
+    """The commands; what interrupts them is told."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Interrupted from error
+
+
 app = typer.Typer(
+    cls=Commands,
     help=__doc__,
     no_args_is_help=True,
     add_completion=False,
@@ -43,7 +64,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for room in (
-    *(build, snapshot, data, audit, push),
+    *(build, snapshot, updates, data, audit, push),
     *(fetch_model, moment, train, editors, edit, evaluate, summarize, compare),
     *(save_edited, lm_eval, known, trace, sweep, leaderboard, many_edits),
 ):
@@ -57,6 +78,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line: exit 0 done, 1 failed, 2 wrong arguments, 130 interrupted."""
+    note_once.cache_clear()
     wait_briefly(os.environ)
     keep_few_products(os.environ)
     keep_freed_memory(os.environ)
@@ -68,15 +90,17 @@ def main() -> None:
         _stop(str(error), 2)
     except Failed as error:
         _stop(str(error), 1)
-    except KeyboardInterrupt:
+    except (Interrupted, KeyboardInterrupt):
         _stop("interrupted; run the same command again to go on", INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if disk_full(error):
+            _stop("the disk is full; free some space and run the same command again to go on", 1)
+        if error.filename is None:
             raise
-        _stop("the disk is full; free some space and run the same command again to go on", 1)
+        _stop(f"{error.filename}: {error.strerror}; name another file or folder, or change what stands there", 1)
 
 
 def _stop(message: str, code: int) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from counterfact.cli._common import Plugin, Seed, Set, console, load_plugins
+from counterfact.cli._common import Plugin, Seed, Set, load_plugins
 from counterfact.cli.demo import Budget, run_command
 from counterfact.core.errors import BadInput
 
@@ -63,7 +63,7 @@ def many_edits(
         run_command("evaluate", *shared, *_words(names, "--editor"), *steps)
     with budget.stage("pictures"):
         run_command("curves", results, "--out", out / "pictures")
-    console.print(budget.table())
+    budget.print()
 
 
 def sizes(limit: int) -> list[int]:

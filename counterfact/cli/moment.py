@@ -19,11 +19,11 @@ from counterfact.cli._common import (
     error_words,
     notes,
     open_model,
+    print_json,
     progress_bar,
 )
 from counterfact.cli.sweep import parse_layers
 from counterfact.core.errors import BadInput
-from counterfact.core.files import canonical_json
 
 if TYPE_CHECKING:
     from counterfact.core.texts import TextSource
@@ -84,10 +84,10 @@ def second_moment(
         job = _Job(lm, load_texts(texts), max_texts, tokens, folder, target)
         found = job.so_far(numbers) if so_far else job.compute(numbers, max_memory)
     if as_json:
-        console.print(canonical_json(found), soft_wrap=True, markup=False)
+        print_json(found)
         return
     for facts in found:
-        console.print(_line(facts), soft_wrap=True, markup=False)
+        console.print(_line(facts))
 
 
 class _Job:
@@ -121,7 +121,6 @@ class _Job:
             f"{_count(len(layers), 'layer')} in {_count(len(passes), 'pass', 'passes')}: {_size(most)} of memory for "
             f"sums, as much on the disk for a checkpoint; {_size(disk)} of files in {self.folder}",
             style="dim",
-            soft_wrap=True,
         )
         found = []
         for group in passes:

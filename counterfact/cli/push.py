@@ -41,12 +41,12 @@ def push(
     staged = stage_datasets(datasets, to, version, stage)
     console.print(f"{staged.folder}: staged, read back with `datasets`, {staged.tag}", style="bold")
     for path in staged.files:
-        console.print(f"  {path}  {(staged.folder / path).stat().st_size:,} B", markup=False)
+        console.print(f"  {path}  {(staged.folder / path).stat().st_size:,} B")
     if dry_run:
         return
     from huggingface_hub import get_token  # noqa: PLC0415
 
-    done = upload(staged, get_token(), private=private, tell=lambda message: console.print(message, markup=False))
+    done = upload(staged, get_token(), private=private, tell=console.print)
     _print(done)
 
 
@@ -54,5 +54,5 @@ def _print(done: "Upload") -> None:
     changed = f"{len(done.sent)} files sent" if done.sent or done.tagged else "unchanged"
     console.print(f"{done.url}: {changed}, version {done.tag}", style="bold")
     for name in done.kept:
-        console.print(f"left as edited by hand: {name}", markup=False)
+        console.print(f"left as edited by hand: {name}")
     console.print(f"commit {done.commit}", style="dim")

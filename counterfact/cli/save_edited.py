@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from counterfact.cli._common import Contexts, Device, Json, Plugin, Texts, console, load_plugins
+from counterfact.cli._common import Contexts, Device, Json, Plugin, Texts, console, load_plugins, print_json
 from counterfact.cli._edited import Sources, open_edited
 from counterfact.core.errors import BadInput
-from counterfact.core.files import canonical_json, check_no_content
+from counterfact.core.files import check_no_content
 
 
 def register(app: typer.Typer) -> None:
@@ -75,12 +75,12 @@ def save_edited(
     if push is not None:
         said |= _push(folder, push, version, private, quiet=as_json)
     if as_json:
-        console.print(canonical_json(said), soft_wrap=True, markup=False)
+        print_json(said)
         return
     count = said["facts"]
-    console.print(f"{folder}: {words}; {count:,} {'fact' if count == 1 else 'facts'}", soft_wrap=True, markup=False)
+    console.print(f"{folder}: {words}; {count:,} {'fact' if count == 1 else 'facts'}")
     if push is not None:
-        console.print(f"{said['url']}: version {said['tag']}", soft_wrap=True, markup=False)
+        console.print(f"{said['url']}: version {said['tag']}")
 
 
 def _push(folder: Path, to: str, version: str, private: bool, *, quiet: bool) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def _push(folder: Path, to: str, version: str, private: bool, *, quiet: bool) ->
 
     def tell(message: str) -> None:
         if not quiet:
-            console.print(message, markup=False)
+            console.print(message)
 
     done = upload(stage_edited(folder, to, version), get_token(), private=private, tell=tell)
     return {"url": done.url, "commit": done.commit, "tag": done.tag}

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from counterfact.cli._common import console, progress_bar
+from counterfact.cli._common import SOURCES, console, progress_bar
 from counterfact.cli._sources import (
     Cache,
     Contact,
@@ -27,14 +27,25 @@ def register(app: typer.Typer) -> None:
 def snapshot(
     out: Annotated[Path, typer.Argument(help="The slice, .nt or .nt.gz.", dir_okay=False)],
     sparql: Sparql = None,
-    dump: Annotated[Path | None, typer.Option(help="Instead, a truthy dump: .nt, .nt.gz or .nt.bz2.")] = None,
+    dump: Annotated[
+        Path | None, typer.Option(help="Instead, a truthy dump: .nt, .nt.gz or .nt.bz2.", rich_help_panel=SOURCES)
+    ] = None,
     pararel: Pararel = None,
     relation: Relations = None,
     language: Language = "en",
-    site: Annotated[str | None, typer.Option(help="Keep which articles of this site are about what.")] = None,
-    sitelinks: Annotated[bool, typer.Option(help="Keep sitelink counts; from a dump, always.")] = False,
+    site: Annotated[
+        str | None, typer.Option(help="Keep which articles of this site are about what.", rich_help_panel=SOURCES)
+    ] = None,
+    sitelinks: Annotated[
+        bool, typer.Option("--sitelinks", help="Keep sitelink counts; from a dump, always.", rich_help_panel=SOURCES)
+    ] = False,
     most: Annotated[
-        int, typer.Option(min=0, help="From a dump: how many subjects of an object to keep, about; 0 for all.")
+        int,
+        typer.Option(
+            min=0,
+            help="From a dump: how many subjects of an object to keep, about; 0 for all.",
+            rich_help_panel=SOURCES,
+        ),
     ] = 1000,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that read a dump; default: all cores.")] = None,
     contact: Contact = None,
@@ -67,5 +78,5 @@ def snapshot(
             progress=advance,
         )
     said = ", ".join(f"{count:,} {kind}" for kind, count in sorted(report.counts.items()) if count)
-    console.print(f"{out}: {said}", markup=False)
+    console.print(f"{out}: {said}")
     print_responses(report.responses)

@@ -1,5 +1,6 @@
 """`counterfact summarize`, `curves`, `export` and `reproduce`: finished runs as tables, files and verdicts."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,10 +19,10 @@ from counterfact.cli._common import (
     open_model,
     progress_bar,
 )
+from counterfact.cli._tables import print_table
 from counterfact.core.errors import BadInput
 
 if TYPE_CHECKING:
-    from counterfact.evaluation.store import Run
     from counterfact.evaluation.tables import Table
 
 Form = Annotated[str, typer.Option("--format", help="terminal, markdown, latex or json.")]
@@ -50,11 +51,12 @@ def summarize(
     """
     load_plugins(plugin)
     from counterfact.evaluation.protocols import protocol_tables  # noqa: PLC0415
+    from counterfact.evaluation.store import find_runs  # noqa: PLC0415
     from counterfact.evaluation.summary import summary_tables  # noqa: PLC0415
 
     if protocols and paper:
         raise BadInput("--protocols has no rows of the paper; leave out --paper")
-    runs = find_runs(results)
+    runs = find_runs(*results)
     print_tables(protocol_tables(runs) if protocols else summary_tables(runs, paper), form)
 
 
@@ -68,10 +70,11 @@ def curves(
     Example: `counterfact curves results --out pictures`
     """
     load_plugins(plugin)
+    from counterfact.evaluation.store import find_runs  # noqa: PLC0415
     from counterfact.leaderboard.curves import draw_curves  # noqa: PLC0415
 
-    for path in draw_curves(find_runs(results), out):
-        console.print(str(path), soft_wrap=True)
+    for path in draw_curves(find_runs(*results), out):
+        console.print(str(path))
 
 
 def export(
@@ -123,25 +126,20 @@ def reproduce(
     raise typer.Exit(0 if all(verdict.inside for verdict in verdicts) else 1)
 
 
-def find_runs(folders: list[Path]) -> "list[Run]":
-    """Return every finished run below some folders, each once.
-
-    Raises:
-        BadInput: one of them holds none.
-    """
-    from counterfact.evaluation.store import find_runs as below  # noqa: PLC0415
-
-    return list({run.folder.resolve(): run for folder in folders for run in below(folder)}.values())
-
-
 def print_tables(tables: "list[Table]", form: str) -> None:
     """Print tables in one of the forms."""
     from counterfact.evaluation.summary import render  # noqa: PLC0415
-    from counterfact.evaluation.tables import to_rich  # noqa: PLC0415
 
-    if form == "terminal":
-        for table in tables:
-            console.print(to_rich(table))
-            console.print()
-    else:
+    if form != "terminal":
         typer.echo(render(tables, form), nl=False)
+        return
+    for table in tables:
+        sections = [row.section for row in table.rows]
+        print_table(
+            [table.heading, *table.columns, "n"],
+            [[row.label, *(table.text(row.cells.get(name)) for name in table.columns), row.n] for row in table.rows],
+            title=table.title,
+            note=table.note,
+            rules=[place for place, pair in enumerate(pairwise(sections)) if len(set(pair)) > 1],
+        )
+        console.print()

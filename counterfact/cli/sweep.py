@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from counterfact.cli._common import (
     Contexts,
@@ -22,12 +21,13 @@ from counterfact.cli._common import (
     console,
     load_plugins,
     memory_of,
+    note_settings,
     open_dataset,
     open_model,
     progress_bar,
 )
-from counterfact.cli.evaluate import announce
-from counterfact.core.errors import BadInput
+from counterfact.cli._tables import print_table
+from counterfact.core.errors import BadInput, Failed
 from counterfact.core.prompts import read_templates
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ def sweep(
     ] = None,
     editor: Annotated[str, typer.Option(help="An editor that has a layer.")] = "rome",
     model: Model = "factlm",
-    out: Annotated[
-        Path, typer.Option(help="Folder of results; the figure goes to `sweep` in it.", file_okay=False)
-    ] = Path("results"),
+    out: Annotated[Path, typer.Option(help="Folder of results; all goes to `sweep` in it.", file_okay=False)] = Path(
+        "results"
+    ),
     limit: Limit = 50,
     seed: Seed = 0,
     set_: Set = None,
@@ -91,11 +91,13 @@ def sweep(
             max_texts=max_texts,
             contexts=templates,
             options=Options(seed=seed, max_memory=memory_of(lm, max_memory), progress=advance),
-            announce=announce,
+            announce=note_settings,
         )
-    console.print(_table(found))
-    console.print(", ".join(map(str, found.files)), soft_wrap=True)
+    _print(found)
+    console.print(", ".join(map(str, found.files)))
     console.print(CAVEAT, style="dim")
+    if not any(point.n for point in found.points):
+        raise Failed("no record was scored: see the reasons in the run.json files in `sweep`")
 
 
 def parse_layers(text: str, n_layers: int) -> list[int]:
@@ -118,10 +120,10 @@ def parse_layers(text: str, n_layers: int) -> list[int]:
     return sorted(found)
 
 
-def _table(sweep: "Sweep") -> Table:
-    table, size = Table("layer", "position", *sweep.metrics, box=None), len(sweep.metrics)
+def _print(sweep: "Sweep") -> None:
+    rows, size = [], len(sweep.metrics)
     for start in range(0, len(sweep.points), size):
         row = sweep.points[start : start + size]
         values = ["–" if point.value is None else f"{point.value:.1f}" for point in row]
-        table.add_row(str(row[0].layer), row[0].position, *values)
-    return table
+        rows.append([str(row[0].layer), row[0].position, *values])
+    print_table(("layer", "position", *sweep.metrics), rows)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from counterfact.cli._common import (
+    MEASURES,
     Device,
     Dtype,
     Limit,
@@ -18,6 +19,7 @@ from counterfact.cli._common import (
     open_model,
     progress_bar,
 )
+from counterfact.core.errors import Failed
 
 if TYPE_CHECKING:
     from counterfact.tracing.store import TraceRun
@@ -38,17 +40,40 @@ def trace(
     ] = None,
     model: Model = "factlm",
     noise: Annotated[
-        str, typer.Option(help="s3 (sigmas of the subjects' embeddings), 0.1 (std), u0.5 (uniform), m, t4.")
+        str,
+        typer.Option(
+            help="s3 (sigmas of the subjects' embeddings), 0.1 (std), u0.5 (uniform), m, t4.", rich_help_panel=MEASURES
+        ),
     ] = "s3",
-    samples: Annotated[int, typer.Option(min=1, help="Corrupted runs of each prompt.")] = 10,
-    window: Annotated[int | None, typer.Option(min=1, help="Layers in a window; default 10, less if shallow.")] = None,
-    extra_token: Annotated[bool, typer.Option(help="Corrupt the token after the subject too (figure 15).")] = False,
-    replace: Annotated[bool, typer.Option(help="Noise in place of the embedding, not added to it.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 1,
-    one_seed: Annotated[bool, typer.Option(help="The same noise for every fact, as the paper's code does.")] = False,
-    nodes: Annotated[int, typer.Option(min=1, help="Nodes of the quadrature (ig).")] = 50,
-    single: Annotated[bool, typer.Option(help="Scale one token's state at a time (ig).")] = False,
-    texts: Annotated[str, typer.Option(help="Texts for the noise rules m and t.")] = "embedded",
+    samples: Annotated[int, typer.Option(min=1, help="Corrupted runs of each prompt.", rich_help_panel=MEASURES)] = 10,
+    window: Annotated[
+        int | None,
+        typer.Option(min=1, help="Layers in a window; default 10, less if shallow.", rich_help_panel=MEASURES),
+    ] = None,
+    extra_token: Annotated[
+        bool,
+        typer.Option(
+            "--extra-token", help="Corrupt the token after the subject too (figure 15).", rich_help_panel=MEASURES
+        ),
+    ] = False,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Noise in place of the embedding, not added to it.", rich_help_panel=MEASURES),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.", rich_help_panel=MEASURES)] = 1,
+    one_seed: Annotated[
+        bool,
+        typer.Option(
+            "--one-seed", help="The same noise for every fact, as the paper's code does.", rich_help_panel=MEASURES
+        ),
+    ] = False,
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes of the quadrature (ig).", rich_help_panel=MEASURES)] = 50,
+    single: Annotated[
+        bool, typer.Option("--single", help="Scale one token's state at a time (ig).", rich_help_panel=MEASURES)
+    ] = False,
+    texts: Annotated[
+        str, typer.Option(help="Texts for the noise rules m and t.", rich_help_panel=MEASURES)
+    ] = "embedded",
     out: Results = Path("results"),
     limit: Limit = None,
     device: Device = None,
@@ -64,6 +89,7 @@ def trace(
 
     memory = None if max_memory is None else bytes_of(max_memory)
     lm = open_model(model, device, dtype, precision)
+    traced = 0
     with progress_bar("trace") as advance:
         for run in trace_facts(
             lm,
@@ -85,6 +111,9 @@ def trace(
             progress=advance,
         ):
             _say(run)
+            traced += len(run.good)
+    if not traced:
+        raise Failed("no fact could be traced")
 
 
 def _say(run: "TraceRun") -> None:
@@ -94,9 +123,11 @@ def _say(run: "TraceRun") -> None:
 
     right = [line for line in run.good if line["correct"]]
     bad = len(run.lines) - len(run.good)
-    console.print(f"{run.folder}: {len(run.good)} facts, {len(right)} answered rightly, {bad} could not be traced")
+    console.print(
+        f"{run.folder}: facts traced: {len(run.good)}, {len(right)} answered rightly, {bad} could not be traced"
+    )
     for line in [line for line in run.lines if "error" in line][:3]:
-        console.print(f"  fact {line['known_id']}: {line['error']}", style="dim", markup=False)
+        console.print(f"  fact {line['known_id']}: {line['error']}", style="dim")
     if run.method == "severed" and right:
         for words in severed_effects([run.read(line) for line in right], run.first_layer):
             console.print(f"  at the last subject token, {words}")
@@ -115,7 +146,9 @@ def figures(
     results: Results = Path("results"),
     limit: Annotated[int, typer.Option(min=1, help="Facts to trace, without folders.")] = 200,
     each: Annotated[int, typer.Option(min=0, help="Draw a picture of each of so many facts.")] = 10,
-    compare: Annotated[bool, typer.Option(help="Draw the causal runs of the folders into one figure instead.")] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Draw the causal runs of the folders into one figure instead.")
+    ] = False,
     device: Device = None,
 ) -> None:
     """Draw saved traces, in vector and PNG, with one page a run to browse facts; without folders, make them first.

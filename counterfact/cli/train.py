@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.table import Table
 
 from counterfact.cli._common import (
+    EDITS,
     Device,
     Dtype,
     Json,
@@ -22,13 +22,14 @@ from counterfact.cli._common import (
     Set,
     console,
     note,
-    notes,
+    note_settings,
     open_dataset,
     open_model,
+    print_json,
     progress_bar,
 )
+from counterfact.cli._tables import print_table
 from counterfact.core.errors import BadInput, Failed
-from counterfact.core.files import canonical_json
 
 if TYPE_CHECKING:
     from counterfact.core.settings import Resolved
@@ -58,23 +59,29 @@ def train(
     dataset: Annotated[
         str | None, typer.Option(help="Records: a built folder, a .json file, a Hub id. By default the embedded ones.")
     ] = None,
-    texts: Annotated[str, typer.Option(help="Plain texts: `embedded`, a .txt/.jsonl file, a folder, a Hub id.")] = (
-        "embedded"
-    ),
+    texts: Annotated[
+        str,
+        typer.Option(help="Plain texts: `embedded`, a .txt/.jsonl file, a folder, a Hub id.", rich_help_panel=EDITS),
+    ] = ("embedded"),
     max_texts: MaxTexts = None,
     reserve: Annotated[
-        int, typer.Option(min=0, help="First CounterFact records, for evaluation; their subjects are not trained on.")
+        int,
+        typer.Option(
+            min=0,
+            help="First CounterFact records, for evaluation; their subjects are not trained on.",
+            rich_help_panel=EDITS,
+        ),
     ] = 1000,
     out: Annotated[
         Path | None, typer.Option(help="The network's folder; by default where `evaluate` looks.", file_okay=False)
     ] = None,
     seed: Seed = 0,
     set_: Set = None,
-    restart: Annotated[bool, typer.Option(help="Begin again instead of going on.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin again instead of going on.")] = False,
     device: Device = None,
     dtype: Dtype = "float32",
     precision: Precision = "strict",
-    autocast: Annotated[bool, typer.Option(help="Run the model's products in bfloat16.")] = False,
+    autocast: Annotated[bool, typer.Option("--autocast", help="Run the model's products in bfloat16.")] = False,
     everything: Annotated[
         bool, typer.Option("--all", help="Train all editors on all data, several at a time.")
     ] = False,
@@ -102,7 +109,7 @@ def train(
     def announce(resolved: "Resolved[Any]") -> None:
         nonlocal steps
         steps = resolved.settings.steps
-        notes.print(f"{editor} for {lm.name} on {data}: {resolved.source}", style="dim", soft_wrap=True)
+        note_settings(f"{editor} for {lm.name} on {data}", resolved)
 
     with progress_bar(f"{editor} {data}") as advance:
         options = Options(
@@ -129,10 +136,10 @@ def train(
         note(f"left out of training: {count:,}, reason: {reason}")
     if as_json:
         shown = {key: value for key, value in info.items() if key != "trained_on"}
-        console.print(canonical_json(shown), soft_wrap=True, markup=False)
+        print_json(shown)
         return
-    console.print(_table(info))
-    console.print(str(trained.folder), style="dim", soft_wrap=True)
+    _print(info)
+    console.print(str(trained.folder), style="dim")
 
 
 def _line(line: Mapping[str, Any]) -> str:
@@ -142,14 +149,12 @@ def _line(line: Mapping[str, Any]) -> str:
     return "  ".join([str(line["kind"]), *parts, f"skipped {line['skipped']}", speed])
 
 
-def _table(info: Mapping[str, Any]) -> Table:
-    table = Table("validation", title=f"{info['editor']} on {info['task']}", title_justify="left", box=None)
-    for name in ("step", *info["validation"]):
-        table.add_column(name, justify="right")
+def _print(info: Mapping[str, Any]) -> None:
+    rows = []
     for name, key, step in (("no edit", "unedited", "–"), ("untrained", "untrained", "0"), ("best", "validation", "")):
         row = [f"{value:.4f}" for value in info[key].values()]
-        table.add_row(name, step or str(info["step"]), *row)
-    return table
+        rows.append([name, step or str(info["step"]), *row])
+    print_table(("validation", "step", *info["validation"]), rows, title=f"{info['editor']} on {info['task']}")
 
 
 def train_all(jobs: int, arguments: list[str]) -> None:
@@ -177,7 +182,7 @@ def train_all(jobs: int, arguments: list[str]) -> None:
     records_of("counterfact", None)  # once, before the processes would each begin to build it
     with ThreadPoolExecutor(jobs) as pool:
         for (name, data), code, output in pool.map(run, STANDARD):
-            console.print(output.rstrip(), markup=False, soft_wrap=True)
+            console.print(output.rstrip())
             failed += [f"{name} on {data}"] if code else []
     if failed:
         raise Failed(f"{len(failed)} of {len(STANDARD)} trainings failed: {', '.join(failed)}")

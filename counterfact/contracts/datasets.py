@@ -35,6 +35,8 @@ class Dataset:
     """Whose form a file has, for people; empty for what this project built."""
     notes: tuple[str, ...] = ()
     """How the file was read, where that is not plain from its form."""
+    beyond: tuple[Record | BadRecord, ...] = ()
+    """Records that follow after a limit, as far as they were asked for."""
 
     @property
     def benchmark(self) -> Benchmark[Any]:
@@ -53,7 +55,12 @@ class Dataset:
 
 
 def load_dataset(
-    source: str | Path, limit: int | None = None, name: str | None = None, benchmark: str | None = None
+    source: str | Path,
+    limit: int | None = None,
+    name: str | None = None,
+    benchmark: str | None = None,
+    *,
+    beyond: int = 0,
 ) -> Dataset:
     """Read a data set.
 
@@ -64,6 +71,7 @@ def load_dataset(
         limit: how many records to take, from the start.
         name: a name to give it; by default that of its `build.json`, else of its file.
         benchmark: the benchmark to read it for; by default the one that its form is for.
+        beyond: how many of the records after a limit are read too, and kept apart.
 
     Raises:
         BadInput: there is nothing to read, a line is not JSON (file and line are named), no form fits or it is one
@@ -93,7 +101,8 @@ def load_dataset(
         raise BadInput(
             f"no data set at {source}: expected a folder with records.jsonl, a .json or .jsonl file, or a Hub id"
         )
-    return _assemble(values[:limit], meta, path, references, name, chosen)
+    counted = len(values[:limit])
+    return _assemble(values[: counted + beyond], counted, meta, path, references, name, chosen)
 
 
 def read_values(path: Path) -> list[Any]:
@@ -122,16 +131,21 @@ class Reading(NamedTuple):
     """Whose form the file has, for people."""
     records: list[Record | BadRecord]
     notes: tuple[str, ...]
+    for_others: tuple[str, ...]
+    """Keys that another benchmark reads, with its name."""
     content_hash: str
 
 
-def read_records(values: Sequence[Any], path: Path, chosen: Benchmark[Any] | None = None) -> Reading:
+def read_records(
+    values: Sequence[Any], path: Path, chosen: Benchmark[Any] | None = None, counted: int | None = None
+) -> Reading:
     """Turn the values of a file into records of one benchmark.
 
     Args:
         values: one JSON value a record.
         path: of the file, for messages.
         chosen: the benchmark; by default the one that the file's form is for.
+        counted: how many of the values, from the first, are the data set, which notes and hash are about.
 
     Raises:
         BadInput: no form fits, it is one that cannot be read, or no record can be used.
@@ -140,26 +154,31 @@ def read_records(values: Sequence[Any], path: Path, chosen: Benchmark[Any] | Non
     digest, said = sha256(b"["), Counter[str]()
     ignored: dict[str, None] = {}
     records: list[Record | BadRecord] = []
+    theirs: dict[str, None] = {}
     for place, value in enumerate(values):
         text, flaw = _hashed(value)
-        digest.update(("," if place else "").encode() + text)
+        counts = counted is None or place < counted
+        if counts:
+            digest.update(("," if place else "").encode() + text)
         if flaw is not None:
             records.append(BadRecord(_number(value, place), flaw))
             continue
-        records.append(_read(value, place, form, benchmark, said))
-        if form is not None and isinstance(value, dict):
-            ignored |= dict.fromkeys(unread_keys(value, form, benchmark.name))
+        records.append(_read(value, place, form, benchmark, said if counts else Counter()))
+        if form is not None and isinstance(value, dict) and counts:
+            ignored |= dict.fromkeys(unread_keys(value, form))
+            theirs |= {key: None for key in form.keys_of if key in value and form.keys_of[key] != benchmark.name}
     digest.update(b"]")
     records = _numbered(records)
     title = benchmark.title if form is None else form.title
-    bad = [record for record in records if isinstance(record, BadRecord)]
-    if records and len(bad) == len(records):
+    bad = [record for record in records[:counted] if isinstance(record, BadRecord)]
+    if records and len(bad) == len(records[:counted]):
         raise BadInput(
             f"{path}: {title}, {_count(len(bad))}, of which {benchmark.title} can use none; the first: record "
             f"{bad[0].case_id}: {bad[0].reason}"
         )
+    read_by = [f"{key} is read by --benchmark {form.keys_of[key]}" for key in theirs] if form is not None else []
     notes = tuple(_notes(form, ignored, said, bad))
-    return Reading(benchmark, title, records, notes, digest.hexdigest())
+    return Reading(benchmark, title, records, notes, tuple(read_by), digest.hexdigest())
 
 
 def _recognised(
@@ -249,24 +268,26 @@ def _count(records: int) -> str:
 
 def _assemble(
     values: list[Any],
+    counted: int,
     meta: dict[str, Any],
     path: Path,
     references: ReferenceTexts | None,
     name: str | None,
     chosen: Benchmark[Any] | None,
 ) -> Dataset:
-    reading = read_records(values, path, chosen)
+    reading = read_records(values, path, chosen, counted)
     _check_ids(reading.records, path)
     return Dataset(
         name=name or meta.get("name") or path.stem,
         version=str(meta.get("version") or reading.content_hash[:8]),
         kind=reading.benchmark.name,
-        records=tuple(reading.records),
+        records=tuple(reading.records[:counted]),
         content_hash=reading.content_hash,
         path=str(path),
         reference_texts=references,
         form=reading.form if path.is_file() else "",
-        notes=reading.notes,
+        notes=(*(reading.for_others if path.is_file() else ()), *reading.notes),
+        beyond=tuple(reading.records[counted:]),
     )
 
 

@@ -230,8 +230,8 @@ def editor(
     name: str,
     settings: type[S],
     *,
-    paper: str,
     summary: str,
+    paper: str = "",
     settings_folder: str | Path | None = None,
     trained_for: str | None = None,
     most_at_once: int | None = 1,
@@ -245,8 +245,8 @@ def editor(
     Args:
         name: of the editor, on the command line and in results.
         settings: their class.
-        paper: URL of the paper that describes the method.
         summary: one line for tables.
+        paper: URL of the paper that describes the method, where there is one.
         settings_folder: of published settings: a name in `settings/` beside the function's file, or a path; by default
             the editor's name.
         trained_for: the task that its network must have been trained for, where it has one.

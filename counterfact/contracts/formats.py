@@ -58,13 +58,11 @@ def format_of(value: Value) -> Format | OtherFormat | None:
     return next((each for each in known if each.recognises(value)), None)
 
 
-def unread_keys(value: Value, form: Format, benchmark: str) -> Iterable[str]:
-    """Yield the keys of a record that are ignored, those of its inner objects as `outer.inner`."""
+def unread_keys(value: Value, form: Format) -> Iterable[str]:
+    """Yield the keys of a record that nothing here reads, those of its inner objects as `outer.inner`."""
     for key, inner in value.items():
         if key not in form.keys:
             yield key
-        elif (only := form.keys_of.get(key, benchmark)) != benchmark:
-            yield f"{key} (read by --benchmark {only})"
         elif isinstance(inner, Mapping):
             named = [(f"{key}.{name}", each) for name, each in inner.items()]
             listed = any(known.startswith(f"{key}.") for known in form.keys)

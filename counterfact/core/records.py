@@ -1,11 +1,12 @@
 """The data that flows: requests to edit, and records that hold one and say what is asked about it."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 from pydantic import BaseModel, ConfigDict
 
 from counterfact.core.prompts import check_template, fill
+from counterfact.core.subjects import joiner_after
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,14 @@ class Request:
     target_true: str | None = None
     """o_c, where it is known."""
     relation_id: str | None = None
-    joiner: str = " "
-    """What stands between the prompt and a target: one space, or nothing in languages that write none."""
+    joiner: str = cast(str, None)
+    """What stands between the prompt and a target; by default one space, or nothing where the prompt's script has none.
+    """
+
+    def __post_init__(self) -> None:
+        """Take the joiner from the prompt where none is given."""
+        if cast(str | None, self.joiner) is None:
+            object.__setattr__(self, "joiner", joiner_after(self.prompt))
 
     @property
     def filled(self) -> str:

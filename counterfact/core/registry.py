@@ -9,6 +9,7 @@ import importlib.metadata
 import importlib.util
 import pkgutil
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -71,13 +72,24 @@ class Registry(Generic[T]):
 
 
 def load_plugin(path: Path) -> None:
-    """Import a plug-in from a file outside the packages; what it registers is known from then on."""
+    """Import a plug-in from a file outside the packages; what it registers is known from then on.
+
+    Raises:
+        BadInput: there is no such file, or it fails; the message says at which line.
+    """
     spec = importlib.util.spec_from_file_location(f"{_PLUGIN}{path.stem}", path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise BadInput(f"no Python file to load as a plug-in at {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # so that what it defines can be sent to other processes
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        at = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path.resolve()]
+        line = getattr(error, "lineno", None) or (at[-1] if at else None)
+        where = str(path) if line is None else f"{path}:{line}"
+        raise BadInput(f"{where}: the plug-in cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def loaded_plugins() -> list[Path]:

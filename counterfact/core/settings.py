@@ -49,6 +49,18 @@ class Resolved(Generic[S]):
     """The `source:` of the settings file, or how the defaults were scaled."""
     given: dict[str, Any]
     """What the run itself chose."""
+    model: str = ""
+    """The model that published values are for; empty where these are defaults."""
+
+    @property
+    def summary(self) -> str:
+        """The source in a few words.
+
+        >>> Resolved(Settings(), "arXiv 2202.05262, table 4", {"layer": 3}, "gpt2-xl").summary
+        'settings for gpt2-xl, but layer=3'
+        """
+        chosen = ", ".join(f"{name}={value}" for name, value in self.given.items())
+        return (f"settings for {self.model}" if self.model else self.source) + (f", but {chosen}" if chosen else "")
 
 
 def settings_beside(thing: Any, name: str) -> Path:
@@ -85,7 +97,8 @@ def resolve_settings(
         where = cls.__name__
     given = _given(overrides)
     cls.check(values, where)
-    return Resolved(cls.check({**values, **given}, "--set"), source, given)
+    published = path.stem if path.is_file() else ""
+    return Resolved(cls.check({**values, **given}, "--set"), source, given, published)
 
 
 def share_settings(choices: Choices, methods: Mapping[str, Collection[str]]) -> dict[str, dict[str, Any]]:

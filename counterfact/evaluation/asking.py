@@ -72,6 +72,7 @@ def generate_all(job: Job, states: Sequence[State]) -> None:
     if (length := job.task.length) is None or job.benchmark.generation_prompts is None:
         return
     options = job.task.options
+    length += job.lm.encoding.chat_tokens if options.chat_template else 0
     prompts = [job.benchmark.generation_prompts(state.record) for state in states]
     of_state, edits = _edits_of(states)
     seeds = [

@@ -14,19 +14,20 @@ from counterfact.core.errors import BadInput
 from counterfact.core.files import one_writer, read_json, read_jsonl, write_json
 from counterfact.core.provenance import code_identity
 from counterfact.core.records import BadRecord
+from counterfact.core.runs import RUN
 from counterfact.core.settings import Resolved
 from counterfact.evaluation.environment import Account, describe, peak_memory, seconds_by_stage
 from counterfact.evaluation.folder import TIMINGS, UNFINISHED, begin, clear, disk_full_is_said, walk
 from counterfact.evaluation.identity import Trial, check_unmoved, editor_identity, trial_of
 from counterfact.evaluation.job import Job
 from counterfact.evaluation.known import known_records
-from counterfact.evaluation.options import Options
+from counterfact.evaluation.options import UNTOUCHED, Options
 from counterfact.evaluation.rescore import fill_texts, rescore
 from counterfact.evaluation.retention import lines_of, sequence_of
 from counterfact.evaluation.runners import Runner
 from counterfact.evaluation.runners.local import LocalRunner
 from counterfact.evaluation.sequential import SequentialRun
-from counterfact.evaluation.store import CASES, PRE, RUN, SCHEMA, Run, load_run, migrated, write_run
+from counterfact.evaluation.store import CASES, PRE, SCHEMA, Run, load_run, migrated, write_run
 from counterfact.evaluation.task import Prepared, Task
 from counterfact.evaluation.text_metrics import TextScorer
 from counterfact.evaluation.text_pool import TextPool
@@ -35,8 +36,6 @@ from counterfact.lm.model.loading import LM
 
 PRE_FILE = "pre.json"
 """Marks the unedited model's values as finished, and says what they are."""
-ASKED = 200
-"""Records that are never edited, of which a sequential run looks for known ones."""
 
 
 def evaluate(
@@ -104,7 +103,13 @@ def evaluate(
         }
         if seen:
             notes["seen_in_training"] = seen
-        data = {"schema": SCHEMA, **identity, "editor": {**editor, **notes}, "unedited": unedited.name}
+        data = {
+            "kind": options.kind,
+            "schema": SCHEMA,
+            **identity,
+            "editor": {**editor, **notes},
+            "unedited": unedited.name,
+        }
         if options.schedule.sequential:
             data["sequence"] = sequence_of(folder, dataset.benchmark, options.seed)
         environment = describe(prepared, account, dataset.path, started)
@@ -180,7 +185,7 @@ def _compute(lm: LM, task: Task, runner: Runner, prepared: Prepared, progress: C
 def _follow(job: Job, spec: EditorSpec, options: Options, progress: Callable[[int, int], None]) -> Account:
     """Take a sequential run through all its steps."""
     account = Account()
-    known = known_records(job.lm, options.untouched[:ASKED], plan=job.plan)
+    known = known_records(job.lm, options.untouched[:UNTOUCHED], plan=job.plan)
     SequentialRun(job, spec.most_at_once, known, account).run(progress)
     account.note(peak_memory(job.lm.device))
     return account
@@ -220,9 +225,11 @@ def _trial(lm: LM, dataset: Dataset, options: Options) -> Trial:
     if not dataset.records:
         raise BadInput(f"{dataset.path} holds no records")
     generation = options.generation(dataset.benchmark)
-    if generation is not None and options.length > lm.max_length:
+    if generation is not None and options.chat_template:
+        generation["template"] = lm.encoding.chat_tokens  # they come on top of a text's length
+    if generation is not None and options.length + generation.get("template", 0) > lm.max_length:
         raise BadInput(f"{lm.name} takes {lm.max_length} tokens at most; choose a shorter text than {options.length}")
-    untouched = options.untouched[:ASKED] if options.schedule.sequential else ()
+    untouched = options.untouched[:UNTOUCHED] if options.schedule.sequential else ()
     return trial_of(
         *(lm, dataset),
         seed=options.seed,

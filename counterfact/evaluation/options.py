@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from counterfact.contracts.benchmarks import Benchmark
 from counterfact.contracts.editors import Progress
@@ -16,10 +16,16 @@ if TYPE_CHECKING:
     from counterfact.evaluation.runners import Runner
 
 
+UNTOUCHED = 200
+"""Records that are never edited, of which a sequential run looks for known ones."""
+
+
 @dataclass(frozen=True)
 class Options:
     """What a run chooses beside model, editor and data."""
 
+    kind: Literal["evaluation", "sweep"] = "evaluation"
+    """What the run says that it is: tables and boards leave the runs of a sweep out."""
     seed: int = 0
     schedule: Schedule = field(default_factory=Schedule)
     """Which records share an edit."""

@@ -95,13 +95,17 @@ class PaperRow:
 
 
 def paper_rows(benchmark: str, model: str) -> list[PaperRow]:
-    """Return the paper's rows for a model, the unedited one first; none for a model that is not in it.
+    """Return the paper's rows for a model, the unedited one first; none for a model or benchmark that is not in it.
 
     >>> [row.label for row in paper_rows("zsre", "gpt2-large")]
     ['GPT-2 L', 'FT+L', 'ROME']
     >>> paper_rows("counterfact", "EleutherAI/gpt-j-6B")[-1].cells["ES"]
     Published(value=99.9, half=0.1)
+    >>> paper_rows("choice", "gpt2-xl")
+    []
     """
+    if benchmark not in N:
+        return []
     columns = COUNTERFACT_COLUMNS if benchmark == "counterfact" else ZSRE_COLUMNS
     name = model.rpartition("/")[2].lower()
     rows = []

@@ -15,6 +15,9 @@ from counterfact.lm.model.precision import float32_products
 from counterfact.lm.queries import Query, Unscored
 from counterfact.lm.scoring import score
 
+SAMPLED_AMONG = 5
+"""Tokens of which a sample's next one is drawn."""
+
 
 @dataclass(frozen=True)
 class Saying:
@@ -23,7 +26,9 @@ class Saying:
     next_tokens: tuple[tuple[str, float], ...]
     """The likeliest next tokens and their probabilities, best first."""
     text: str
-    """A text sampled from the prompt, prompt included."""
+    """The prompt, and what the model goes on with by its likeliest tokens."""
+    samples: tuple[str, ...] = ()
+    """The prompt, and what it goes on with where tokens are drawn at random."""
 
 
 def next_tokens(lm: LM, prompt: str, edit: Edit | None = None, *, top: int = 5) -> tuple[tuple[str, float], ...]:
@@ -44,27 +49,41 @@ def next_tokens(lm: LM, prompt: str, edit: Edit | None = None, *, top: int = 5) 
     return tuple((lm.decode([token]), probability) for token, probability in pairs)
 
 
-def say(lm: LM, prompt: str, edit: Edit | None = None, *, seed: int = 0, length: int = 60, top: int = 5) -> Saying:
-    """Return the next-token probabilities at `prompt` and a sampled text, of the model or of the edited model.
+def say(
+    lm: LM,
+    prompt: str,
+    edit: Edit | None = None,
+    *,
+    seed: int = 0,
+    length: int = 40,
+    samples: int = 0,
+    top: int = 5,
+) -> Saying:
+    """Return the next-token probabilities at `prompt` and what follows, of the model or of the edited model.
 
     Args:
         lm: the model.
         prompt: text, subject filled in.
         edit: the edit; None: the model as it is.
-        seed: seed of the sample; the same for both models, so that the texts can be compared.
-        length: tokens of the text, prompt included; it ends earlier where the model ends it.
+        seed: seed of the samples; the same for both models, so that the texts can be compared.
+        length: tokens after the prompt, at most; a text ends earlier where the model ends it.
+        samples: how many texts to draw, beside the one of the likeliest tokens.
         top: how many next tokens to return.
 
     Raises:
         ValueError: the text could not be generated; the message says why.
     """
-    edits, edit_index = _alone(edit)
-    with float32_products(lm.precision):
-        seeds = [derive_seed(seed, "say", prompt)]
-        [generated] = generate(lm, [prompt], seeds, edit_index, edits, length=length, ending=before_end(lm, length))
-    if not isinstance(generated, Generation):
-        raise ValueError(f"no text could be generated: {generated.reason}")
-    return Saying(next_tokens(lm, prompt, edit, top=top), generated.text)
+    edits, [index] = _alone(edit)
+
+    def go_on(count: int, top_k: int) -> list[str]:
+        seeds = [derive_seed(seed, "say", prompt, number) for number in range(count)]
+        given = (lm, [prompt] * count, seeds, [index] * count, edits)
+        with float32_products(lm.precision):
+            made = generate(*given, length=lm.max_length, top_k=top_k, ending=before_end(lm, length))
+        return [_text(each) for each in made]
+
+    [text] = go_on(1, 1)
+    return Saying(next_tokens(lm, prompt, edit, top=top), text, tuple(go_on(samples, SAMPLED_AMONG)))
 
 
 def why_not_taken(lm: LM, request: Request, edit: Edit) -> str | None:
@@ -94,6 +113,12 @@ def why_not_taken(lm: LM, request: Request, edit: Edit) -> str | None:
     if (loss := edit.diagnostics.get("loss")) is not None:
         found += f"; its search ended at a loss of {loss:.2f} nats, where 0 would be certainty of {request.target_new}"
     return found
+
+
+def _text(made: Generation | Unscored) -> str:
+    if isinstance(made, Unscored):
+        raise ValueError(f"no text could be generated: {made.reason}")
+    return made.text
 
 
 def _alone(edit: Edit | None) -> tuple[list[Edit], list[int]]:

@@ -14,12 +14,13 @@ from counterfact.contracts.benchmarks import BENCHMARKS, Benchmark
 from counterfact.contracts.metrics import TextMetric
 from counterfact.core.errors import BadInput
 from counterfact.core.files import read_json, read_jsonl, write_json
+from counterfact.core.runs import RUN, check_kind, find_run_folders
 from counterfact.evaluation.schedule import Schedule
 from counterfact.statistics.intervals import INTERVALS
 from counterfact.statistics.summary import Side, blocks_of, summarise, with_intervals
 
 SCHEMA = 2
-RUN, CASES, PRE = "run.json", "cases.jsonl", "pre.jsonl"
+CASES, PRE = "cases.jsonl", "pre.jsonl"
 
 
 def _with_schedule(data: dict[str, Any]) -> dict[str, Any]:
@@ -111,13 +112,15 @@ def load_run(folder: Path) -> Run:
     """Read a finished run; intervals that an earlier rule gave are computed anew from its lines.
 
     Raises:
-        BadInput: there is none, or it is of a newer schema than this code knows.
+        BadInput: there is none, it is of another kind, or of a newer schema than this code knows.
     """
     folder = folder.parent if folder.name == RUN else folder
     if not (folder / RUN).exists():
         hint = "it is not finished: run the same evaluation again" if (folder / CASES).exists() else "no run is there"
         raise BadInput(f"no {RUN} in {folder}; {hint}")
-    run = Run(folder, migrated(read_json(folder / RUN), folder / RUN))
+    data = read_json(folder / RUN)
+    check_kind(data, folder, "evaluation", "sweep")
+    run = Run(folder, migrated(data, folder / RUN))
     if all(entry.get("interval", 1) >= INTERVALS for entry in run.data.get("metrics", {}).values()):
         return run
     seed = run.data["seeds"]["run"]
@@ -132,16 +135,13 @@ def load_run(folder: Path) -> Run:
     return Run(folder, {**run.data, **anew})
 
 
-def find_runs(root: Path) -> list[Run]:
-    """Read all finished runs below a folder, in the order of their paths.
+def find_runs(*roots: Path) -> list[Run]:
+    """Read all finished evaluations below some folders, each once; runs of other kinds are passed over.
 
     Raises:
         BadInput: there are none.
     """
-    runs = [load_run(path.parent) for path in sorted(root.rglob(RUN))]
-    if not runs:
-        raise BadInput(f"no finished run in {root}: expected a folder that `counterfact evaluate` wrote")
-    return runs
+    return [load_run(folder) for folder in find_run_folders(roots, "evaluation")]
 
 
 def migrated(data: Any, path: Path) -> dict[str, Any]:

@@ -52,8 +52,11 @@ def summary_tables(runs: Sequence[Run], paper: str | None = None) -> list[Table]
         paper: a model of the paper ("gpt2-xl") whose printed rows follow ours.
 
     Raises:
-        BadInput: the paper has no rows for that model.
+        BadInput: the paper has no rows for that model on any of the benchmarks.
     """
+    if paper is not None and not any(paper_rows(run.benchmark.name, paper) for run in runs):
+        measured = ", ".join(dict.fromkeys(run.benchmark.title for run in runs))
+        raise BadInput(f"the paper has no rows for {paper!r} on {measured}; it has gpt2-xl and a few others")
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         model, dataset = run.data["model"], run.data["dataset"]
@@ -97,15 +100,8 @@ def paired(run: Run, baseline: Run) -> tuple[dict[str, Summary], int]:
     Raises:
         BadInput: the runs are of different data sets, or their edits were made by unlike schedules.
     """
-    if (run.dataset, run.benchmark) != (baseline.dataset, baseline.benchmark):
-        raise BadInput(f"{run.folder} is on {run.dataset}, {baseline.folder} on {baseline.dataset}: nothing to compare")
-    schedules = [each.data["protocol"]["schedule"] for each in (run, baseline)]
-    if alike(schedules[0]) != alike(schedules[1]):
-        one, other = (in_words(schedule) or "one edit for each fact" for schedule in schedules)
-        raise BadInput(
-            f"unlike schedules: {run.folder} has {one}, {baseline.folder} {other}; a difference would say nothing of "
-            "the editors"
-        )
+    if reason := why_unlike(run, baseline):
+        raise BadInput(reason)
     mine = {line["case_id"]: line for line in run.cases if "post" in line}
     theirs = {line["case_id"]: line for line in baseline.cases if "post" in line}
     common = [case_id for case_id in mine if case_id in theirs]
@@ -115,6 +111,18 @@ def paired(run: Run, baseline: Run) -> tuple[dict[str, Summary], int]:
     first = blocks_of([mine[case_id] for case_id in common], "post")
     second = blocks_of([theirs[case_id] for case_id in common], "post")
     return paired_differences(first, second, run.benchmark, run.data["seeds"]["run"]), len(common)
+
+
+def why_unlike(run: Run, baseline: Run) -> str | None:
+    """Return why a difference between two runs would say nothing of their editors; None: it would."""
+    if (run.dataset, run.benchmark) != (baseline.dataset, baseline.benchmark):
+        one, other = (each.benchmark.on(each.dataset) for each in (run, baseline))
+        return f"{run.folder} is on {one}, {baseline.folder} on {other}: nothing to compare"
+    schedules = [each.data["protocol"]["schedule"] for each in (run, baseline)]
+    if alike(schedules[0]) != alike(schedules[1]):
+        one, other = (in_words(schedule) or "one edit for each fact" for schedule in schedules)
+        return f"unlike schedules: {run.folder} has {one}, {baseline.folder} {other}; nothing to compare"
+    return None
 
 
 def render(tables: Sequence[Table], form: str) -> str:
@@ -158,15 +166,15 @@ def _table(runs: Sequence[Run], paper: str | None) -> Table:
         note = "x100, ± 1.96 standard deviations / √n, as the paper has it; S with its interval from a bootstrap"
     if paper is not None:
         published = paper_rows(benchmark.name, paper)
-        if not published:
-            raise BadInput(f"the paper has no rows for {paper!r} on {benchmark.title}; it has gpt2-xl and a few others")
         rows += [Row(f"paper: {row.label}", _published(row), str(row.n), rows[-1].section + 1) for row in published]
     return Table(
         title=_title(runs),
         groups=benchmark.columns,
         rows=tuple(rows),
         notation=benchmark.notation,
-        note="; ".join([note, *(notes_of(runs) if sequential else []), *_other_units(benchmark), *_not_taken(runs)]),
+        note="; ".join(
+            [note, *(notes_of(runs) if sequential else []), *_other_units(benchmark), *_fewer(runs), *_not_taken(runs)]
+        ),
     )
 
 
@@ -184,6 +192,17 @@ def _but_for_order(run: Run) -> dict[str, Any]:
     """Return a run's schedule without its order, in which repeats differ."""
     schedule: dict[str, Any] = run.data["protocol"]["schedule"]
     return {**schedule, "order": 0} if _is_sequential(run) else schedule
+
+
+def _fewer(runs: Sequence[Run]) -> list[str]:
+    """Return which columns are of fewer records than were scored, as where some have no paraphrases."""
+    told: dict[str, None] = {}
+    for run in runs:
+        for section, scored in (("pre", run.data["n"]["unedited"]["scored"]), ("metrics", run.data["n"]["scored"])):
+            entries = {name: run.data[section][name] for name in run.benchmark.shown if name in run.data[section]}
+            fewer = [f"{name} {each['n']}" for name, each in entries.items() if each["n"] < scored]
+            told |= {f"of {scored} records, n is {', '.join(fewer)}": None} if fewer else {}
+    return list(told)
 
 
 def _not_taken(runs: Sequence[Run]) -> list[str]:

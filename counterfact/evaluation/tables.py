@@ -1,4 +1,4 @@
-"""Tables of numbers with intervals, and four ways to print them: terminal, Markdown, LaTeX, JSON."""
+"""Tables of numbers with intervals, and three ways to write them: Markdown, LaTeX, JSON."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,8 +8,6 @@ from counterfact.contracts.benchmarks import Notation
 from counterfact.contracts.metrics import METRICS
 
 MISSING = "–"
-FEW = 5
-"""Columns whose cells fit on one line of a narrow terminal."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +58,8 @@ class Table:
         """All columns, in order."""
         return tuple(column for _, columns in self.groups for column in columns)
 
-    def text(self, cell: Cell | None, *, stacked: bool = False) -> str:
-        r"""Return a cell as it is printed, on one line or as narrow as can be; without a number it is a dash.
+    def text(self, cell: Cell | None) -> str:
+        """Return a cell as it is printed; without a number it is a dash.
 
         Of an interval half the width is printed where the number lies in its middle, else both ends.
 
@@ -70,16 +68,12 @@ class Table:
         ('99.0 [94.6, 99.8]', '0.0', '–')
         >>> table.text(Cell(0.125, 0.12, 0.13, decimals=3))
         '0.125 (0.005)'
-        >>> table.text(Cell(99.0, 94.6, 99.8, "*"), stacked=True)
-        '99.0*\n[94.6\n99.8]'
         """
         if cell is None or cell.value is None:
             return MISSING
         number, interval = _rounded(cell.value, cell.decimals, self.signed), ""
         if cell.low is not None and cell.high is not None:
             interval = self._interval(cell.value, cell.low, cell.high, cell.decimals)
-        if stacked:
-            return "\n".join([number + cell.mark, *filter(None, interval.split(", "))])
         return f"{number} {interval}".rstrip() + cell.mark
 
     def _interval(self, value: float, low: float, high: float, decimals: int) -> str:
@@ -109,29 +103,6 @@ def scored_of(counts: Mapping[str, Any]) -> str:
     ('10', '9/10')
     """
     return str(counts["asked"]) if counts["scored"] == counts["asked"] else f"{counts['scored']}/{counts['asked']}"
-
-
-def to_rich(table: Table) -> Any:
-    """Return the table for a terminal, as a `rich.table.Table`."""
-    from rich import box  # noqa: PLC0415
-    from rich.markup import escape  # noqa: PLC0415
-    from rich.table import Table as RichTable  # noqa: PLC0415
-
-    shown = RichTable(
-        title=escape(table.title), caption=escape(table.note) or None, title_justify="left", caption_justify="left"
-    )
-    shown.box, shown.pad_edge, shown.padding = box.SIMPLE_HEAD, False, (0, 0, 0, 0)
-    narrow = len(table.columns) <= FEW
-    shown.add_column(table.heading, min_width=12)
-    for column in (*table.columns, "n") if narrow else table.columns:
-        shown.add_column(column, justify="right", no_wrap=True)
-    for row, following in zip(table.rows, [*table.rows[1:], None], strict=True):
-        # Many columns fit on a narrow terminal where n and the intervals stand on lines of their own.
-        cells = [table.text(row.cells.get(column), stacked=not narrow) for column in table.columns]
-        label = escape(row.label)
-        cells = [label, *cells, row.n] if narrow else [f"{label}\n[dim]{row.n and f'n = {row.n}'}[/]", *cells]
-        shown.add_row(*cells, end_section=following is not None and following.section != row.section)
-    return shown
 
 
 def to_markdown(table: Table) -> str:

@@ -13,7 +13,7 @@ from counterfact.evaluation.store import results
 from counterfact.leaderboard.reading import Refused
 from counterfact.leaderboard.references import References, dataset_key, fingerprints, unedited_key, unedited_values
 from counterfact.leaderboard.schema import ids_of
-from counterfact.leaderboard.submission import Submission, read_submission
+from counterfact.leaderboard.submission import Submission, find_candidates, read_submission
 
 EQUAL = 1e-6
 """How far an aggregate may lie from the one computed here: the rounding of another machine."""
@@ -39,8 +39,11 @@ class Verdict:
         return not self.reasons
 
 
-def check(folder: Path, references: References) -> Verdict:
-    """Check one submission against what is known; what it holds never raises anything."""
+def check(folder: Path, references: References | None) -> Verdict:
+    """Check one submission against what is known; what it holds never raises anything.
+
+    Without references all is checked but what only they tell: which data set it is, and what the unedited model scores.
+    """
     try:
         submission = read_submission(folder)
     except Refused as refused:
@@ -48,12 +51,21 @@ def check(folder: Path, references: References) -> Verdict:
     return check_read(submission, references)
 
 
-def check_read(submission: Submission, references: References) -> Verdict:
+def check_all(root: Path, references: References) -> dict[Path, Verdict]:
+    """Check every submission below a folder; what lies there and is part of none is refused by its name."""
+    found = find_candidates(root)
+    loose = Refused("loose-file", "it lies in no submission: each is a folder of its own, with its two files")
+    return {folder: check(folder, references) for folder in found.folders} | {
+        path: Verdict((loose,)) for path in found.loose
+    }
+
+
+def check_read(submission: Submission, references: References | None) -> Verdict:
     """Check a submission that could be read: each check that fails gives one reason."""
     reasons = []
-    for one in CHECKS:
+    for one in CHECKS if references is not None else [one for one in CHECKS if one is not check_dataset]:
         try:
-            one(submission, references)
+            one(submission, references or References({}, {}))
         except Refused as refused:
             reasons.append(refused)
     there = {line["case_id"] for line in submission.lines}

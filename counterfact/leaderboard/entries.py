@@ -14,12 +14,14 @@ import numpy as np
 from counterfact.contracts.benchmarks import Benchmark
 from counterfact.contracts.metrics import COMPOSITES, METRICS
 from counterfact.core.errors import BadInput
+from counterfact.core.files import read_json
+from counterfact.core.runs import RUN, kind_of
 from counterfact.core.seeds import derive_seed
-from counterfact.evaluation.store import RUN, load_run
+from counterfact.evaluation.store import load_run
 from counterfact.leaderboard.ranking import benchmark_of_run, columns_of
 from counterfact.leaderboard.reading import Refused
 from counterfact.leaderboard.schema import WITHHELD, ids_of
-from counterfact.leaderboard.submission import PRIVATE, RECORDS, read_submission, run_id
+from counterfact.leaderboard.submission import PRIVATE, RECORDS, find_candidates, read_submission, run_id
 from counterfact.statistics.intervals import INTERVALS, Estimate, Rows, bootstrap, column_means, mean_interval
 from counterfact.statistics.summary import blocks_of
 
@@ -30,6 +32,7 @@ LETTERS = 400
 """Of a text that is shown."""
 EQUAL = 1e-6
 """How far a stored score may lie from the one computed here."""
+LOOSE = "it lies in no folder of its own, where a submission has one"
 UNEXPECTED = "could not be read, by a fault of this program"
 Tell = Callable[[str, int, int | None], None]
 
@@ -63,7 +66,9 @@ class Entry:
 
 
 def load_entries(root: Path, tell: Tell = lambda _stage, _done, _of: None) -> tuple[list[Entry], dict[str, str]]:
-    """Read every run and submission below a folder; return them, and why others were left out, by folder.
+    """Read every evaluation and submission below a folder; return them, and why others were left out, by folder.
+
+    Sweeps and traces are passed over. A run's file that lies loose in the folder is left out: no check looks there.
 
     Args:
         root: the folder.
@@ -72,10 +77,11 @@ def load_entries(root: Path, tell: Tell = lambda _stage, _done, _of: None) -> tu
     Raises:
         BadInput: there are none.
     """
-    folders = sorted(path.parent for path in root.rglob(RUN))
+    found = find_candidates(root)
+    folders = [folder for folder in found.folders if _is_ours(folder)]
     entries: dict[str, Entry] = {}
     tables: dict[str, bytes] = {}
-    left_out: dict[str, str] = {}
+    left_out = {path.name: LOOSE for path in found.loose if path.name in {RUN, RECORDS}}
     for done, folder in enumerate(folders, 1):
         entry, reason = _read(folder)
         if entry is None:
@@ -197,6 +203,16 @@ def script_json(value: Any) -> str:
     """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Return whether a folder holds what a board ranks, or should: a submission, or an evaluation, whole or spoilt."""
+    if (folder / RECORDS).exists() or not (folder / RUN).exists():
+        return (folder / RECORDS).exists()
+    try:
+        return kind_of(read_json(folder / RUN)) not in {"trace", "sweep"}
+    except (BadInput, OSError):
+        return True
 
 
 def _read(folder: Path) -> tuple[Entry | None, str]:

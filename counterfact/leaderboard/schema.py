@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -112,6 +112,7 @@ class RunPart(Border):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
 
+    kind: Literal["evaluation"] = "evaluation"
     schema_: int = Field(alias="schema")
     dataset: DatasetPart
     model: ModelPart

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from counterfact.contracts.benchmarks import BENCHMARKS, Benchmark
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json, json_line, write_atomic, write_json
-from counterfact.evaluation.store import RUN, Run, migrated
+from counterfact.core.runs import RUN
+from counterfact.evaluation.store import Run, migrated
 from counterfact.leaderboard.reading import MARKUP, UNSEEN, Refused, parse, read_lines, read_run_file
 from counterfact.leaderboard.schema import WITHHELD, check_line, check_run
 
@@ -23,6 +24,8 @@ PRIVATE = {"dataset_path"}
 
 UNCHECKED = {"sequence"}
 """Sections of a run file that do not follow from the lines of a submission, so that no board could check them."""
+BESIDE = {"references.json", "README.md", "LICENSE", ".gitattributes", ".gitignore", ".gitkeep"}
+"""Files that may lie beside the folders of submissions."""
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 """What stands for a control character."""
 
@@ -169,7 +172,23 @@ def _lookalike(found: re.Match[str]) -> str:
     return "".join(LOOKALIKES.get(letter, letter) for letter in found.group())
 
 
-def find_candidates(root: Path) -> list[Path]:
-    """Return every folder below a root that holds a file: none may hide from the check by its names."""
-    folders = {path.parent for path in root.rglob("*") if not path.is_dir() or path.is_symlink()}
-    return sorted(folders - {root})
+class Candidates(NamedTuple):
+    """What lies below a folder of submissions."""
+
+    folders: list[Path]
+    """Folders that hold a file, or nothing: each is a submission, or none."""
+    loose: list[Path]
+    """Files beside them, which belong to no submission."""
+
+
+def find_candidates(root: Path) -> Candidates:
+    """Return all that could be taken for a submission below a root: what a board ranks, and what a check looks at.
+
+    None may hide by its names; only a repository's own `.git` and `.github` are passed over.
+    """
+    paths = [path for path in root.rglob("*") if path.relative_to(root).parts[0] not in {".git", ".github"}]
+    files = [path for path in paths if path.is_symlink() or not path.is_dir()]
+    folders = {path.parent for path in files} - {root}
+    empty = {path for path in paths if path.is_dir() and not path.is_symlink() and not any(path.iterdir())}
+    loose = [path for path in files if path.parent == root and path.name not in BESIDE]
+    return Candidates(sorted(folders | empty), sorted(loose))

@@ -96,12 +96,12 @@ def generate(
     plan = plan or default_plan(lm)
     edit_index = [-1] * len(prompts) if edit_index is None else edit_index
     _check(lm, prompts, seeds, edit_index, length, top_k)
-    ids, context = _encode(lm, prompts, edit_index, edits)
+    ids, context, unread = _encode(lm, prompts, edit_index, edits)
     rows = [_TextRow(i, *parts) for i, parts in enumerate(zip(ids, seeds, edit_index, strict=True))]
     results: dict[int, list[int] | Unscored] = {}
     for row in rows:
         if not row.ids:
-            results[row.number] = Unscored("the prompt has no tokens")
+            results[row.number] = Unscored(unread.get(row.number, "the prompt has no tokens"))
         elif len(row.ids) >= length:
             results[row.number] = row.ids
     waiting = sorted((row for row in rows if row.number not in results), key=lambda row: len(row.ids))
@@ -162,12 +162,15 @@ def _check(
 
 def _encode(
     lm: LM, prompts: Sequence[str | Sequence[int]], edit_index: Sequence[int], edits: Sequence[Edit]
-) -> tuple[list[list[int]], list[str]]:
-    """Return the ids of each row, and the context in them that its text leaves out."""
-    texts = [(prompt, index) for prompt, index in zip(prompts, edit_index, strict=True) if isinstance(prompt, str)]
-    encoded = iter(lm.encoding.prompts(in_context([text for text, _ in texts], [i for _, i in texts], edits)))
-    ids = [next(encoded) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
-    return ids, in_context([""] * len(prompts), edit_index, edits)
+) -> tuple[list[list[int]], list[str], dict[int, str]]:
+    """Return the ids of each row, the context in them that its text leaves out, and by row why it cannot be read."""
+    places = [place for place, prompt in enumerate(prompts) if isinstance(prompt, str)]
+    texts = in_context([str(prompts[place]) for place in places], [edit_index[place] for place in places], edits)
+    encoded, flaws = lm.encoding.each_prompt(texts)
+    given: dict[int, list[int]] = dict(zip(places, encoded, strict=True))
+    ids = [given[place] if place in given else list(map(int, prompt)) for place, prompt in enumerate(prompts)]
+    unread = {places[place]: flaw for place, flaw in flaws.items()}
+    return ids, in_context([""] * len(prompts), edit_index, edits), unread
 
 
 def _sample(

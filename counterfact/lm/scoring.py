@@ -98,7 +98,7 @@ def _lay_out(
     lm: LM, queries: Sequence[Query], edit_index: Sequence[int], edits: Sequence[Edit]
 ) -> tuple[list[_ScoredRow], list[list[list[int]]], dict[int, str]]:
     """Turn queries into rows; return them, the slots of each query's targets, and why queries have none."""
-    prompts = lm.encoding.prompts(in_context([query.prompt for query in queries], edit_index, edits))
+    prompts, unread = lm.encoding.each_prompt(in_context([query.prompt for query in queries], edit_index, edits))
     targets, unencodable = _encode(lm, {(query.joiner, target): None for query in queries for target in query.targets})
     rows: list[_ScoredRow] = []
     slots: list[list[list[int]]] = []
@@ -106,7 +106,7 @@ def _lay_out(
     count = 0
     for i, (query, prompt) in enumerate(zip(queries, prompts, strict=True)):
         slots.append([])
-        if reason := _refuse(lm, prompt, query, targets, unencodable):
+        if reason := unread.get(i) or _refuse(lm, prompt, query, targets, unencodable):
             failed[i] = reason
             continue
         by_prefix: dict[tuple[int, ...], _ScoredRow] = {}

@@ -47,9 +47,12 @@ def next_token_shifts(
     plan = plan or default_plan(lm)
     results: dict[int, Shift | Unscored] = {}
     rows = []
-    plain, edited = lm.encoding.prompts(prompts), lm.encoding.prompts(in_context(prompts, edit_index, edits))
+    plain, _ = lm.encoding.each_prompt(prompts)
+    edited, unread = lm.encoding.each_prompt(in_context(prompts, edit_index, edits))
     for i, (before, after, index) in enumerate(zip(plain, edited, edit_index, strict=True)):
-        if not before or len(after) > lm.max_length:
+        if i in unread:
+            results[i] = Unscored(unread[i])
+        elif not before or len(after) > lm.max_length:
             results[i] = Unscored(f"the prompt has {len(after)} tokens, the model takes 1 to {lm.max_length}")
         elif index < 0:
             results[i] = Shift(0.0, 0.0, lm.vocabulary)

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from pydantic import ConfigDict, ValidationError
 
+from counterfact.contracts.formats import format_of
 from counterfact.core.errors import BadInput
 from counterfact.core.files import read_json
+from counterfact.core.prompts import fill
 from counterfact.core.records import Border
-from counterfact.core.subjects import joiner_after
+from counterfact.core.subjects import joiner_after, with_slot
 from counterfact.lm.model.loading import LM
 from counterfact.lm.queries import Query, Unscored
 from counterfact.lm.scoring import score
@@ -32,6 +34,19 @@ class Fact(Border):
     prediction: str = ""
     """What the model went on with after the template."""
     relation_id: str | None = None
+
+    @property
+    def slotted(self) -> tuple[str, str]:
+        """The prompt with `{}` where its subject stands, and the subject as it stands there.
+
+        Where the template begins the prompt, its slot is the place; else `core.subjects.with_slot` finds it.
+
+        Raises:
+            ValueError: the subject is not in the prompt for certain.
+        """
+        if self.template.count("{}") == 1 and self.prompt.startswith(begin := fill(self.template, self.subject)):
+            return self.template + self.prompt.removeprefix(begin), self.subject
+        return with_slot(self.prompt, self.subject)
 
     @property
     def asked(self) -> Query:
@@ -64,12 +79,21 @@ def read_facts(path: Path, limit: int | None = None) -> list[Fact | BadFact]:
     """Read the facts of a file like `known_1000.json`, in order.
 
     Raises:
-        BadInput: the file is no JSON list, is empty, or two facts share a `known_id`.
+        BadInput: the file is no JSON list, is empty, holds no fact that can be used, or two facts share a `known_id`.
     """
     values = read_json(path)
     if not isinstance(values, list) or not values:
         raise BadInput(f"{path}: expected a JSON list of facts, got {type(values).__name__} of no use")
     facts = [_parse(value, place) for place, value in enumerate(values)]
+    bad = [fact for fact in facts if isinstance(fact, BadFact)]
+    if len(bad) == len(facts):
+        form = next((format_of(value) for value in values if isinstance(value, dict)), None)
+        if form is not None and form.name != "known_facts":
+            raise BadInput(
+                f"{path} is {form.title}: records to edit, not facts to trace; make facts of those that a model knows "
+                f"with `counterfact known --dataset {path} --out known.json`"
+            )
+        raise BadInput(f"{path}: none of {len(facts)} facts can be used; the first: {bad[0].reason}")
     ids = [fact.known_id for fact in facts]
     if len(set(ids)) < len(ids):
         twice = next(known_id for known_id in ids if ids.count(known_id) > 1)
@@ -81,8 +105,7 @@ def _parse(value: object, place: int) -> Fact | BadFact:
     known_id = value.get("known_id", place) if isinstance(value, dict) else place
     try:
         fact = Fact.model_validate({"known_id": place, **value} if isinstance(value, dict) else value)
-        if not fact.subject.strip() or fact.subject not in fact.prompt:
-            raise ValueError(f"the subject {fact.subject!r} is not in the prompt {fact.prompt!r}")
+        _ = fact.slotted  # which raises where the subject is not to be found
         if not fact.attribute.strip():
             raise ValueError("the attribute is empty")
     except ValidationError as error:
@@ -104,7 +127,7 @@ def is_known(lm: LM, fact: Fact) -> bool:
 
 
 def encode(lm: LM, fact: Fact, *, extra_token: bool = False) -> Prompt:
-    """Turn a fact into tokens; the subject is taken where it first stands.
+    """Turn a fact into tokens.
 
     Args:
         lm: the model.
@@ -115,12 +138,9 @@ def encode(lm: LM, fact: Fact, *, extra_token: bool = False) -> Prompt:
         ValueError: the subject has no token, the prompt is too long, or ends in the subject where a token after it is
             to be corrupted.
     """
-    before, _, after = fact.prompt.partition(fact.subject)
-    if "{}" in before + after:
-        raise ValueError(f"the prompt holds {{}}: {fact.prompt!r}")
-    template = f"{before}{{}}{after}"
-    ids, last = lm.locate([template], [fact.subject])[0]
-    begin = lm.subject_position(template, fact.subject, "subject_first")
+    template, subject = fact.slotted
+    ids, last = lm.locate([template], [subject])[0]
+    begin = lm.subject_position(template, subject, "subject_first")
     if len(ids) > lm.max_length:
         raise ValueError(f"the prompt takes {len(ids)} tokens, the model at most {lm.max_length}")
     if extra_token and last + 1 == len(ids):

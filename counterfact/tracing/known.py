@@ -54,10 +54,9 @@ def known_facts(
             filled[place] = fill(question.template, question.subject)
             if not question.attribute.strip() or question.subject not in filled[place]:
                 raise ValueError("the subject or the attribute is empty")
+            by_length[len(lm.prompt_tokens(filled[place]))].append(place)
         except ValueError as error:
             found[place] = BadFact(place, str(error))
-            continue
-        by_length[len(lm.prompt_tokens(filled[place]))].append(place)
     done = len(found)
     for length, places in sorted(by_length.items()):
         for start in range(0, len(places), ROWS):

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from counterfact.core.errors import BadInput
 from counterfact.core.files import JsonLog, differences, hash_json, one_writer, read_json, write_atomic, write_json
+from counterfact.core.runs import RUN, check_kind, find_run_folders
 from counterfact.lm.model.loading import LM
 from counterfact.tracing.facts import BadFact, Fact
 
 SCHEMA = 1
-RUN, FACTS, ARRAYS = "run.json", "facts.jsonl", "arrays"
+FACTS, ARRAYS = "facts.jsonl", "arrays"
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -167,7 +168,7 @@ def _begin(folder: Path, identity: Mapping[str, Any]) -> None:
     for half in (folder / ARRAYS).glob(".*.npz.*"):
         half.unlink()
     if not (folder / RUN).exists():
-        write_json(folder / RUN, {**identity, "version": _version()})
+        write_json(folder / RUN, {"kind": "trace", **identity, "version": _version()})
         return
     before = read_json(folder / RUN)
     moved = [name for key, value in identity.items() for name in differences(key, before.get(key), value)]
@@ -179,9 +180,10 @@ def load_run(folder: Path) -> TraceRun:
     """Read a run, finished or not.
 
     Raises:
-        BadInput: there is none, or it was written by a newer version.
+        BadInput: there is none, it is of another kind, or it was written by a newer version.
     """
     data = read_json(folder / RUN)
+    check_kind(data, folder, "trace")
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else None
         raise BadInput(f"{folder / RUN}: expected a trace of schema {SCHEMA}, got {found!r}")
@@ -195,11 +197,7 @@ def find_runs(folders: Sequence[Path]) -> list[TraceRun]:
     Raises:
         BadInput: there is none.
     """
-    found = sorted({path.parent for folder in folders for path in folder.rglob(f"trace-*/{RUN}")})
-    found += [folder for folder in folders if (folder / RUN).exists() and folder not in found]
-    if not found:
-        raise BadInput(f"no traces below {', '.join(map(str, folders))}; make some with `counterfact trace`")
-    return [load_run(folder) for folder in found]
+    return [load_run(folder) for folder in find_run_folders(folders, "trace")]
 
 
 def _error_line(fact: BadFact) -> dict[str, Any]:

@@ -156,8 +156,10 @@ def test_spare_templates_complete_records_with_few_neighbors_and_change_no_other
     sources = world.write(tmp_path / "world")
     more = World({}, [], {"P103": []}, patterns=[f"[X] {verb} in [Y]." for verb in "abcdef"])
     more.write(tmp_path / "more")
-    own = build(sources, tmp_path / "own")
-    full = build(replace(sources, templates=tmp_path / "more/pararel"), tmp_path / "full")
+    own = build(sources, tmp_path / "own", fewest_neighbors=1)
+    more_sources = replace(sources, templates=tmp_path / "more/pararel")
+    full = build(more_sources, tmp_path / "full", fewest_neighbors=1)
+    assert build(more_sources, tmp_path / "three").meta["counts"]["dropped"]["too few neighborhood prompts"] == 2
 
     def by_tuple(report: BuildReport) -> dict[str, dict[str, Any]]:
         return {row["provenance"]["pararel_uuid"]: {**row, "case_id": 0} for row in rows(report)}

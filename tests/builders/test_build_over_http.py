@@ -56,9 +56,13 @@ class Place(NamedTuple):
 
 
 def without_sources(out: Path) -> dict[str, Any]:
+    """What a build holds, but for where it is from: as a whole, and by text."""
     found = contents(out)
     found["build.json"].pop("sources")
-    return found
+    entries = [json.loads(line) for line in found["reference_texts.jsonl"].splitlines()]
+    for entry in entries:
+        entry["samples"] = [(sample["name"], sample["text"]) for sample in entry["samples"]]
+    return found | {"reference_texts.jsonl": entries}
 
 
 def awkward_world(relations: int) -> World:
@@ -157,6 +161,8 @@ def test_the_build_over_http_is_the_local_build(place: Place, tmp_path: Path) ->
         assert len(there.asked) == client.sent == sum(stored_by_endpoint(client.cache).values())
     first, second = (json.loads((tmp_path / out / "build.json").read_text())["sources"] for out in ("first", "second"))
     assert first == second
+    sample = json.loads((tmp_path / "first/reference_texts.jsonl").read_text().splitlines()[0])["samples"][0]
+    assert set(sample) == {"name", "text", "page_id", "revision_id", "url", "time", "licence"}
     assert first["facts"]["responses"] > 0 and first["articles"]["taken"][there.wiki]["responses"] > 0
 
 

@@ -26,6 +26,7 @@ from counterfact.builders.sources.options import Sources
 from counterfact.builders.texts.contexts import Contexts
 from counterfact.contracts.datasets import load_dataset
 from counterfact.core.errors import BadInput
+from counterfact.core.files import hash_json
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from tests.support import ROOT
 from tests.support.made_up_world import TONGUES, World, small_world
@@ -72,13 +73,14 @@ def worlds(draw: st.DrawFn) -> World:
     return World(labels, facts, {"P103": tuples})
 
 
-@given(world=worlds(), seed=st.integers(0, 3))
+@given(world=worlds(), seed=st.integers(0, 3), preset=st.sampled_from(["paper", "strict"]))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_every_record_keeps_every_rule(world: World, seed: int) -> None:
+def test_every_record_keeps_every_rule(world: World, seed: int, preset: str) -> None:
     with TemporaryDirectory() as folder:
         sources = world.write(Path(folder) / "world")
         try:
-            report = build_from_sources(sources, BuildSettings(seed=seed), Path(folder) / "out")
+            chosen = BuildSettings.check({"seed": seed, "preset": preset}, "test")
+            report = build_from_sources(sources, chosen, Path(folder) / "out")
         except BadInput as error:
             assert "no tuple gave a record" in str(error)
             return
@@ -89,16 +91,17 @@ def test_every_record_keeps_every_rule(world: World, seed: int) -> None:
         records = [record for record in dataset.records if isinstance(record, CounterFactRecord)]
         assert len(records) == len(dataset.records) == report.records
         assert [record.case_id for record in records] == list(range(len(records)))
-        subjects = [(record.requested_rewrite.subject, record.requested_rewrite.relation_id) for record in records]
-        assert len(set(subjects)) == len(subjects)
+        rewrites = [record.requested_rewrite for record in records]
+        edited = [(one.subject, one.true_text if preset == "paper" else None) for one in rewrites]
+        assert len(set(edited)) == len(edited)
         for record in records:
-            check_record(record, world)
+            check_record(record, world, preset)
             texts = dataset.reference_texts
             assert texts is not None
             check_references(record, world, [s.name for s in texts.get("P103", record.requested_rewrite.target_new.id)])
 
 
-def check_record(record: CounterFactRecord, world: World) -> None:
+def check_record(record: CounterFactRecord, world: World, preset: str) -> None:
     """Check one record against the world itself, with code of its own."""
     spoken: dict[str, set[str]] = {}
     for subject, _, object in world.facts:
@@ -106,7 +109,8 @@ def check_record(record: CounterFactRecord, world: World) -> None:
     rewrite, provenance = record.requested_rewrite, record.provenance or {}
     new, true, subject = rewrite.target_new, rewrite.target_true, provenance["subject_id"]
     assert world.labels[subject] == rewrite.subject
-    assert spoken[subject] == {true.id}
+    assert true.id in spoken[subject] and new.id not in spoken[subject]
+    assert preset == "paper" or spoken[subject] == {true.id}
     assert new.id is not None and true.id is not None
     assert (world.labels[new.id], world.labels[true.id]) == (new.text, true.text)
     assert new.text in {object for _, _, object in world.tuples["P103"]}
@@ -121,8 +125,8 @@ def check_record(record: CounterFactRecord, world: World) -> None:
         assert sentence.endswith(".")
         assert not any(label in sentence for label in (rewrite.subject, new.text, true.text))
     assert len(set(used)) == 3
-    check_others(record.neighborhood_prompts, provenance, "neighborhood", (true.id, new.id), world, spoken)
-    check_others(record.attribute_prompts, provenance, "attribute", (new.id, true.id), world, spoken)
+    check_others(record.neighborhood_prompts, provenance, "neighborhood", (true.id, new.id), world, spoken, preset)
+    check_others(record.attribute_prompts, provenance, "attribute", (new.id, true.id), world, spoken, preset)
     assert len(record.generation_prompts) == 10
     assert set(record.generation_prompts) <= {prompt.format(rewrite.subject) for prompt in world.generation}
 
@@ -134,27 +138,36 @@ def check_others(
     objects: tuple[str, str],
     world: World,
     spoken: dict[str, set[str]],
+    preset: str,
 ) -> None:
     held, other = objects
     subject = provenance["subject_id"]
     namesakes = {world.labels[id] for id, known in spoken.items() if other in known}
+    holders = sorted((id for id, known in spoken.items() if held in known), key=lambda id: int(id[1:]))
+    if preset == "paper":
+        first = {world.labels[id]: id for id in reversed(holders)}
+        holders = [id for id in holders if first[world.labels[id]] == id][:20]
     allowed = {
         world.labels[id]
-        for id, known in spoken.items()
+        for id in holders
         if id != subject
-        and held in known
+        and other not in spoken[id]
         and world.labels[id] not in namesakes
         and not collides(world.labels[id], world.labels[subject])
     }
     ids = provenance[f"{stage}_ids"]
-    assert len(prompts) == len(set(prompts)) == len(ids) == 10
+    few = preset == "paper" and stage == "attribute"
+    assert len(prompts) == len(set(prompts)) == len(ids) == (min(10, len(TEMPLATES) * len(allowed)) if few else 10)
     for prompt, id in zip(prompts, ids, strict=True):
         assert prompt in [template.format(world.labels[id]) for template in TEMPLATES]
         assert world.labels[id] in allowed
         assert held in spoken[id] and other not in spoken[id]
-    assert len(set(ids)) == provenance[f"{stage}_subjects"] == min(10, len(allowed))
-    turns = Counter(ids).values()
-    assert max(turns) - min(turns) <= 1
+    assert len(set(ids)) == provenance[f"{stage}_subjects"]
+    if preset == "strict":
+        turns = Counter(ids).values()
+        assert len(turns) == min(10, len(allowed)) and max(turns) - min(turns) <= 1
+    elif not few:
+        assert len(allowed) >= 3
 
 
 def check_references(record: CounterFactRecord, world: World, names: list[str]) -> None:
@@ -213,8 +226,10 @@ def test_every_reason_is_counted(tmp_path: Path) -> None:
     labels |= {"Q900": "Esk", "Q901": "Lone Speaker", "Q902": "Fenian"}
     world.facts += [("Q900", "P103", "Q5"), ("Q901", "P103", "Q902")]
     tuples += [("new-3", "Esk", "Esk"), ("new-4", "Lone Speaker", "Fenian")]
-    report = build(world, tmp_path)
+    tuples.append(("new-5", "It", "Aldic"))
+    report = build(world, tmp_path, preset="strict")
     assert report.meta["counts"]["dropped"] == {
+        "a label names nothing": 1,
         "label of subject or object in the other": 1,
         "no such fact": 1,
         "several objects": 4,
@@ -224,6 +239,64 @@ def test_every_reason_is_counted(tmp_path: Path) -> None:
     }
     assert report.records == 26
     assert report.meta["relations"]["P103"]["patterns"] == {"object last": 4}
+
+
+def test_the_strict_preset_makes_the_records_that_were_made_before_there_were_presets(tmp_path: Path) -> None:
+    report = build(small_world(), tmp_path, preset="strict")
+    # Since then a record also names its tuple by the ids of its ends.
+    made = [
+        {**row, "provenance": {k: v for k, v in row["provenance"].items() if k != "fact_id"}} for row in rows(report)
+    ]
+    assert hash_json(made) == "cd0014b1124f976df4ffc0d431eed5d77b920a1a41dd6ebea8478ee17fc6bcd7"
+    assert report.meta["counts"]["spread"]["neighborhood"]["subjects_a_record"]["predicted"] is None
+
+
+def test_pools_hold_the_first_in_order_and_draws_are_what_they_predict(tmp_path: Path) -> None:
+    world = small_world(("P103",), people=200)
+    world.sitelinks = {fact[0]: int(fact[0][1:]) for fact in world.facts}
+    sources = world.write(tmp_path / "world")
+    speakers: dict[str, list[int]] = {}
+    for subject, _, object in world.facts:
+        speakers.setdefault(object, []).append(int(subject[1:]))
+    for order, reverse in (("id", False), ("sitelinks", True)):
+        chosen = BuildSettings.check({"pool": 6, "pool_order": order}, "test")
+        report = build_from_sources(sources, chosen, tmp_path / order)
+        pools = {object: set(sorted(set(ids), reverse=reverse)[:6]) for object, ids in speakers.items()}
+        for row in rows(report):
+            edit, provenance = row["requested_rewrite"], row["provenance"]
+            for stage, target in (("neighborhood", "target_true"), ("attribute", "target_new")):
+                assert {int(id[1:]) for id in provenance[f"{stage}_ids"]} <= pools[edit[target]["id"]]
+        for spread in report.meta["counts"]["spread"].values():
+            for found in spread.values():
+                assert found["measured"] == pytest.approx(found["predicted"], rel=0.02)
+        assert report.meta["counts"]["spread"]["neighborhood"]["subjects_a_record"]["measured"] < 6
+
+
+def test_other_objects_of_a_subject_are_neither_new_nor_near(tmp_path: Path) -> None:
+    """Aldic is a kind of Borrish, two steps up: neither may replace the other, nor stand for a neighbor's tongue."""
+    world = small_world(("P103",))
+    world.facts += [("Q1", "P279", "Q77"), ("Q77", "P131", "Q2")]
+    two = {
+        subject for subject, count in Counter(fact[0] for fact in world.facts).items() if count > 1 and subject > "Q1"
+    }
+    spoken: dict[str, set[str]] = {}
+    for subject, relation, object in world.facts:
+        if relation == "P103":
+            spoken.setdefault(subject, set()).add(object)
+    report = build(world, tmp_path)
+    edited = rows(report)
+    assert {row["provenance"]["subject_id"] for row in edited} & two, "subjects of several objects are kept"
+    kin = {"Q1": {"Q2"}, "Q2": {"Q1"}}
+    for row in edited:
+        provenance, new = row["provenance"], row["requested_rewrite"]["target_new"]["id"]
+        near = {new, *kin.get(new, ())}
+        assert not spoken[provenance["subject_id"]] & near
+        assert not any(spoken[id] & near for id in provenance["neighborhood_ids"])
+    free = build_from_sources(world.write(tmp_path / "b"), BuildSettings(implied_objects="allow"), tmp_path / "c")
+    assert any(
+        {row["requested_rewrite"][which]["id"] for which in ("target_new", "target_true")} == {"Q1", "Q2"}
+        for row in rows(free)
+    )
 
 
 def test_relations_without_templates_or_prompts_are_dropped_and_counted(tmp_path: Path) -> None:

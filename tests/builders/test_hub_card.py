@@ -9,6 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from counterfact.builders.choosing.settings import BuildSettings
 from counterfact.builders.hub.card import merge_card
 from counterfact.builders.hub.card_header import merge_header, split_card
 from counterfact.builders.hub.parquet import features_of, write_table
@@ -25,7 +26,9 @@ DAY = "2026-11-23"
 
 def built(folder: Path, n: int = 6) -> Path:
     counterfact(folder, n, bad=())
-    write_json(folder / "build.json", {"name": "ours", "version": "1", "kind": "counterfact", "environment": {"x": 1}})
+    rule = BuildSettings().model_dump(include={"preset", "pool", "pool_order", "prompts_drawn"})
+    meta = {"name": "ours", "version": "1", "kind": "counterfact", "settings": rule, "environment": {"x": 1}}
+    write_json(folder / "build.json", meta)
     return folder
 
 
@@ -71,6 +74,13 @@ def test_the_folder_reads_as_the_build_does(staged: Staged, parts: list[Part], t
     assert len(load_dataset(f"{staged.folder}:more").records) == 7
     with pytest.raises(BadInput, match="no data set of that name"):
         load_dataset(f"{staged.folder}:nothing")
+
+
+def test_the_card_says_by_which_rule_prompts_about_others_were_drawn(staged: Staged) -> None:
+    said = (
+        "preset `paper`: prompts about others from the 20 subjects with the lowest Q-ids of an object, drawn uniformly"
+    )
+    assert (staged.folder / "README.md").read_text(encoding="utf-8").count(said) == 2
 
 
 def test_the_header_is_true(staged: Staged, parts: list[Part]) -> None:

@@ -10,6 +10,7 @@ import pytest
 import counterfact.builders.sources.options
 from counterfact.builders.request_estimate import Assumptions, estimate_requests
 from counterfact.builders.sources import wikipedia
+from counterfact.builders.sources.knowledge import STEPS_UP
 from counterfact.builders.sources.options import SourceOptions
 from counterfact.builders.sources.pararel import load_pararel
 from counterfact.builders.sources.pararel_download import UPSTREAM
@@ -158,15 +159,17 @@ def test_the_plan_counts_what_a_build_asks(
         from tests.support.fast_client import fast_client
 
         there.build(place, fast_client(tmp_path / "a.sqlite"), tmp_path / "out")
-        assert len(there.logs[0].visits) == sum(
-            costs[kind].requests
-            for kind in (
-                "which entities the labels mean",
-                "all objects of the subjects",
-                "how many subjects an object has",
-                "pages of subjects",
-            )
-        )
+        asked = [query_of(visit.asked).split("WHERE")[0].partition("SELECT")[2] for visit in there.logs[0].visits]
+        kinds = {
+            "all objects of the subjects": " DISTINCT ?subject ?object ?target ",
+            "how many subjects an object has": " ?object (COUNT(?subject) AS ?subjects) ",
+            "pages of subjects": " ?object ?subject ?own ?mul ",
+        }
+        assert {kind: asked.count(columns) for kind, columns in kinds.items()} == {
+            kind: costs[kind].requests for kind in kinds
+        }
+        assert sum("?subjectLabel" in columns for columns in asked) >= costs["which entities the labels mean"].requests
+        assert sum("?above" in columns for columns in asked) <= 2 * STEPS_UP
         assert len(there.logs[2].visits) == costs["files of ParaRel"].requests
         assert (
             len(there.logs[1].visits) >= costs["titles of articles"].requests + costs["openings of articles"].requests

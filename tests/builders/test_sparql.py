@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyoxigraph import RdfFormat, Store
 
-from counterfact.builders.sources import knowledge, queries
+from counterfact.builders.sources import batches, knowledge, queries
 from counterfact.builders.sources.client import user_agent
 from counterfact.builders.sources.endpoint import EndpointSource
 from counterfact.builders.sources.knowledge import query_knowledge
@@ -117,6 +118,8 @@ SPOILS: dict[str, Spoil] = {
     "400": lambda reply, _: Reply(400, "text/plain", b"parse error"),
     "404": lambda reply, _: Reply(404, "text/plain", b"no endpoint here"),
     "a page": lambda reply, _: Reply(200, "text/html", b"<html>You have been banned</html>"),
+    "another page": lambda reply, _: Reply(200, "text/html", b"<html>It works!</html>"),
+    "XML": lambda reply, _: reply._replace(body=b'<?xml version="1.0"?><sparql/>'),
     "nothing": lambda reply, _: reply._replace(body=b""),
     "truncated": lambda reply, _: reply._replace(body=reply.body[:-20]),
     "truncated with a stack trace": stack_trace,
@@ -125,6 +128,20 @@ SPOILS: dict[str, Spoil] = {
     "a boolean": lambda reply, _: reply._replace(body=b'{"head": {}, "boolean": true}'),
     "no rows": lambda reply, _: reply._replace(body=b'{"head": {"vars": ["subject"]}, "results": {}}'),
 }
+
+
+@pytest.mark.parametrize("spoil", ["another page", "XML", "JSON of another form", "a boolean"])
+def test_what_is_no_answer_is_asked_once(spoil: str, world: World, tmp_path: Path) -> None:
+    world.write(tmp_path)
+    with serve(store_of(tmp_path / "wikidata/facts.nt"), None, SPOILS[spoil]) as url:
+        client = fast_client(tmp_path / "a.sqlite")
+        with pytest.raises(SourceError, match="look whether"):
+            EndpointSource(url, client).select(QUERY)
+    assert client.sent == (3 if spoil == "another page" else 1)
+    gone = fast_client(tmp_path / "b.sqlite")
+    with pytest.raises(SourceError, match="nothing of use answers there"):
+        EndpointSource(url, gone).select(QUERY)
+    assert gone.sent == 1
 
 
 @pytest.mark.parametrize("spoil", SPOILS.values(), ids=SPOILS.keys())
@@ -201,25 +218,105 @@ def test_a_source_that_contradicts_itself_is_not_believed(kind: str, world: Worl
             query_knowledge(load_pararel(sources.pararel)[0], endpoint)
 
 
-def test_objects_with_very_many_subjects_are_not_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their subjects are the tuples' own and those met under other objects, so no neighbor holds the new object."""
+def with_two_tongues() -> World:
     world = small_world(("P103",))
     for n in range(900, 905):
         world.labels[f"Q{n}"] = f"Further Person {n}"
         world.facts += [(f"Q{n}", "P103", "Q1"), (f"Q{n}", "P103", f"Q{2 + n % 2}")]
     world.tuples["P103"] = [fact for n, fact in enumerate(world.tuples["P103"]) if n % 3]
+    return world
+
+
+def test_of_objects_with_very_many_subjects_some_are_known_with_all_their_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tuples' own, those met under other objects, and a sample: so no neighbor holds the new object."""
+    world = with_two_tongues()
     sources = world.write(tmp_path)
     relation = load_pararel(sources.pararel)[0]
     whole = query_knowledge(relation, sources.facts)
     sizes = sorted(len(held) for held in whole.holders.values())
     monkeypatch.setattr(knowledge, "MANY_SUBJECTS", sizes[1])
+    monkeypatch.setattr(knowledge, "SAMPLE", 2)
     less = query_knowledge(relation, sources.facts)
     many = {object for object, held in whole.holders.items() if len(held) > sizes[1]}
     assert less.counts["objects with too many subjects to list"] == len(many) > 0
     met = set(less.objects) | {holder.id for object in set(less.holders) - many for holder in less.holders[object]}
+    sampled = {holder.id for object in many for holder in less.holders[object]} - met
+    assert 0 < len(sampled) <= 2 * len(many)
     for object, held in whole.holders.items():
-        assert less.holders[object] == (tuple(h for h in held if h.id in met) if object in many else held)
+        known = tuple(h for h in held if h.id in met | sampled)
+        assert less.holders[object] == (known if object in many else held)
     assert any(len(less.holders[object]) < len(whole.holders[object]) for object in many)
+    monkeypatch.setattr(knowledge, "SAMPLE", 1000)
+    assert query_knowledge(relation, sources.facts).holders == whole.holders
+
+
+@pytest.mark.parametrize("kind", ["COUNT(", "ORDER BY STR(?object) STR(?subject)\n    LIMIT"])
+def test_an_object_that_takes_too_long_has_very_many_subjects(kind: str, tmp_path: Path) -> None:
+    sources = with_two_tongues().write(tmp_path)
+    relation = load_pararel(sources.pararel)[0]
+    whole = query_knowledge(relation, sources.facts)
+
+    def too_long(reply: Reply, asked: Asked) -> Reply:
+        query = query_of(asked)
+        return Reply(504, "text/plain", b"") if kind in query and re.search(r"\?object { [^}]*wd:Q1 ", query) else reply
+
+    with serve(store_of(tmp_path / "wikidata/facts.nt"), None, too_long) as url:
+        client = fast_client(tmp_path / "a.sqlite")
+        found = query_knowledge(relation, EndpointSource(url, client))
+        sent = client.sent
+        offline = EndpointSource(url, fast_client(tmp_path / "a.sqlite", offline=True))
+        assert query_knowledge(relation, offline) == found, "the cache keeps what took too long"
+    assert found.counts["objects with too many subjects to list"] == 1 and sent < 40
+    assert (found.resolved, found.objects, found.holders) == (whole.resolved, whole.objects, whole.holders)
+
+
+def test_no_query_is_longer_than_servers_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = small_world(("P103",)).write(tmp_path)
+    relation = load_pararel(sources.pararel)[0]
+    whole = query_knowledge(relation, sources.facts)
+    monkeypatch.setattr(batches, "BYTES_A_QUERY", 1_200)
+    log = Log()
+    with serve(store_of(tmp_path / "wikidata/facts.nt"), log) as url:
+        assert query_knowledge(relation, EndpointSource(url, fast_client(tmp_path / "a.sqlite"))) == whole
+    assert max(len(query_of(asked).encode()) for asked in log.asked) <= 1_200
+
+
+def test_labels_in_other_forms_and_merged_objects_are_found_and_counted(tmp_path: Path) -> None:
+    """Each form by its own search, after the labels as they are; what the searches find is counted apart."""
+    labels = {"Q1": "Aldic", "Q3": "Zo\u00eb Ölm", "Q4": "de Vries", "Q6": "On Fire (band)", "Q7": "Ann\u00a0Bo "}
+    lines = [f"<{ENTITY}{id}> <{LABEL}> {queries.literal(label)}@en ." for id, label in labels.items()]
+    lines += [f'<{ENTITY}Q5> <{LABEL}> "Grey Heron"@en-gb .', f'<{ENTITY}Q5> <{LABEL}> "Gray Heron"@en .']
+    lines += [f'<{ENTITY}Q8> <{LABEL}> "Cy"@en .', f"<{ENTITY}Q99> <{queries.SAME}> <{ENTITY}Q1> ."]
+    lines += [f"<{ENTITY}Q{n}> <{DIRECT}P103> <{ENTITY}Q1> ." for n in range(3, 8)]
+    lines.append(f"<{ENTITY}Q8> <{DIRECT}P103> <{ENTITY}Q99> .")
+    (tmp_path / "facts.nt").write_text("\n".join(lines), encoding="utf-8")
+    named = ["Zoe\u0308 Ölm", "De Vries", "Grey Heron", "On Fire (band)", "Ann\u00a0Bo ", "Cy", "It"]
+    world = World({}, [], {"P103": [(str(n), name, "Aldic") for n, name in enumerate(named)]})
+    world.write(tmp_path / "world")
+    (relation,) = load_pararel(tmp_path / "world" / "pararel")
+    found = query_knowledge(relation, StoreSource.open(tmp_path / "facts.nt"))
+    clean = ["Zoë Ölm", "De Vries", "Grey Heron", "On Fire", "Ann Bo", "Cy"]
+    ids = ["Q3", "Q4", "Q5", "Q6", "Q7", "Q8"]
+    assert found.resolved == {(label, "Aldic"): (id, "Q1") for label, id in zip(clean, ids, strict=True)}
+    assert found.objects["Q8"] == ("Q1",), "a merged object is the one that it was merged into"
+    counted = {name: count for name, count in found.counts.items() if name.startswith("found by")}
+    assert counted == {
+        "found by another Unicode form": 0,
+        "found by another letter case": 1,
+        "found by labels in en-gb or en-ca": 1,
+        "found by an object that was merged": 1,
+    }
+    assert found.counts["facts with a merged object"] == 1
+    assert [holder.label for holder in found.holders["Q1"]] == [
+        "Zoë Ölm",
+        "de Vries",
+        "Gray Heron",
+        "On Fire",
+        "Ann Bo",
+    ]
+    assert found.counts["holders with a label cleaned"] == 2
 
 
 def test_pages_by_key_give_what_one_page_gives(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,15 +358,13 @@ def test_labels_and_unknown_values_of_wikidata(trap: StoreSource, tmp_path: Path
     assert found.resolved == {("Bo", "Aldic"): ("Q2", "Q1"), ("Che", "Aldic"): ("Q3", "Q1")}
     assert found.objects == {"Q2": ("Q1",), "Q3": ("Q1",)}
     assert [(holder.id, holder.label) for holder in found.holders["Q1"]] == [("Q2", "Bo"), ("Q3", "Che"), ("Q5", "Che")]
-    assert found.counts == {
+    assert {name: count for name, count in found.counts.items() if count} == {
         "tuples": 5,
         "resolved": 2,
         "ambiguous": 1,
-        "subject labels shared": 0,
-        "object labels shared": 0,
         "holders": 5,
         "holders without a label": 2,
-        "objects with too many subjects to list": 0,
+        "holders with a label that names nothing": 1,
         "rows with an unknown value": 2,
     }
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -9,8 +10,10 @@ from urllib.parse import parse_qsl
 import pytest
 
 from counterfact.builders.sources.articles import LocalArticles, Passage
+from counterfact.builders.sources.options import SourceOptions
 from counterfact.builders.sources.sparql import SourceError
 from counterfact.builders.sources.wikipedia import Wikipedia
+from counterfact.core.errors import BadInput
 from counterfact.core.places import data_folder
 from tests.support.fast_client import fast_client
 from tests.support.made_up_world import small_world
@@ -19,6 +22,10 @@ from tests.support.wiki_server import serve_wiki
 
 ARTICLES = {f"Q{n}": Passage(f"Heron {n}", f"A heron called {n} times.") for n in range(2, 130)}
 ARTICLES |= {"Q200": Passage('The "Oar" & Ольга', "Text."), "Q202": Passage("Blank", "  ")}
+
+
+def texts(found: dict[str, Passage]) -> dict[str, str]:
+    return {title: article.text for title, article in found.items()}
 
 
 def wiki(url: str, folder: Path) -> Wikipedia:
@@ -34,7 +41,9 @@ def test_titles_come_in_fifties_and_openings_in_twenties(tmp_path: Path) -> None
         assert titles == {id: article.name for id, article in ARTICLES.items()}
         found = site.read(list(titles.values()))
         again = site.read(list(titles.values()))
-    assert found == again == {article.name: article for id, article in ARTICLES.items() if id != "Q202"}
+    assert (
+        texts(found) == texts(again) == {article.name: article.text for id, article in ARTICLES.items() if id != "Q202"}
+    )
     kinds = [dict(parse_qsl(asked.body)) for asked in log.asked]
     assert [len(kind["ids"].split("|")) for kind in kinds if "ids" in kind] == [50, 50, 30]
     first_parts = [kind for kind in kinds if "titles" in kind and "excontinue" not in kind]
@@ -52,7 +61,32 @@ def test_merged_deleted_and_unlinked_entities(tmp_path: Path) -> None:
 def test_redirects_and_normalised_titles_lead_to_the_article(tmp_path: Path) -> None:
     with serve_wiki(ARTICLES, moved={"Old heron": "Heron 7", "Lost": "Nowhere"}) as url:
         found = wiki(url, tmp_path).read(["Old heron", "heron_8", "Heron 7", "Lost", "Never written"])
-    assert found == {"Old heron": ARTICLES["Q7"], "heron_8": ARTICLES["Q8"], "Heron 7": ARTICLES["Q7"]}
+    assert {title: article[:2] for title, article in found.items()} == {
+        "Old heron": ARTICLES["Q7"][:2],
+        "heron_8": ARTICLES["Q8"][:2],
+        "Heron 7": ARTICLES["Q7"][:2],
+    }
+    assert found["heron_8"].origin == {
+        "page_id": 596,
+        "revision_id": 4172,
+        "url": "https://wiki.invalid/Heron_8",
+        "time": "2026-01-02T03:04:05Z",
+        "licence": "CC BY-SA 4.0",
+    }
+
+
+def test_whole_articles_come_one_by_one_under_another_identity(tmp_path: Path) -> None:
+    log = Log()
+    with serve_wiki(ARTICLES, log) as url:
+        openings = wiki(url, tmp_path)
+        site = replace(openings, whole=True)
+        found = site.read([f"Heron {n}" for n in range(2, 9)])
+    assert texts(found) == {f"Heron {n}": f"A heron called {n} times." for n in range(2, 9)}
+    kinds = [dict(parse_qsl(asked.body)) for asked in log.asked]
+    assert len(kinds) == 7 and not any("exintro" in kind for kind in kinds)
+    assert site.identity()["whole"] and not openings.identity()["whole"]
+    with pytest.raises(BadInput, match="--whole-articles"):
+        SourceOptions(whole_articles=True).open()
 
 
 def without(kind: str, key: str) -> Callable[[Reply, Asked], Reply]:

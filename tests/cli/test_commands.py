@@ -36,58 +36,6 @@ def evaluate(dataset: Path, out: Path, *more: object) -> list[object]:
     return ["evaluate", "--dataset", dataset, "--out", out, *model, *editor, *more]
 
 
-def test_the_way_from_records_to_a_page(command: Command, dataset: Path, tmp_path: Path) -> None:
-    code, out, _ = command(*evaluate(dataset, tmp_path / "results"))
-    assert code == 0
-    assert "identity" in out
-    code, out, _ = command(*evaluate(dataset, tmp_path / "results"), "--json")
-    assert code == 0 and json.loads(out)[0]["editor"]["name"] == "identity"
-    code, out, _ = command("summarize", tmp_path / "results", "--format", "json")
-    assert code == 0
-    [table] = json.loads(out)
-    assert [row["label"] for row in table["rows"]][1:] == ["identity"]
-    code, out, _ = command("summarize", tmp_path / "results", "--format", "latex", "--paper", "gpt2-xl")
-    assert code == 0
-    assert r"\toprule" in out
-    code, out, _ = command("leaderboard", "build", tmp_path / "results", "--out", tmp_path / "site")
-    assert code == 0
-    page = (tmp_path / "site" / "index.html").read_text()
-    assert "http" not in page
-    assert "identity" in (tmp_path / "site" / "data.js").read_text()
-    assert (tmp_path / "site" / "ranking.png").stat().st_size > 1000
-    [run] = (tmp_path / "results").rglob("run.json")
-    code, out, _ = command("export", run.parent, "--format", "rome", "--out", tmp_path / "rome")
-    assert code == 0
-    assert len(list((tmp_path / "rome").glob("case_*.json"))) == 6
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["evaluate", "--dataset", "data", "--out", "FILE"], "is a file"),
-        (["known", "--out", "FOLDER"], "is a directory"),
-        (["edit", "{} is", "--subject", "A", "--target", "B", "--save", "FOLDER"], "is a directory"),
-        (["build", "--out", "FILE"], "is a file"),
-    ],
-)
-def test_a_file_for_a_folder_is_refused_at_once(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("FILE").write_text("")
-    Path("FOLDER").mkdir()
-    code, _, err = command(*arguments)
-    assert code == 2 and said in " ".join(err.split())
-
-
-def test_stats_and_doctor(command: Command, dataset: Path) -> None:
-    code, out, _ = command("stats", dataset, "--json")
-    assert code == 0
-    assert json.loads(out)
-    code, out, _ = command("doctor", "--json")
-    assert "torch" in json.loads(out)["facts"]
-
-
 def test_the_doctor_looks_at_a_model(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COUNTERFACT_CACHE", str(tmp_path / "cache"))
     (tmp_path / "texts.txt").write_text("The ferry to the island leaves. The bridge is new.\n" * 40)

@@ -48,7 +48,7 @@ def test_the_demo_with_a_model_that_knows_records(
     assert "2 of the first" in shown and "hold a fact that the model knows" in shown
     assert f"$ counterfact evaluate --dataset {out / 'known'}" in shown
     stages = ["second moment", "edit one fact", "build", "keep what it knows", "edit and measure", "trace", "all"]
-    assert all(f"\n {stage} " in shown for stage in stages)
+    assert all(f"\n{stage} " in shown for stage in stages)
     runs = [json.loads(path.read_text()) for path in (out / "results").rglob("run.json")]
     assert sorted(run["editor"]["name"] for run in runs) == sorted(demo.REAL_EDITORS)
     assert {run["pre"]["ES"]["value"] for run in runs} == {0.0}, "the model knows the true objects"

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from counterfact.core.records import Request
 from counterfact.core.subjects import with_slot
+from counterfact.tracing.facts import Fact
 
 
 @pytest.mark.parametrize(
@@ -73,3 +75,20 @@ def test_what_is_found_fills_the_slot_to_the_text(before: str, subject: str, aft
     places = [i for i in range(len(template)) if template[i : i + 2] == "{}"]
     assert begin in places
     assert text in {f"{template[:place]}{written}{template[place + 2 :]}" for place in places}
+
+
+def test_facts_to_trace_have_their_subject_where_it_is_a_word() -> None:
+    def place(prompt: str, subject: str, template: str = "") -> tuple[str, str]:
+        return Fact(known_id=0, subject=subject, attribute="x", prompt=prompt, template=template).slotted
+
+    assert place("In Romania the Roma speak", "Roma") == ("In Romania the {} speak", "Roma")
+    assert place("Roma lived here. Roma", "Roma", "{} lived") == ("{} lived here. Roma", "Roma")
+    assert place("\u6771\u4eac\u306f", "\u6771\u4eac") == ("{}\u306f", "\u6771\u4eac")
+    with pytest.raises(ValueError, match="part of the longer word 'Romania'"):
+        place("Romania is", "Roma")
+
+
+def test_a_request_is_joined_as_its_language_has_it() -> None:
+    assert Request(0, "{}\u7684\u9996\u90fd\u662f", "a", "b").joiner == ""
+    assert Request(0, "{} is", "a", "b").joiner == " "
+    assert Request(0, "{} is", "a", "b", joiner="").joiner == ""

@@ -1,6 +1,7 @@
 """Files that people have: whose form they are of, what each record becomes, and what is said about the rest."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.contracts.formats import FORMATS
 from counterfact.core.errors import BadInput
-from counterfact.core.files import hash_json, read_jsonl
+from counterfact.core.files import hash_json, read_jsonl, write_json
 from counterfact.core.places import data_folder
 from counterfact.core.records import BadRecord
 from counterfact.editing.requests import encode
@@ -289,9 +290,7 @@ def test_counterfact_asked_as_zsre(tmp_path: Path) -> None:
 def test_prompts_of_counterfact_plus_are_read_by_their_benchmark(tmp_path: Path) -> None:
     value = SAMPLES["counterfact_plus"]
     data = load(tmp_path, value)
-    assert data.notes == (
-        "keys that are ignored: distracting_neighborhood_prompts (read by --benchmark counterfact_plus)",
-    )
+    assert data.notes == ("distracting_neighborhood_prompts is read by --benchmark counterfact_plus",)
     plus = load(tmp_path, value, benchmark="counterfact_plus")
     assert plus.notes == ()
     assert plus_prompts(only(plus)) == ["It is so. The Osk bell was cast by"]
@@ -513,3 +512,12 @@ def test_genuine_locality_is_all_asked(real_data: Path) -> None:
         assert isinstance(record, ZsreRecord)
         found = [(each.prompt, each.answer) for each in record.locality]
         assert [pair for pair in plain if pair in found] == plain
+
+
+def test_records_beyond_a_limit_are_read_with_the_others(tmp_path: Path) -> None:
+    records: list[Any] = [counterfact_record(case) for case in range(5)]
+    records[3] = {"requested_rewrite": {"note": 1}}
+    write_json(tmp_path / "data.json", records)
+    short, both = load_dataset(tmp_path / "data.json", 2), load_dataset(tmp_path / "data.json", 2, beyond=2)
+    assert replace(both, beyond=()) == short
+    assert [type(record).__name__ for record in both.beyond] == ["CounterFactRecord", "BadRecord"]

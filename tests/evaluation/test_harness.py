@@ -180,6 +180,8 @@ def test_a_chat_template_stands_around_everything_that_is_asked(
     chat = run_identity(dataset, tmp_path, chat_template=True)
     assert chat.folder != usual.folder and chat.unedited_folder != usual.unedited_folder
     assert chat.data["protocol"]["chat_template"] == hash_json("Q: {}?\nA:")[:8]
+    around = chat.data["protocol"]["generation"]["template"]
+    assert around == lm.encoding.chat_tokens == len(lm.tokens("Q: a?\nA:")) - len(lm.tokens("a"))
     record, line = dataset.records[0], next(line for line in chat.cases if "post" in line)
     assert not isinstance(record, BadRecord)
     targets = record.request.target_new, str(record.request.target_true)

@@ -10,6 +10,7 @@ from counterfact.core.files import write_json
 from counterfact.core.records import BadRecord
 from counterfact.evaluation.benchmarks.portability import PortabilityBlock, PortabilityRecord, parse
 from counterfact.evaluation.store import Run
+from counterfact.evaluation.summary import summary_tables
 from tests.evaluation.test_wild import still
 from tests.support.evaluating import CITIES, PEOPLE, run_fake
 
@@ -160,3 +161,16 @@ def test_published_files_are_read(real_data: Path, name: str, at_least: int) -> 
     assert data.kind == "portability" and len(good) == at_least
     needed = [each.needed(question) for each in good for some in each.portability.values() for question in some]
     assert sum(each is not None for each in needed) > 0.25 * len(needed)
+
+
+def test_the_same_records_by_criterion(tmp_path: Path) -> None:
+    """Each criterion counts its own questions and its own records, also those in KnowEdit's files."""
+    write_json(tmp_path / "knowedit.json", [*records(2), {**SYRIA, "case_id": 9}])
+    data = load_dataset(tmp_path / "knowedit.json", benchmark="ripples")
+    run = run_fake(data, tmp_path / "results", still())
+    assert {symbol for _, symbols in run.benchmark.columns for symbol in symbols} <= set(run.data["metrics"])
+    entries = {name: (entry["value"], entry["n"]) for name, entry in run.data["metrics"].items()}
+    # Nobody says the subject; the way back needs nothing, so it counts in both records that ask it.
+    assert entries["logic"] == (0.0, 2) and entries["comp_1"] == (None, 0)
+    (table,) = summary_tables([run])
+    assert "records that count: alias 0, logic 2, comp_1 0" in table.note

@@ -16,7 +16,7 @@ from counterfact.leaderboard.references import load_references
 from counterfact.leaderboard.submission import RECORDS, find_candidates
 
 BOARD = data_folder() / "board"
-FOLDERS = [folder.relative_to(BOARD).as_posix() for folder in find_candidates(BOARD)]
+FOLDERS = [folder.relative_to(BOARD).as_posix() for folder in find_candidates(BOARD).folders]
 
 
 @pytest.mark.parametrize("name", FOLDERS)

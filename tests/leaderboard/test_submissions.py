@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import random
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from counterfact.core.files import write_json
 from counterfact.evaluation import store
 from counterfact.evaluation.store import Run, load_run
 from counterfact.leaderboard.board import board_of
-from counterfact.leaderboard.check import check
+from counterfact.leaderboard.check import check, check_all
 from counterfact.leaderboard.entries import UNEXPECTED, load_entries
 from counterfact.leaderboard.reading import LINE_BYTES, LINES, RUN_BYTES, UNPACKED_BYTES, Refused, parse
 from counterfact.leaderboard.references import (
@@ -31,6 +32,7 @@ from counterfact.leaderboard.references import (
     write_references,
 )
 from counterfact.leaderboard.submission import RECORDS, find_candidates, write_submission
+from tests.support import Command
 from tests.support.evaluating import counterfact, run_fake, run_identity, zsre
 
 State = tuple[dict[str, Any], list[dict[str, Any]]]
@@ -277,7 +279,35 @@ def test_references_survive_their_file(known: References, tmp_path: Path) -> Non
 
 
 def test_nothing_hides_from_check_all(honest: Path) -> None:
-    assert find_candidates(honest.parent) == [honest]
+    assert find_candidates(honest.parent) == ([honest], [])
+    root, known = honest.parent, References({}, {})
+    assert set(check_all(root, known)) == {honest}
+    (root / "README.md").write_text("a board")
+    shutil.copy(honest / "run.json", root / "run.json")
+    shutil.copy(honest / RECORDS, root / RECORDS)
+    (root / "packed.zip").write_bytes(b"PK\3\4")
+    (root / "empty" / "below").mkdir(parents=True)
+    (root / "nested" / "packed").mkdir(parents=True)
+    (root / "nested" / "packed" / "run.zip").write_bytes(b"PK\3\4")
+    refused = {
+        path.name: verdict.reasons[0].code for path, verdict in check_all(root, known).items() if verdict.reasons
+    }
+    assert refused.pop(honest.name) == "unknown-dataset"
+    loose = dict.fromkeys(("run.json", RECORDS, "packed.zip"), "loose-file")
+    assert refused == {**loose, "below": "missing-file", "packed": "foreign-file"}
+    entries, left_out = load_entries(root)
+    assert len(entries) == 1 and set(left_out) == {"run.json", RECORDS}
+
+
+def test_a_submitter_checks_without_references(honest: Path, command: Command) -> None:
+    code, out, err = command("leaderboard", "check", honest)
+    assert code == 0 and "taken" in out and "its own check does that" in err
+    assert command("leaderboard", "check", honest.parent, "--all")[0] == 2
+    write_references(honest.parent / "references.json", References({}, {}))
+    assert command("leaderboard", "check", honest)[0] == 1
+    shutil.rmtree(honest)
+    code, _, err = command("leaderboard", "check", honest.parent, "--all")
+    assert code == 1 and "no submissions in" in err
 
 
 ODD: tuple[Any, ...] = (

@@ -3,6 +3,7 @@
 import json
 import unicodedata
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -11,8 +12,12 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from counterfact.core.errors import BadInput
+from counterfact.lm.generation import generate
 from counterfact.lm.model.encoding import Encoding, SubjectRule
 from counterfact.lm.model.loading import LM
+from counterfact.lm.queries import Query, Unscored
+from counterfact.lm.scoring import score
+from counterfact.lm.shifts import next_token_shifts
 from tests.support.models import BEGIN, END, FAMILIES, make_tokenizer, tiny_lm
 
 TEMPLATES = ("{} speaks French", "The mother tongue of {} is", "She met {}", "{}", "In {}, the ferry", "What, {}?")
@@ -114,7 +119,7 @@ def composing(kind: str = "gpt2") -> Encoding:
     """A tokenizer that composes characters before it looks at them, as those of Qwen do."""
     tokenizer = deepcopy(tiny_lm(kind).tokenizer)
     tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
-    return Encoding.of(tokenizer)
+    return Encoding.of(tokenizer, len(tokenizer))
 
 
 @pytest.mark.parametrize("subject", ["Zo\u00eb", "Ex\u00e4mpl\u00eb D\u00e9", "\u00c5ne Mo\u00e9", "\ud55c"])
@@ -133,8 +138,8 @@ def test_a_rule_that_needs_no_subject_asks_for_none() -> None:
     lm = tiny_lm()
     assert lm.subject_position("{} is", " ", "last") == len(lm.prompt_tokens("  is")) - 1
     with pytest.raises(ValueError, match="no token"):
-        Encoding.of(blind()).locate(["{}ab"], ["\u6771"])
-    [(ids, position)] = Encoding.of(blind()).locate(["{}ab"], ["\u6771"], "last")
+        Encoding.of(blind(), 9).locate(["{}ab"], ["\u6771"])
+    [(ids, position)] = Encoding.of(blind(), 9).locate(["{}ab"], ["\u6771"], "last")
     assert position == len(ids) - 1
 
 
@@ -168,7 +173,7 @@ def sentence_piece(words: list[str]) -> Encoding:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Metaspace()
-    return Encoding.of(PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>"))
+    return Encoding.of(PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>"), 999)
 
 
 def test_a_tokenizer_that_adds_a_space_does_not_add_two() -> None:
@@ -203,8 +208,32 @@ def test_both_rules_agree_on_real_records(real_data: Path) -> None:
 def test_a_chat_template_doubles_no_start_token() -> None:
     template = "{{ bos_token }}[{{ messages[0]['role'] }}] {{ messages[0]['content'] }} [answer]"
     for begin, expected in ((True, "[user] Where? [answer]"), (False, f"{END}[user] Where? [answer]")):
-        encoding = Encoding.of(make_tokenizer(begin))
+        encoding = Encoding.of(make_tokenizer(begin), 999)
         with pytest.raises(BadInput, match="no chat template"):
             encoding.in_chat("Where?")
         encoding.tokenizer.chat_template = template
         assert encoding.in_chat("Where?") == expected
+
+
+def test_a_token_without_an_embedding_is_refused_by_name() -> None:
+    lm = tiny_lm("gpt2", "float32")
+    tokenizer = deepcopy(lm.tokenizer)
+    tokenizer.add_tokens(["<zebra>"])
+    wider = replace(lm, tokenizer=tokenizer)
+    said = r"no embedding for the token '<zebra>': its number is \d+, and there are \d+ embeddings"
+    for call in (
+        lambda: wider.tokens("a <zebra>"),
+        lambda: wider.target_tokens("<zebra>"),
+        lambda: wider.locate(["{} is <zebra>"], ["Oslo"]),
+        lambda: wider.locate(["{} is <zebra>"], ["Oslo"], "last"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            call()
+    prompts = ["Oslo is", "Oslo <zebra>"]
+    for good, bad in (
+        score(wider, [Query(prompt, ("a",)) for prompt in prompts]),
+        generate(wider, prompts, [0, 0], length=12),
+        next_token_shifts(wider, prompts, [-1, -1], []),
+    ):
+        assert isinstance(bad, Unscored) and "'<zebra>'" in bad.reason and not isinstance(good, Unscored)
+    assert lm.encoding.flaw([0]) is None

@@ -12,11 +12,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from counterfact.builders.sources.queries import DIRECT, ENTITY, LABEL, SITELINKS
+from counterfact.builders.sources.queries import ALIAS, DIRECT, ENTITY, LABEL, SITELINKS
 from tests.support.made_up_world import World
 
 _DATA = "https://www.wikidata.org/wiki/Special:EntityData/"
-_ALIAS = "http://www.w3.org/2004/02/skos/core#altLabel"
 _DESCRIPTION = "http://schema.org/description"
 _INTEGER = "http://www.w3.org/2001/XMLSchema#integer"
 _FOREIGN = {"de": "Ding Nummer", "ru": "вещь", "ja": "物", "ar": "شيء", "en-gb": "thing", "zh-hans": "东西"}
@@ -42,7 +41,7 @@ def useless(number: int) -> str:
         lines.append(
             f"<{ENTITY}Q#> <{_DESCRIPTION}> {escaped(f'{text}, said at length of no. # {text}')}@{language} .\n"
         )
-        lines.append(f"<{ENTITY}Q#> <{_ALIAS}> {escaped(f'{text} called {text}')}@{language} .\n")
+        lines.append(f"<{ENTITY}Q#> <{ALIAS}> {escaped(f'{text} called {text}')}@{language} .\n")
     lines.append(f'<{ENTITY}Q#> <{LABEL}> "thing # of no use"@en .\n')
     for relation in range(20):
         lines.append(f'<{ENTITY}Q#> <{DIRECT}P9{relation:03}> "an identifier {relation}-#" .\n')
@@ -66,6 +65,9 @@ def useful(world: World) -> dict[str, list[str]]:
         for tag in reversed(tags):
             text = label if tag == tags[0] else f"{label} everywhere"
             lines.append(f"<{ENTITY}{entity}> <{LABEL}> {escaped(text)}@{tag} .\n")
+        lines += [
+            f"<{ENTITY}{entity}> <{ALIAS}> {escaped(f'{label} by another name')}@{tag} .\n" for tag in ("en", "de")
+        ]
         lines.append(f'<{ENTITY}{entity}> <{SITELINKS}> "{world.sitelinks.get(entity, 1)}"^^<{_INTEGER}> .\n')
         if facts[entity]:
             lines.append(f"<{ENTITY}{entity}> <{DIRECT}P103> _:genid{entity}abc .\n")

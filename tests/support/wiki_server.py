@@ -69,17 +69,24 @@ def _entities(given: Mapping[str, str], titles: Mapping[str, str], merged: Mappi
     return {"entities": found, "success": 1}
 
 
+def _origin(name: str) -> dict[str, Any]:
+    number = sum(name.encode())
+    url = f"https://wiki.invalid/{name.replace(' ', '_')}"
+    revision = {"revid": 7 * number, "parentid": 0, "timestamp": "2026-01-02T03:04:05Z"}
+    return {"pageid": number, "fullurl": url, "lastrevid": 7 * number, "revisions": [revision]}
+
+
 def _extracts(given: Mapping[str, str], texts: Mapping[str, str], moved: Mapping[str, str]) -> dict[str, Any]:
     asked = given["titles"].split("|")
-    if len(asked) > 20 or given["exlimit"] != "20" or given.get("exintro") != "1":
-        return {"error": {"code": "toomanyvalues", "info": "The limit is 20, and exintro is needed."}}
+    if len(asked) > (20 if given.get("exintro") == "1" else 1) or len(asked) > int(given["exlimit"]):
+        return {"error": {"code": "toomanyvalues", "info": "The limit is 20, and 1 without exintro."}}
     normal = {title: title[:1].upper() + title[1:].replace("_", " ") for title in asked}
     redirects = {name: moved[name] for name in normal.values() if name in moved}
     names = list(dict.fromkeys(moved.get(name, name) for name in normal.values()))
     start = int(given.get("excontinue", 0))
     pages: list[dict[str, Any]] = []
     for place, name in enumerate(names):
-        page: dict[str, Any] = {"ns": 0, "title": name} | ({} if name in texts else {"missing": True})
+        page: dict[str, Any] = {"ns": 0, "title": name} | (_origin(name) if name in texts else {"missing": True})
         if name in texts and start <= place < start + PART:
             page["extract"] = texts[name]
         pages.append(page)

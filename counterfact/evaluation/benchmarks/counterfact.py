@@ -13,7 +13,6 @@ from counterfact.contracts.benchmarks import Answers, Benchmark, Lesson, benchma
 from counterfact.core.numbers import finite
 from counterfact.core.records import Border, Record, Request
 from counterfact.core.references import ReferenceTexts
-from counterfact.core.subjects import joiner_after
 from counterfact.lm.queries import Query
 
 OFFICIAL = "d017056125178a13728594e66a801357a8db9ed7973a7425554bb4271de9fc6f"
@@ -83,7 +82,7 @@ class CounterFactRecord(Border):
             target_new=rewrite.target_new.text,
             target_true=None if rewrite.target_true is None else rewrite.target_true.text,
             relation_id=rewrite.relation_id,
-            joiner=joiner_after(rewrite.prompt) if self.joiner is None else self.joiner,
+            **({} if self.joiner is None else {"joiner": self.joiner}),
         )
 
     @property

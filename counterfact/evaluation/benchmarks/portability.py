@@ -19,7 +19,7 @@ from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field
 from counterfact.contracts.benchmarks import Answers, Benchmark, benchmark
 from counterfact.contracts.metrics import Block, metric
 from counterfact.core.records import Border, Request
-from counterfact.core.subjects import joiner_after, with_slot
+from counterfact.core.subjects import with_slot
 from counterfact.lm.queries import Continuation, OpenQuery, Query
 from counterfact.statistics.values import mean
 
@@ -81,7 +81,7 @@ class PortabilityRecord(Border):
         """The fact that an editor is to change; the subject is named as the prompt has it."""
         template, subject = with_slot(self.prompt, self.subject)
         true = next((name for name in self.ground_truth if name.strip() and name != self.target_new), None)
-        return Request(self.case_id, template, subject, self.target_new, true, joiner=joiner_after(template))
+        return Request(self.case_id, template, subject, self.target_new, true)
 
     def needed(self, question: Question) -> list[Fact] | None:
         """Return what the unedited model must know for a question of portability; `None` where that cannot be told.
@@ -119,6 +119,11 @@ class PortabilityRecord(Border):
 def _(record: PortabilityRecord) -> Questions:
     neighbors = [Neighbor(each.prompt, each.ground_truth[0]) for sort in record.locality.values() for each in sort]
     return Questions((record.target_new,), tuple(record.rephrase), tuple(neighbors))
+
+
+def is_ripples(value: Mapping[str, Any]) -> bool:
+    """Return whether a record is a line of `ripples.jsonl`, which is asked about by criterion."""
+    return "ripples_of" in value
 
 
 class Around(Said):
@@ -212,7 +217,7 @@ def portability(block: Block) -> float | None:
     >>> portability({"portability_prompts_said": said})
     0.5
     """
-    return _share(block, "portability", known_only=True)
+    return share_of(block, "portability")
 
 
 @metric("portability_all", "% of questions", "higher", PAPER, NAME)
@@ -223,7 +228,7 @@ def portability_of_all(block: Block) -> float | None:
     >>> portability_of_all({"portability_prompts_said": [{"text": "Rome", **said}, {"text": "Damascus", **said}]})
     0.5
     """
-    return _share(block, "portability", known_only=False)
+    return share_of(block, "portability", known_only=False)
 
 
 @metric("locality", "% of questions", "higher", PAPER, NAME)
@@ -236,11 +241,20 @@ def locality(block: Block) -> float | None:
     >>> locality({"locality_prompts_said": [{"text": t, "answers": ["Ada"], "known": k} for t, k in texts]})
     0.5
     """
-    return _share(block, "locality", known_only=True)
+    return share_of(block, "locality")
 
 
-def _share(block: Block, part: str, *, known_only: bool) -> float | None:
-    asked = [each for each in block.get(f"{part}_prompts_said") or [] if each.get("known") or not known_only]
+def share_of(block: Block, part: str, *sorts: str, known_only: bool = True) -> float | None:
+    """Return the share of questions that are answered.
+
+    Args:
+        block: of a record.
+        part: `portability` or `locality`.
+        sorts: as the file names them; none for all.
+        known_only: whether only those count for which the unedited model knew what is needed.
+    """
+    asked = [each for each in block.get(f"{part}_prompts_said") or [] if not sorts or each.get("sort") in sorts]
+    asked = [each for each in asked if each.get("known") or not known_only]
     return mean([float(holds_answer(each["text"] or "", each["answers"])) for each in asked])
 
 
@@ -251,7 +265,7 @@ PORTABILITY = benchmark(
         version=1,
         paper=PAPER,
         parse=parse,
-        recognises=lambda value: "portability" in value and "locality" in value,
+        recognises=lambda value: "portability" in value and "locality" in value and not is_ripples(value),
         requested_rewrite=rewrite_of,
         queries=queries,
         open_queries=spoken,

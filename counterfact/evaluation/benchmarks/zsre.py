@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 
 from counterfact.contracts.benchmarks import Answers, Benchmark, Lesson, benchmark
 from counterfact.core.records import Border, Request
-from counterfact.core.subjects import joiner_after, with_slot
+from counterfact.core.subjects import with_slot
 from counterfact.lm.queries import Query, TargetScore
 
 from .counterfact import CounterFactRecord
@@ -58,8 +58,8 @@ class ZsreRecord(Border):
         The slot is where `core.subjects.with_slot` finds the subject; other places where it stands stay text.
         """
         prompt, subject = with_slot(self.src, self.subject)
-        joiner = joiner_after(prompt) if self.joiner is None else self.joiner
-        return Request(self.case_id, prompt, subject, self.answers[0], self.target_true, joiner=joiner)
+        given = {} if self.joiner is None else {"joiner": self.joiner}
+        return Request(self.case_id, prompt, subject, self.answers[0], self.target_true, **given)
 
     @property
     def asked(self) -> dict[str, list[Question]]:

@@ -89,7 +89,7 @@ register_format(
     Format(
         name="knowedit",
         title="KnowEdit",
-        recognises=lambda value: is_flat_edit(value) and is_knowedit(value),
+        recognises=lambda value: is_flat_edit(value) and is_knowedit(value) and "ripples_of" not in value,
         benchmark="zsre",
         convert=_knowedit,
         keys=frozenset(

@@ -35,24 +35,55 @@ class Encoding:
     """A fast tokenizer of the `transformers` library."""
     start: tuple[int, ...]
     """What the tokenizer puts before a text (a beginning-of-sequence token), often nothing."""
+    embedded: int
+    """Tokens that the model has an embedding for: a tokenizer may know more."""
 
     @classmethod
-    def of(cls, tokenizer: Any) -> "Encoding":
+    def of(cls, tokenizer: Any, embedded: int) -> "Encoding":
         """Find out what the tokenizer puts before a text; what it puts after one is never used."""
         plain = tokenizer(ANCHOR, add_special_tokens=False)["input_ids"]
         whole = tokenizer(ANCHOR)["input_ids"]
         places = [i for i in range(len(whole)) if whole[i : i + len(plain)] == plain]
-        return cls(tokenizer, tuple(whole[: places[0]]) if places else ())
+        return cls(tokenizer, tuple(whole[: places[0]]) if places else (), embedded)
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of many texts, without special tokens, in one call."""
+        """Return the ids of many texts, without special tokens, in one call.
+
+        Raises:
+            ValueError: one of them holds a token that the model has no embedding for.
+        """
+        coded, flaws = self.each_text(texts)
+        for flaw in flaws.values():
+            raise ValueError(flaw)
+        return coded
+
+    def each_text(self, texts: Sequence[str]) -> tuple[list[list[int]], dict[int, str]]:
+        """Return the ids of many texts; for those that the model cannot read, none, and by their places why."""
         if not texts:
-            return []
-        return list(self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"])
+            return [], {}
+        coded = list(self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"])
+        flaws = {place: flaw for place, ids in enumerate(coded) if (flaw := self.flaw(ids))}
+        return [[] if place in flaws else ids for place, ids in enumerate(coded)], flaws
+
+    def flaw(self, ids: Sequence[int]) -> str | None:
+        """Return why the model cannot read some ids: the first that it has no embedding for, by its token."""
+        found = next((i for i in ids if i >= self.embedded), None) if self._is_larger else None
+        if found is None:
+            return None
+        token = self.tokenizer.convert_ids_to_tokens(found)
+        return (
+            f"the model has no embedding for the token {token!r}: its number is {found}, and there are {self.embedded} "
+            f"embeddings, where the tokenizer has {len(self.tokenizer)} tokens"
+        )
 
     def prompts(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of many prompts, each after `start`."""
+        """Return the ids of many prompts, each after `start`; raises `ValueError` as `texts` does."""
         return [[*self.start, *ids] for ids in self.texts(prompts)]
+
+    def each_prompt(self, prompts: Sequence[str]) -> tuple[list[list[int]], dict[int, str]]:
+        """Return the ids of many prompts, each after `start`; for those that cannot be read, none, and why."""
+        coded, flaws = self.each_text(prompts)
+        return [[] if place in flaws else [*self.start, *ids] for place, ids in enumerate(coded)], flaws
 
     def in_chat(self, prompt: str) -> str:
         """Return a prompt as a user's message, up to where the model's answer begins, by its tokenizer's chat template.
@@ -99,7 +130,7 @@ class Encoding:
 
         Raises:
             ValueError: unknown rule, a template without exactly one slot, and, unless the rule is `last`, a subject
-                that is empty or has no token.
+                that is empty or has no token; or a token that the model has no embedding for.
         """
         if rule not in get_args(SubjectRule):
             raise ValueError(f"expected a rule among {', '.join(get_args(SubjectRule))}, got {rule!r}")
@@ -117,6 +148,8 @@ class Encoding:
     def _place(
         self, ids: list[int], spans: list[tuple[int, int]], before: str, subject: str, rule: SubjectRule
     ) -> Located:
+        if flaw := self.flaw(ids):
+            raise ValueError(flaw)
         if rule == "last" and ids:
             return Located([*self.start, *ids], len(self.start) + len(ids) - 1)
         text = subject.strip()
@@ -143,6 +176,16 @@ class Encoding:
     def holding(self, characters: str) -> frozenset[int]:
         """Return the ids of all tokens whose text holds one of the characters."""
         return frozenset(i for i, text in enumerate(self._token_texts) if any(each in text for each in characters))
+
+    @cached_property
+    def _is_larger(self) -> bool:
+        return len(self.tokenizer) > self.embedded
+
+    @cached_property
+    def chat_tokens(self) -> int:
+        """Number of tokens that the chat template puts around a prompt."""
+        plain, put = self.prompts([ANCHOR, self.in_chat(ANCHOR)])
+        return len(put) - len(plain)
 
     @cached_property
     def _token_texts(self) -> list[str]:

@@ -145,7 +145,7 @@ class LM:
     @cached_property
     def encoding(self) -> Encoding:
         """The tokenizer as it is used here, for many texts at once."""
-        return Encoding.of(self.tokenizer)
+        return Encoding.of(self.tokenizer, len(self.model.get_input_embeddings().weight))
 
     @property
     def text_start(self) -> list[int]:
@@ -207,12 +207,12 @@ def load_lm(
         announce: told that a GGUF file is converted, which takes a while.
 
     Raises:
-        BadInput: no such model, a family without a layout, quantised weights, no fast tokenizer, unknown dtype, a
-            precision that the device does not have.
+        BadInput: no such model, a family without a layout, quantised weights, no fast tokenizer, unknown dtype, no such
+            device here, a precision that the device does not have.
     """
     if dtype not in DTYPES:
         raise BadInput(f"expected a dtype among {', '.join(DTYPES)}, got {dtype!r}")
-    device = torch.device(device or default_device())
+    device = usable_device(device)
     check_precision(precision, device, DTYPES[dtype])
     folder, name, commit = _find(str(name_or_path), announce)
     config = _check_config(folder)
@@ -280,6 +280,25 @@ def default_device() -> torch.device:
     """Return the accelerator if there is one, else the processor."""
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return found or torch.device("cpu")
+
+
+def usable_device(device: torch.device | str | None) -> torch.device:
+    """Return a device by its name, by default `default_device()`.
+
+    Raises:
+        BadInput: it is the name of none, or this machine or this build of torch does not have it.
+    """
+    if device is None:
+        return default_device()
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found).add_(1).to("cpu")
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = str(error).partition("\n")[0].partition(". ")[0]
+        raise BadInput(
+            f"--device {device} cannot be used here: {first}. Say cpu, or a device that `counterfact doctor` names"
+        ) from error
+    return found
 
 
 def _find(name: str, announce: Announce | None) -> tuple[Path, str, str | None]:

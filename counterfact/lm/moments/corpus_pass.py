@@ -134,7 +134,7 @@ class Pass:
             keeper.offer(self.read)
 
     def _rows(self, group: Sequence[str]) -> list[Row]:
-        coded = enumerate(self.lm.encoding.texts(group), self.read)
+        coded = enumerate(self.lm.encoding.each_text(group)[0], self.read)
         return [Row(ids[: self.lm.max_length], i // RUN % 2, i < SAMPLE) for i, ids in coded if ids]
 
     def save(self) -> None:
