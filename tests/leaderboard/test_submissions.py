@@ -418,7 +418,7 @@ def test_requests_that_may_not_be_passed_on_are_withheld_and_still_checked(
     assert check(folder, known).accepted
     [entry] = load_entries(tmp_path / "s")[0]
     whole = write_submission(runs["zsre"], tmp_path / "whole" / "one")[0]
-    assert entry.cells == load_entries(whole.parent / "whole")[0][0].cells
+    assert entry.cells == load_entries(whole.parent)[0][0].cells
     other = [json.loads(line) for line in lines.splitlines()]
     other[0]["requested_rewrite"]["withheld"] = "0" * 64
     (folder / RECORDS).write_bytes(gzip.compress("".join(json.dumps(line) + "\n" for line in other).encode()))
