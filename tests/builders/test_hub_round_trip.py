@@ -83,8 +83,8 @@ def test_the_embedded_data_sets_come_back_the_same(tmp_path: Path) -> None:
             ["push", facts, questions, "--to", "org/name"],
             ["evaluate", "--dataset", facts, "--out", str(tmp_path / "local"), *how],
             ["evaluate", "--dataset", questions, "--out", str(tmp_path / "local"), *how],
-            ["evaluate", "--dataset", "org/name:counterfact@v1.0.0", "--out", str(tmp_path / "hub"), *how],
-            ["evaluate", "--dataset", "org/name:zsre@v1.0.0", "--out", str(tmp_path / "hub"), *how],
+            ["evaluate", "--dataset", "org/name:counterfact@v2.0.0", "--out", str(tmp_path / "hub"), *how],
+            ["evaluate", "--dataset", "org/name:zsre@v2.0.0", "--out", str(tmp_path / "hub"), *how],
         )
     assert done.returncode == 0, done.stderr[-3000:]
     results = [

@@ -28,7 +28,9 @@ def test_counts_by_hand_in_both_directions() -> None:
 
 
 def test_why_facts_are_missing(tmp_path: Path) -> None:
-    report = build_from_sources(small_world(("P103",)).write(tmp_path / "world"), BuildSettings(), tmp_path / "out")
+    report = build_from_sources(
+        small_world(("P103",)).write(tmp_path / "world"), BuildSettings(preset="strict"), tmp_path / "out"
+    )
     records = [r for r in load_dataset(report.path).records if isinstance(r, CounterFactRecord)]
     world = small_world(("P103",))
     two = next(label for uuid, label, _ in world.tuples["P103"] if uuid == "P103-6")

@@ -173,4 +173,4 @@ def test_the_same_records_by_criterion(tmp_path: Path) -> None:
     # Nobody says the subject; the way back needs nothing, so it counts in both records that ask it.
     assert entries["logic"] == (0.0, 2) and entries["comp_1"] == (None, 0)
     (table,) = summary_tables([run])
-    assert "records that count: alias 0, logic 2, comp_1 0" in table.note
+    assert "alias 0, logic 2, comp_1 0" in table.note

@@ -411,14 +411,14 @@ def test_requests_that_may_not_be_passed_on_are_withheld_and_still_checked(
 ) -> None:
     with pytest.raises(BadInput, match="begin with their prompts"):
         write_submission(runs["fake"], tmp_path / "texts", withhold=True)
-    folder, _ = write_submission(runs["zsre"], tmp_path / "s", withhold=True)
+    folder, _ = write_submission(runs["zsre"], tmp_path / "s" / "one", withhold=True)
     lines = gzip.decompress((folder / RECORDS).read_bytes()).decode()
     subjects = [line["requested_rewrite"]["subject"] for line in runs["zsre"].cases if "post" in line]
     assert not any(subject in lines for subject in subjects)
     assert check(folder, known).accepted
     [entry] = load_entries(tmp_path / "s")[0]
-    whole = write_submission(runs["zsre"], tmp_path / "whole")[0]
-    assert entry.cells == load_entries(whole.parent / "whole")[0][0].cells
+    whole = write_submission(runs["zsre"], tmp_path / "whole" / "one")[0]
+    assert entry.cells == load_entries(whole.parent)[0][0].cells
     other = [json.loads(line) for line in lines.splitlines()]
     other[0]["requested_rewrite"]["withheld"] = "0" * 64
     (folder / RECORDS).write_bytes(gzip.compress("".join(json.dumps(line) + "\n" for line in other).encode()))

@@ -297,9 +297,11 @@ def nats_of(scores: Any) -> torch.Tensor:
 def test_solves_are_in_float64_whatever_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     factored: list[torch.dtype] = []
     solved: list[torch.dtype] = []
-    cholesky, solve = torch.linalg.cholesky_ex, torch.cholesky_solve
+    cholesky, solve = torch.linalg.cholesky_ex, torch.linalg.solve_triangular
     monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda a: (factored.append(a.dtype), cholesky(a))[1])
-    monkeypatch.setattr(torch, "cholesky_solve", lambda b, a: (solved.extend([b.dtype, a.dtype]), solve(b, a))[1])
+    monkeypatch.setattr(
+        torch.linalg, "solve_triangular", lambda a, b, **how: (solved.extend([b.dtype, a.dtype]), solve(a, b, **how))[1]
+    )
     lm = tiny_lm("gpt2", "bfloat16")
     edits_of(prepared("rome", lm, resources(lm, tmp_path))(REQUESTS[:2], 0))
     assert {*factored, *solved} == {torch.float64} and factored and solved
