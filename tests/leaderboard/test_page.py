@@ -48,7 +48,7 @@ def page(browser: Browser, site: Path) -> Browser:
 
 
 def rows(page: Browser) -> int:
-    return int(page.run("document.querySelectorAll('tbody tr').length"))
+    return int(page.run("document.querySelectorAll('tbody tr:not(.part)').length"))
 
 
 def ids(page: Browser) -> list[str]:
@@ -73,13 +73,15 @@ def test_a_number_is_the_same_on_the_page_as_in_the_table(page: Browser, site: P
     kept = [cell[0] for group in exact["groups"] for row in group["rows"] for cell in row["cells"].values()]
     assert sorted(kept) == sorted(float(value) for value in values if value)
     assert sorted(page.run(cells)) == sorted(f"{round(value, 1) + 0.0:.1f}" for value in kept)
-    assert page.run("[21.950354, -0.04, null].map((value) => fixed(value))") == ["22.0", "0.0", "–"]
+    found = page.run("[21.950354, -0.04, null, 56.25, 56.75, 0.15].map((value) => fixed(value))")
+    assert found == ["22.0", "0.0", "–", "56.2", "56.8", "0.1"]
 
 
 def test_sorting(page: Browser) -> None:
-    assert page.run("document.querySelector('th[aria-sort]').textContent") == "S ▾"
+    assert page.run("document.querySelector('th[aria-sort]').textContent").startswith("S ↑ ▾")
     column = "[...document.querySelectorAll('section')].find((s) => s.querySelector('[data-sort=ES]'))"
-    values = f"[...{column}.querySelectorAll('tbody tr')].map((tr) => parseFloat(tr.children[4].textContent))"
+    ranked = f"{column}.querySelector('tbody').querySelectorAll('tr')"
+    values = f"[...{ranked}].map((tr) => parseFloat(tr.children[4].textContent))"
     page.run("document.querySelector('[data-sort=ES]').click()")
     assert page.run("document.querySelector('th[aria-sort]').getAttribute('aria-sort')") == "descending"
     assert (down := page.run(values)) == sorted(down, reverse=True)
@@ -106,7 +108,7 @@ def test_filtering(page: Browser) -> None:
     page.run(
         "var d = document.getElementById('filter-dataset'); d.value = 'ours@1'; d.dispatchEvent(new Event('change'))"
     )
-    assert rows(page) == 2 < whole
+    assert rows(page) == 3 < whole, "two runs and the unedited model"
     page.run("d.value = ''; d.dispatchEvent(new Event('change'))")
     assert rows(page) == whole and page.said == []
 
@@ -128,9 +130,9 @@ def test_a_run_and_what_is_known_of_it(page: Browser) -> None:
 
 def test_two_runs_record_by_record(page: Browser, site: Path) -> None:
     for index in (0, 1):
-        page.run(f"document.querySelectorAll('input[type=checkbox]')[{index}].click()")
+        page.run(f"document.querySelectorAll('input.choose')[{index}].click()")
     page.run("document.getElementById('compare').click()")
-    page.wait("document.querySelector('h2').textContent.includes(' | ')")
+    page.wait("document.querySelector('h2').textContent.includes(' against ')")
     assert "6 common records" in page.run("document.body.textContent")
     first = json.loads((site / "runs" / f"{page.run('location.hash').split('/')[2]}.js").read_text()[13:-3])
     text = next(case[3] for case in first["cases"] if len(case) > 3)
@@ -148,12 +150,11 @@ def test_pages_of_an_editor_and_a_model(page: Browser, where: str) -> None:
     assert page.said == []
 
 
-def test_trade_offs_are_drawn_when_asked_for(page: Browser) -> None:
-    assert page.run("document.querySelectorAll('svg').length") == 0
-    page.run("[...document.querySelectorAll('details')].at(1).open = true")
-    page.wait("document.querySelectorAll('svg circle.ours').length >= 4")
+def test_trade_offs_stand_in_front_and_stay_where_the_table_is_sorted(page: Browser) -> None:
+    page.wait("document.querySelectorAll('svg circle.ours').length >= 2")
     page.run("document.querySelector('[data-sort=NS]').click()")
-    page.wait("document.querySelectorAll('svg circle.ours').length >= 4")
+    page.wait("document.querySelectorAll('svg circle.ours').length >= 2")
+    assert page.run("document.querySelectorAll('svg circle.controls').length") > 0, "controls are drawn, as rings"
     assert page.said == []
 
 

@@ -21,9 +21,14 @@ function draw(tag, properties, ...children) {
   node.append(...children);
   return node;
 }
-// Adding 0 turns a negative zero into a positive one.
-const fixed = (value, digits = 1) =>
-  value === null || value === undefined ? "–" : (Number(value.toFixed(digits)) + 0).toFixed(digits);
+// As Python rounds: a tie, which only a number of few binary digits is, goes to the even neighbor. Adding 0 turns a
+// negative zero into a positive one.
+function fixed(value, digits = 1) {
+  if (value === null || value === undefined) return "–";
+  const shifted = value * 10 ** digits, tie = Number.isInteger(value * 2 ** (digits + 1)) && Math.abs(shifted % 1) === 0.5;
+  const rounded = tie ? 2 * Math.round(shifted / 2) / 10 ** digits : Number(value.toFixed(digits));
+  return (rounded + 0).toFixed(digits);
+}
 const signed = (value) => (value > 0 && fixed(value) !== "0.0" ? "+" : "") + fixed(value);
 const count = (n, one, many = one + "s") => n + " " + (n === 1 ? one : many);
 const link = (route, text) => make("a", { href: "#/" + route.map(encodeURIComponent).join("/") }, text);
