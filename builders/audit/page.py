@@ -7,7 +7,9 @@ from pathlib import Path
 from random import Random
 
 from counterfact.core.files import write_atomic
+from counterfact.core.page_style import STYLE
 from counterfact.core.prompts import fill
+from counterfact.core.relations import relation_name
 from counterfact.core.seeds import derive_seed
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 
@@ -16,20 +18,18 @@ from .loading import load_counterfact
 
 _EXAMPLES = 5
 _STYLE = """
-body { font: 16px/1.5 Georgia, serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1.5rem; }
-h1, h2 { font-weight: normal; } h2 { border-top: 1px solid #ccc; padding-top: 1rem; margin-top: 2.5rem; }
-h2 small { color: #666; font-size: .65em; }
-table { border-collapse: collapse; } td, th { text-align: left; padding: .25rem .8rem .25rem 0; vertical-align: top; }
-.number { text-align: right; font-variant-numeric: tabular-nums; } tr.none { color: #aaa; }
-nav a { display: inline-block; margin-right: .7rem; }
-article { background: #f7f6f2; border-left: 4px solid #b9b29b; padding: .7rem 1.2rem; margin: 1rem 0; }
-article.marked { border-left-color: #c25b3f; }
-.edit { font-size: 1.15em; margin: .1rem 0 .5rem; }
-del { color: #8a8a8a; } ins { color: #a33a1d; text-decoration: none; }
-dl { display: grid; grid-template-columns: 8rem 1fr; margin: 0; } dt { color: #666; } dd { margin: 0 0 .4rem; }
-dd div { padding-left: 1em; text-indent: -1em; } .context { color: #888; } .note { color: #a33a1d; }
-.id, details { color: #666; font-size: .9em; } b { font-weight: normal; border-bottom: 1px solid #b9b29b; }
-@media (max-width: 40rem) { dl { grid-template-columns: 1fr; } }
+body { max-width: 66rem; margin: 1rem auto; padding: 0 1rem; }
+h2 { border-top: 1px solid var(--line); padding-top: .8rem; }
+h2 small { font-weight: 400; font-size: .75em; } th { text-align: left; } .number { text-align: right; }
+tr.none { color: var(--faint); } nav a { display: inline-block; margin: 0 .8rem .2rem 0; }
+article { background: var(--raised); border-left: 4px solid var(--line); padding: .6rem 1rem; margin: .8rem 0; }
+article.marked { border-left-color: var(--new); }
+.edit { font-size: 1.1em; margin: .1rem 0 .5rem; }
+del { color: var(--gone); } ins { color: var(--new); text-decoration: none; }
+dl { display: grid; grid-template-columns: 9rem 1fr; margin: 0; } dt { color: var(--faint); } dd { margin: 0 0 .4rem; }
+dd div { padding-left: 1em; text-indent: -1em; } .context, .answer { color: var(--faint); } .note { color: var(--new); }
+.id, details { color: var(--faint); font-size: .9em; } b { font-weight: 600; }
+@media (max-width: 40rem) { dl { grid-template-columns: 1fr; } td, th { padding: .3rem .25rem; } }
 """
 
 
@@ -69,12 +69,12 @@ def audit_page(records: Sequence[CounterFactRecord], found: Audit, title: str, s
     for record in records:
         relations[record.requested_rewrite.relation_id or "no relation"].append(record)
     names = sorted(relations, key=lambda name: (len(name), name))
-    links = "".join(f'<a href="#{escape(name)}">{escape(name)}</a>' for name in names)
+    links = "".join(f'<a href="#{escape(name)}">{escape(relation_name(name))}</a>' for name in names)
     sections = [_relation(name, relations[name], found, sample, seed) for name in names]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
-        f"<title>{escape(title)}: audit</title><style>{_STYLE}</style></head><body>\n"
+        f"<title>{escape(title)}: audit</title><style>{STYLE}{_STYLE}</style></head><body>\n"
         f"<h1>{escape(title)}</h1>\n<p>{len(records):,} records, {len(names)} relations. This page is for reading "
         "through: what was found are hints, and some of it the released CounterFact has too.</p>\n"
         f"{_findings(found)}\n<nav>{links}</nav>\n{''.join(sections)}</body></html>\n"
@@ -108,16 +108,17 @@ def _relation(name: str, records: Sequence[CounterFactRecord], found: Audit, sam
     marked = sum(bool(found.of(record.case_id)) for record in records)
     count = f"{len(records):,} records, {marked:,} with a finding, {len(chosen)} shown"
     usual = escape(Counter(record.requested_rewrite.prompt for record in records).most_common(1)[0][0])
-    return f'<h2 id="{escape(name)}">{escape(name)} <small>“{usual}” · {count}</small></h2>\n{shown}'
+    return f'<h2 id="{escape(name)}">{escape(relation_name(name))} <small>“{usual}” · {count}</small></h2>\n{shown}'
 
 
 def _record(record: CounterFactRecord, found: Audit) -> str:
     rewrite = record.requested_rewrite
     subject, notes = rewrite.subject, found.of(record.case_id)
+    true, new = (f"<span class=answer>{escape(text)}</span>" for text in (rewrite.true_text, rewrite.target_new.text))
     groups = {
-        "paraphrases": [_with_context(prompt, subject) for prompt in record.paraphrase_prompts],
-        "neighborhood": [escape(prompt) for prompt in record.neighborhood_prompts],
-        "attribute": [escape(prompt) for prompt in record.attribute_prompts],
+        "paraphrases": [f"{_with_context(prompt, subject)} {new}" for prompt in record.paraphrase_prompts],
+        "neighborhood": [f"{escape(prompt)} {true}" for prompt in record.neighborhood_prompts],
+        "attribute": [f"{escape(prompt)} {new}" for prompt in record.attribute_prompts],
         "generation": [_marked(prompt, subject) for prompt in dict.fromkeys(record.generation_prompts)],
         "found": [f"<span class=note>{escape(note.kind)}</span>: {escape(note.text)}" for note in notes],
     }
