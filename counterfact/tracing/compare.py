@@ -14,7 +14,7 @@ from counterfact.core.errors import BadInput
 from counterfact.tracing.averages import Averages, average
 from counterfact.tracing.causal import CAVEAT
 from counterfact.tracing.cells import KINDS
-from counterfact.tracing.plots import LINES, NAMES, band, new_figure, plain_axes, save, shown
+from counterfact.tracing.plots import EFFECT, LINES, NAMES, band, new_figure, plain_axes, save, shown
 from counterfact.tracing.store import TraceRun
 
 CLASSES_SHOWN = ("last subject token", "last token")
@@ -82,7 +82,7 @@ def _figure(names: Sequence[str], found: Sequence[Mapping[str, Averages]]) -> An
             axes.axhline(0, color="#444444", linewidth=0.7)
             axes.set_title(f"restoring {NAMES[kind]}, {name}", fontsize=9)
             plain_axes(axes)
-        row[0].set_ylabel("average indirect effect on p(o)")
+        row[0].set_ylabel(EFFECT)
     for axes in panels[-1]:
         axes.set_xlabel("layer" if len(depths) == 1 else "layer, as a share of the depth")
     handles, labels = panels[0, 0].get_legend_handles_labels()

@@ -12,7 +12,9 @@ from counterfact.tracing.causal import CAVEAT
 from counterfact.tracing.cells import KINDS, SEVERED
 from counterfact.tracing.page import write_page
 from counterfact.tracing.plots import (
+    EFFECT,
     NAMES,
+    PROBABILITY,
     class_lines,
     class_map,
     heat_map,
@@ -93,11 +95,13 @@ def fact_maps(run: TraceRun, fact: Stored) -> Any:
 
 def _row_of_maps(run: TraceRun, figure: Any, panels: Any, fact: Stored) -> None:
     line = fact.line
+    # Probabilities of one fact have one scale; norms of gradients are not to be held against each other.
+    high = max(float(fact.arrays[kind].max()) for kind in KINDS) if run.method == "causal" else None
     for axes, kind in zip(panels, KINDS, strict=True):
         labels = token_labels(line, line["traced_tokens"][kind])
         low = line["low"] if run.method == "causal" else 0.0
-        unit = f"p({line['answer'].strip()})" if run.method == "causal" else "norm"
-        heat_map(figure, axes, fact.arrays[kind], labels, kind, low=low, unit=shown(unit))
+        unit = PROBABILITY if run.method == "causal" else "norm"
+        heat_map(figure, axes, fact.arrays[kind], labels, kind, low=low, high=high, unit=unit)
         axes.set_title(_kind_title(run, kind), fontsize=9)
         axes.set_xlabel(_kind_axis(run, kind), fontsize=8)
 
@@ -146,7 +150,7 @@ def average_lines(run: TraceRun, facts: Sequence[Stored]) -> Any:
         class_lines(axes, averages)
         axes.set_title(f"restoring {NAMES[averages.kind]}", fontsize=9)
         axes.set_xlabel(_kind_axis(run, averages.kind))
-    panels[0, 0].set_ylabel("average indirect effect on p(o)")
+    panels[0, 0].set_ylabel(EFFECT)
     _legend_below(figure, panels, 6)
     figure.suptitle(f"{_average_title(run, found[0].facts, found[0].total)}; bands: 95 %\n{CAVEAT}", fontsize=9)
     return figure

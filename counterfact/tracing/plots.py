@@ -17,6 +17,8 @@ NAMES = {
     "severed_mlp": "the same, MLPs severed",
     "severed_attn": "the same, attentions severed",
 }
+EFFECT, PROBABILITY = "effect on p(o), points", "p(o), %"
+"""What axes and colour bars are called: an effect is a difference of probabilities, shown times 100."""
 BARS = {"state": ("#6a51a3", ""), "severed_attn": ("#d55e00", "//"), "severed_mlp": ("#009e73", "..")}
 LINES = (
     ("#0072b2", "-", "o"),
@@ -103,6 +105,13 @@ def heat_map(
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7, length=2)
     bar.set_label(unit, fontsize=8)
+    if unit in (EFFECT, PROBABILITY):
+        times_100(bar.ax.yaxis)
+
+
+def times_100(axis: Any) -> None:
+    """Let an axis of probabilities, or of their differences, be read in per cent or points."""
+    axis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
 
 
 def severed_bars(
@@ -136,7 +145,8 @@ def severed_bars(
     plain_axes(axes, small)
     if not small:
         axes.set_xlabel("layer after which the state is restored" + ("; E: the embedding" if first < 0 else ""))
-        axes.set_ylabel("indirect effect on p(o)")
+        axes.set_ylabel(EFFECT)
+    times_100(axes.yaxis)
 
 
 def band(axes: Any, layers: Any, found: Average, style: tuple[str, str, str], label: str) -> None:
@@ -162,7 +172,9 @@ def band(axes: Any, layers: Any, found: Average, style: tuple[str, str, str], la
         label=label,
         markevery=every,
     )
-    axes.fill_between(layers, found.mean - found.half, found.mean + found.half, color=colour, alpha=0.18, linewidth=0)
+    low, high = (np.clip(found.mean + side * found.half, -1, 1) for side in (-1, 1))
+    axes.fill_between(layers, low, high, color=colour, alpha=0.18, linewidth=0)
+    times_100(axes.yaxis)
 
 
 def class_lines(axes: Any, averages: Averages) -> None:
@@ -182,7 +194,7 @@ def class_map(figure: Any, axes: Any, averages: Averages, high: float) -> None:
     rows: list[tuple[str, Average]] = [(name, averages.by_class[name]) for name in CLASSES if name in averages.by_class]
     values = np.stack([found.mean for _, found in rows])
     labels = [name + ("*" if "subject token" in name else "") for name, _ in rows]
-    heat_map(figure, axes, values, labels, averages.kind, low=0.0, high=high, unit="AIE")
+    heat_map(figure, axes, values, labels, averages.kind, low=0.0, high=high, unit=EFFECT)
     axes.set_xlabel("layer", fontsize=9)
 
 
