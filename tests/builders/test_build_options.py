@@ -112,7 +112,7 @@ def test_another_language_has_its_own_labels_templates_and_prompts(tmp_path: Pat
     world.patterns = ("[X] spricht [Y].", "[X] träumt auf [Y].", "Zu Hause redet [X] [Y].", "[X] kann [Y] sprechen.")
     world.tag = "de"
     sources = world.write(tmp_path / "world")
-    with pytest.raises(BadInput, match="no tuple gave a record"):
+    with pytest.raises(BadInput, match="no label in en"):
         build(sources, tmp_path / "out")
     for folder in (sources.pararel, sources.generation):
         shutil.move(folder, tmp_path / "moved")
