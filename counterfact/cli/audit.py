@@ -32,10 +32,14 @@ def audit(
 
     Beside the released data: `counterfact audit datasets/counterfact --official counterfact.json`
     """
-    from counterfact.builders.audit import recovery  # noqa: PLC0415
-    from counterfact.builders.audit.page import write_audit  # noqa: PLC0415
+    from counterfact.builders.audit import findings, recovery  # noqa: PLC0415
+    from counterfact.builders.audit.loading import load_counterfact  # noqa: PLC0415
+    from counterfact.builders.audit.page import audit_page  # noqa: PLC0415
+    from counterfact.core.files import write_atomic  # noqa: PLC0415
 
-    label, found = write_audit(dataset, page, sample, seed, limit)
+    data = load_counterfact(dataset, limit)
+    label, found = data.label, findings.audit(data.records, data.bad)
+    write_atomic(page, audit_page(data.records, found, label, sample, seed))
     recovered = None if official is None else recovery.measure_recovery(dataset, official)
     if recovered is not None and (Path(dataset) / "build.json").is_file():
         recovery.write_recovery(Path(dataset), recovered)
