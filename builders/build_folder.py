@@ -16,6 +16,8 @@ from counterfact.core.files import hash_json, read_json, write_json, write_jsonl
 from .sources.client import ResponseCounts
 
 BUILD_FILE = "build.json"
+VERSION = "2"
+"""Version of data sets that are built now, before what tells one from another."""
 _PACKAGES = ("numpy", "pydantic", "pyoxigraph", "SPARQLWrapper")
 
 
@@ -74,7 +76,9 @@ def write_build(
         fingerprint: hash of the build's sources, settings and code.
         files: name to content: `.jsonl` files take a list, `.json` files any value; `records.jsonl` and `stats.json`
             are among them.
-        meta: the content of `build.json`, but for schema, content hash and environment; it is written last.
+        meta: the content of `build.json`, but for schema, content hash and environment; it is written last. A version
+            that is None becomes `VERSION` with the start of the hash of records and reference texts after it, so that
+            no two data sets that differ share name and version.
         started: when the build started, by `time.perf_counter`.
         places: source to its place on this machine.
     """
@@ -95,7 +99,9 @@ def write_build(
     }
     # The content hash is the one that `contracts.datasets` finds when it reads the records.
     content_hash = hash_json(list(files["records.jsonl"]))
-    whole = {"schema": 1, **meta, "content_hash": content_hash, "environment": environment}
+    told = hash_json([content_hash, list(files.get("reference_texts.jsonl", ()))])[:8]
+    named = {**meta, "version": meta["version"] or f"{VERSION}.{told}"}
+    whole = {"schema": 1, **named, "content_hash": content_hash, "environment": environment}
     write_json(fresh / BUILD_FILE, whole)
     if out.exists():
         # A folder with content cannot be replaced in one step; a kill between these two leaves the new one to be

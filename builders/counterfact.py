@@ -19,17 +19,19 @@ from counterfact.core.places import data_folder
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 
 from .audit.statistics import stats_json
-from .build_folder import BuildReport, finished_build, write_build
+from .build_folder import VERSION, BuildReport, finished_build, write_build
 from .choosing.candidates import Candidate, DroppedTuple, in_seeded_order
 from .choosing.conflicts import without_conflicts
 from .choosing.counts import relation_counts, totals
 from .choosing.sampling import sample_subjects
 from .choosing.selection import RecordSelector, relations_to_query
 from .choosing.settings import BuildSettings
+from .code import code_behind
 from .languages.grammar import load_grammar
 from .ripples.relations import load_relations_in_words
 from .ripples.writing import Ripples, ripples_of
 from .sources.articles import Passage
+from .sources.entity_ids import id_files, read_entity_ids, with_ids
 from .sources.knowledge import Knowledge, count_sitelinks, query_implied, query_knowledge
 from .sources.local_store import check_language, hash_files
 from .sources.options import SourceOptions, Sources
@@ -38,6 +40,7 @@ from .texts.contexts import Contexts, sentences_of
 from .texts.generation_prompts import generation_files, load_generation_prompts
 from .texts.reference_texts import reference_entries
 
+EMBEDDED = "counterfact-embedded"
 Progress = Callable[[str, int, int], None]
 """Function that is told the stage, and how much of it is done out of how much."""
 Prompts = Mapping[str, Sequence[str]]
@@ -53,6 +56,7 @@ def build(
     prompts: str | Path | None = None,
     articles: str | Path | None = None,
     texts: str | Path | None = None,
+    ids: str | Path | None = None,
     contact: str | None = None,
     cache: str | Path | None = None,
     replay: bool = False,
@@ -74,15 +78,16 @@ def build(
         prompts: folder of generation prompts.
         articles: `wikipedia`, the address of a MediaWiki API, or files.
         texts: texts for `paraphrase_context="texts"`, as `core.texts.load_texts` takes them.
+        ids: table of the Q-ids that tuples mean, by their uuids, in LAMA's form: a file, or a folder of them.
         contact: e-mail address or page of the user, which live services require; by default `COUNTERFACT_CONTACT`.
         cache: file in which responses of servers are kept; by default one for all builds.
         replay: whether to take all responses from the cache, and send nothing.
         pause: seconds between a response and the next request.
         whole_articles: whether reference texts are whole articles, as in the released data, and not their openings.
         pack: file into which the responses used are copied afterwards, so that `replay` works from it elsewhere.
-        name: name of the data set; by default `counterfact` where facts come from an endpoint, else
-            `counterfact-embedded`; with `-strict` after it in that preset, and `-multi` where no two records
-            contradict each other.
+        name: name of the data set; by default `counterfact-embedded` where all of it comes from the embedded world,
+            which no other may be called, else `counterfact`; with `-strict` after it in that preset, and `-multi`
+            where no two records contradict each other.
         progress: function that is told how far the build is.
         settings: fields of `BuildSettings`, such as `seed`, `relations` and `language`.
 
@@ -92,10 +97,22 @@ def build(
     """
     language = settings.get("language", "en")
     options = SourceOptions(
-        sparql, pararel, articles, prompts, templates, texts, contact, cache, replay, pause, language, whole_articles
+        sparql,
+        pararel,
+        articles,
+        prompts,
+        templates,
+        texts,
+        contact,
+        cache,
+        replay,
+        pause,
+        language,
+        ids,
+        whole_articles,
     )
     kind = "-strict" * (settings.get("preset") == "strict") + "-multi" * bool(settings.get("non_conflicting"))
-    settings["name"] = name or ("counterfact" if options.live else "counterfact-embedded") + kind
+    settings["name"] = name or (EMBEDDED if options.embedded else "counterfact") + kind
     checked = BuildSettings.check(settings, "counterfact build")
     options = options.topped_up() if checked.own_templates else options
     context = checked.paraphrase_context
@@ -136,10 +153,13 @@ def build_from_sources(
     started = time.perf_counter()
     tell = progress or (lambda _stage, _done, _total: None)
     _check_contexts(sources, settings)
+    if settings.name.startswith(EMBEDDED) and not sources.embedded:
+        raise BadInput(f"{settings.name} is the name of what the embedded world gives; choose another: --name")
+    standard = sources.embedded and settings.name.startswith(EMBEDDED) and settings.as_preset
     sources = _in_language(sources, settings.language)
     check_language(sources.facts, settings.language)
     described = describe_sources(sources)
-    fingerprint = hash_json([described, settings.model_dump(), _code_hash()])
+    fingerprint = hash_json([described, settings.model_dump(), code_behind(__name__)])
     finished = finished_build(out, fingerprint)
     if finished is not None and described["facts"].get("files"):
         return finished
@@ -148,6 +168,7 @@ def build_from_sources(
         sources.pararel, sources.templates, settings.language, settings.relations, fewest, settings.cutting
     )
     generation = load_generation_prompts(sources.generation) if settings.generation_prompts else {}
+    relations = with_ids(relations, read_entity_ids(sources.ids)) if sources.ids else relations
     known = _query_facts(relations, generation, sources, settings, tell)
     candidates, dropped = _select(relations, known, generation, sources, settings, tell)
     counts = {
@@ -167,7 +188,7 @@ def build_from_sources(
     }
     meta = {
         "name": settings.name,
-        "version": settings.version,
+        "version": settings.version or (VERSION if standard else None),
         "kind": "counterfact",
         "seed": settings.seed,
         "settings": settings.model_dump(),
@@ -201,6 +222,7 @@ def describe_sources(sources: Sources) -> dict[str, Any]:
         "articles": None if articles is None else articles.identity(),
         "templates": None if sources.templates is None else _hashes(sources.templates),
         "texts": None if sources.texts is None else {"name": sources.texts.name, "hash": sources.texts.content_hash},
+        "ids": None if sources.ids is None else hash_files(id_files(sources.ids)),
     }
 
 
@@ -308,8 +330,3 @@ def _references(
 
 def _hashes(pararel: Path) -> dict[str, str]:
     return {name: hash_file(file) for name, file in pararel_files(pararel).items()}
-
-
-def _code_hash() -> str:
-    folder = Path(__file__).parent
-    return hash_json({file.relative_to(folder).as_posix(): hash_file(file) for file in sorted(folder.rglob("*.py"))})

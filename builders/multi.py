@@ -10,18 +10,18 @@ from typing import Any
 
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json, read_json, read_jsonl
-from counterfact.core.provenance import code_hash
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 
 from .audit.loading import load_counterfact
 from .audit.statistics import stats_json
 from .build_folder import BuildReport, finished_build, write_build
 from .choosing.conflicts import Claim, without_conflicts
+from .code import code_behind
 
 NAME = "counterfact-multi"
 
 
-def build(out: str | Path, source: str | Path, *, name: str | None = None, version: str = "2") -> BuildReport:
+def build(out: str | Path, source: str | Path, *, name: str | None = None, version: str | None = None) -> BuildReport:
     """Write the records of a data set that contradict none before them: `build("multi", "counterfact.json")`.
 
     Records keep their case ids; reference texts of a folder, and snippets beside a file, come along.
@@ -31,7 +31,7 @@ def build(out: str | Path, source: str | Path, *, name: str | None = None, versi
             `build.json` with all counts, and `dropped.jsonl`, what was left out and why.
         source: CounterFact records of any form that `contracts.datasets.load_dataset` reads.
         name: name of the data set, by default `counterfact-multi`.
-        version: version of the data set: 2 since the records that the default build makes are others.
+        version: version of the data set, by default one by its content.
 
     Raises:
         BadInput: there is nothing to read, or it holds no CounterFact records with a true object.
@@ -41,7 +41,7 @@ def build(out: str | Path, source: str | Path, *, name: str | None = None, versi
     records = sorted(data.records, key=lambda record: record.case_id)
     read = hash_json([record.model_dump(by_alias=True, mode="json") for record in records])
     references = _reference_texts(Path(source))
-    fingerprint = hash_json([read, hash_json(references), name, version, code_hash("counterfact.builders")])
+    fingerprint = hash_json([read, hash_json(references), name, version, code_behind(__name__)])
     if (finished := finished_build(Path(out), fingerprint)) is not None:
         return finished
     kept, left_out = without_conflicts(records, claim_of)

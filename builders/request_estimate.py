@@ -14,8 +14,8 @@ from .sources.pararel_download import FILES
 from .sources.wikipedia import ARTICLES_A_REQUEST, ENTITIES_A_REQUEST
 from .texts.generation_prompts import load_generation_prompts
 
-_FORMS = 6
-"""Times that a pair is asked for in other forms: another letter case of one or both, en-gb, a merged object."""
+_FORMS = 7
+"""Times that a pair is asked for in other forms: another letter case of one or both, en-gb, merged, other names."""
 
 Basis = Literal["exact", "at most", "assumed"]
 

@@ -28,7 +28,7 @@ def build(
     *,
     limit: int | None = None,
     name: str | None = None,
-    version: str = "1",
+    version: str | None = None,
 ) -> BuildReport:
     """Make a data set of a file, by default of the embedded one: `build("datasets/zsre")`.
 
@@ -41,7 +41,7 @@ def build(
         source: `zsre_mend_eval.json`, `zsre_mend_train.json`, or a file of another form that docs/formats.md names.
         limit: number of records: the first ones of the file that can be used; all by default.
         name: name of the data set; by default `zsre`, or `zsre-embedded` for the embedded file.
-        version: version of the data set.
+        version: version of the data set, by default 1 for the whole embedded file, else by its content.
 
     Raises:
         BadInput: the file is missing or no such list, `limit` is not positive, or no entry can be used.
@@ -51,6 +51,7 @@ def build(
         raise BadInput(f"expected a limit of at least 1, got {limit}")
     file = Path(source) if source else data_folder() / "zsre" / "eval.json"
     name = name or ("zsre" if source else "zsre-embedded")
+    version = version or ("1" if source is None and limit is None else None)
     settings = {"size": limit, "name": name, "version": version}
     described = {"file": file.name, "sha256": _hash(file)}
     reading = code_hash("counterfact.evaluation.formats", "counterfact.evaluation.benchmarks")

@@ -1,19 +1,15 @@
-"""What two CounterFact data sets share, and why one lacks facts of the other."""
+"""What two CounterFact data sets share, and what one recovers of the other."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from counterfact.core.files import read_jsonl
 from counterfact.core.prompts import fill
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 
 from .loading import load_counterfact
+from .recovery import Recovery, recovery_of, triple
 from .statistics import PROMPTS, Things
-
-Triple = tuple[str | None, str, str]
-"""Relation, and the labels of subject and true object."""
 
 
 class Shared(NamedTuple):
@@ -35,12 +31,6 @@ class Shared(NamedTuple):
         return self.both / self.second if self.second else None
 
 
-def triple(record: CounterFactRecord) -> Triple:
-    """Return the true fact that a record edits."""
-    rewrite = record.requested_rewrite
-    return rewrite.relation_id, rewrite.subject, rewrite.true_text
-
-
 _ITEMS: Mapping[str, Things] = {
     "relations": lambda record: [record.requested_rewrite.relation_id],
     "subjects": lambda record: [record.requested_rewrite.subject],
@@ -60,8 +50,8 @@ class Comparison(NamedTuple):
     second: str
     """Label of the second."""
     overlap: list[Shared]
-    missing: Counter[str] | None
-    """Reason why the first lacks a fact of the second, to number of facts; None where its folder does not say."""
+    recovery: Recovery
+    """What the first recovers of the second, by relation, and why it lacks the rest."""
 
 
 def compare_datasets(first: str, second: str) -> Comparison:
@@ -75,8 +65,8 @@ def compare_datasets(first: str, second: str) -> Comparison:
         BadInput: there is no such data set, or it holds no CounterFact records.
     """
     ours, theirs = load_counterfact(first), load_counterfact(second)
-    missing = why_missing(Path(first), ours.records, theirs.records)
-    return Comparison(ours.label, theirs.label, overlap(ours.records, theirs.records), missing)
+    found = recovery_of(Path(first), ours, theirs)
+    return Comparison(ours.label, theirs.label, overlap(ours.records, theirs.records), found)
 
 
 def overlap(first: Sequence[CounterFactRecord], second: Sequence[CounterFactRecord]) -> list[Shared]:
@@ -87,28 +77,3 @@ def overlap(first: Sequence[CounterFactRecord], second: Sequence[CounterFactReco
         theirs = {thing for record in second for thing in things(record)}
         rows.append(Shared(item, len(ours), len(theirs), len(ours & theirs)))
     return rows
-
-
-def why_missing(
-    build: Path, records: Sequence[CounterFactRecord], other: Sequence[CounterFactRecord]
-) -> Counter[str] | None:
-    """Count why a build lacks facts that another data set has.
-
-    Args:
-        build: the folder of a build, with its `dropped.jsonl`.
-        records: the build's records.
-        other: those of the other data set.
-
-    Returns:
-        reason to number of facts; None where the folder does not say.
-    """
-    if not (build / "dropped.jsonl").is_file():
-        return None
-    dropped: dict[Triple, str] = {}
-    for line in read_jsonl(build / "dropped.jsonl"):
-        dropped.setdefault((line["relation_id"], line["subject"], line["object"]), line["reason"])
-    relations = {relation for relation, _, _ in [*dropped, *map(triple, records)]}
-    missing = dict.fromkeys(map(triple, other)).keys() - set(map(triple, records))
-    return Counter(
-        dropped.get(fact, "no such tuple" if fact[0] in relations else "no tuples of the relation") for fact in missing
-    )

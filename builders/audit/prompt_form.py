@@ -35,7 +35,7 @@ def malformations(prompt: str, objects: Sequence[str]) -> Iterator[tuple[str, st
         yield "malformed prompt", f"{prompt}: {repeated[0]!r} twice"
     last = prompt.rsplit(maxsplit=1)[-1].casefold() if prompt.strip() else ""
     for label in objects:
-        if label.split(maxsplit=1)[0].casefold() == last:
+        if label.casefold().split()[:1] == [last]:
             yield "malformed prompt", f"{prompt} [{label}]: {last!r} twice"
         if last in ("a", "an") and (last == "an") != _takes_an(label):
             yield "a or an", f"{prompt} [{label}]"
@@ -47,7 +47,7 @@ def holds_label(label: str, prompt: str) -> bool:
     >>> holds_label("Rome", "rome is in"), holds_label("Rome", "Jerome is in")
     (True, False)
     """
-    place = (text := prompt.casefold()).find(part := label.casefold())
+    place = (text := prompt.casefold()).find(part := label.casefold()) if label else -1
     while place >= 0:
         end = place + len(part)
         if not text[max(0, place - 1) : place].isalnum() and not text[end : end + 1].isalnum():

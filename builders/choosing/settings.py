@@ -28,10 +28,11 @@ STRICT = MappingProxyType(
 class BuildSettings(Settings):
     """Options of a build; `preset` gives those that are not given themselves."""
 
-    name: str = "counterfact-embedded"
+    name: str = "counterfact"
     """Name of the data set."""
-    version: str = "2"
-    """Version of the data set: 2 since the preset `paper` is the default."""
+    version: str | None = None
+    """Version of the data set; by default 2, and unless a preset of the embedded world was built as it is, the start of
+    the content's hash after it."""
     language: str = "en"
     """Language of labels, templates and prompts, by its code."""
     relations: list[str] | None = None
@@ -84,6 +85,12 @@ class BuildSettings(Settings):
     """Whether templates that ship with the toolkit top up those of another ParaRel, in English."""
     longest_context: int = Field(default=8, ge=0)
     """Most words of a sentence before a paraphrase prompt; 0 for any number."""
+
+    @property
+    def as_preset(self) -> bool:
+        """Whether all options but the name are those of the preset."""
+        own = {"name": self.name, "preset": self.preset, "non_conflicting": self.non_conflicting}
+        return self == type(self).check(own, self.name)
 
     @model_validator(mode="before")
     @classmethod

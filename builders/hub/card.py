@@ -16,6 +16,7 @@ import yaml
 
 from .card_header import merge_header, split_card
 from .croissant import StagedFile
+from .deviations import Deviation, deviations
 from .wording import Wording
 
 CARD = "README.md"
@@ -46,6 +47,8 @@ def card(repo: str, version: str, files: Sequence[StagedFile], words: Wording) -
         "contents": _contents(files),
         "sample": _sample(files),
         "build": _build(files),
+        "deviations": _deviations(files),
+        "recovery": _recovery(files),
         "statistics": _statistics(files),
         "citation": f"```bibtex\n{words.citation}\n```",
     }
@@ -55,8 +58,7 @@ def card(repo: str, version: str, files: Sequence[StagedFile], words: Wording) -
         collection=words.collection,
         limits=_list(words.limits),
         uses=_list(words.uses),
-        personal=words.personal,
-        maintenance=words.maintenance,
+        datasheet=_datasheet(words),
     )
     return with_blocks(_header(files, words), body, blocks)
 
@@ -153,6 +155,19 @@ def _list(lines: Sequence[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
+def _datasheet(words: Wording) -> str:
+    """Return the fields of responsible AI that the Croissant metadata hold, with the names that people know."""
+    rows = [
+        (name.partition(":")[2], " ".join([value] if isinstance(value, str) else value)) for name, value in words.rai
+    ]
+    return "\n".join(["| field | |", "|---|---|", *(f"| {_words(name)} | {text} |" for name, text in rows)])
+
+
+def _words(name: str) -> str:
+    """Return a name in camel case as words."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", " ", name).lower()
+
+
 def _use(repo: str, version: str, files: Sequence[StagedFile]) -> str:
     calls = "\n".join(
         f'{file.part.config} = load_dataset("{repo}", "{file.part.config}", split="{file.part.split}", '
@@ -196,22 +211,46 @@ def _build(files: Sequence[StagedFile]) -> str:
         lines.append(
             f"- `{file.part.config}`/`{file.part.split}`: {build.get('name')} {build.get('version')}"
             f"{', seed ' + str(build['seed']) if 'seed' in build else ''}; from {sources or 'sources not named'} "
-            f"(checksums in `{build_path(file)}`){_rule(build.get('settings') or {})}; {told or 'not counted'}; "
+            f"(checksums in `{build_path(file)}`){_preset(build)}; {told or 'not counted'}; "
             f"dropped: {dropped or 'none'}."
         )
     return "\n".join(lines)
 
 
-def _rule(settings: Mapping[str, Any]) -> str:
-    """Say by which rule prompts about other subjects were drawn, where a build says."""
-    if "preset" not in settings:
-        return ""
-    order = {"id": "lowest Q-ids", "sitelinks": "most sitelinks"}[settings["pool_order"]]
-    whom = f"the {settings['pool']} subjects with the {order}" if settings["pool"] else "all subjects"
-    return (
-        f"; preset `{settings['preset']}`: prompts about others from {whom} of an object, "
-        f"{'drawn uniformly' if settings['prompts_drawn'] == 'uniform' else 'spread over them'}"
-    )
+def _preset(build: Mapping[str, Any]) -> str:
+    preset = (build.get("settings") or {}).get("preset")
+    return f"; preset `{preset}`" if preset else ""
+
+
+def _deviations(files: Sequence[StagedFile]) -> str:
+    """Return one table of what the builds do otherwise than appendix D, the same rows of several said once."""
+    found: dict[Deviation, list[str]] = {}
+    for file in files:
+        if file.part.kind is not None:
+            for deviation in deviations(file.part.build):
+                found.setdefault(deviation, []).append(f"`{file.part.config}`/`{file.part.split}`")
+    if not found:
+        return "None that the builds tell of."
+    head = ["| what | appendix D | here | in |", "|---|---|---|---|"]
+    return "\n".join([*head, *(f"| {' | '.join(row)} | {', '.join(where)} |" for row, where in found.items())])
+
+
+def _recovery(files: Sequence[StagedFile]) -> str:
+    lines = []
+    for file in files:
+        if (found := file.part.recovery) is None:
+            continue
+        total = found["total"]
+        missing = ", ".join(f"{count:,} {reason}" for reason, count in total["missing"].items())
+        ours = f"; {total['precision'][0]:.1%} of its own facts are in it" if total["precision"] else ""
+        share = total["recovery"]
+        interval = f" (95 % interval {share[1]:.1%} to {share[2]:.1%})" if len(share or ()) > 2 else ""
+        lines.append(
+            f"- `{file.part.config}`/`{file.part.split}` has {total['recovered']:,} of the {total['official']:,} "
+            f"facts of {found['other']}{f', {share[0]:.1%}' if share else ''}{interval}{ours}; "
+            f"missing: {missing or 'none'}."
+        )
+    return "\n".join(lines) or "Not measured: `counterfact audit FOLDER --official counterfact.json` does."
 
 
 def build_path(file: StagedFile) -> str:

@@ -120,11 +120,7 @@ def croissant(repo: str, version: str, files: Sequence[StagedFile], words: Wordi
         "keywords": ["knowledge editing", "language models", "factual associations"],
         "prov:wasDerivedFrom": _sources(files),
         "prov:wasGeneratedBy": _activities(files),
-        "rai:dataCollection": words.collection,
-        "rai:dataLimitations": words.limits,
-        "rai:dataUseCases": words.uses,
-        "rai:personalSensitiveInformation": words.personal,
-        "rai:dataReleaseMaintenancePlan": words.maintenance,
+        **dict(words.rai),
         "distribution": [_file_object(file, f"{home}/resolve/v{version}") for file in files],
         "recordSet": [_record_set(file) for file in files],
     }

@@ -13,6 +13,7 @@ from counterfact.core.files import canonical_json, hash_file, hash_json, read_js
 from counterfact.core.places import data_folder
 from counterfact.core.records import BadRecord
 
+from ..audit.recovery import read_recovery
 from ..build_folder import BUILD_FILE
 from ..sources.articles import LocalArticles
 
@@ -46,6 +47,8 @@ class Part:
     """Identifier as the Hub spells it."""
     licence_note: str
     """Parts of a row that the licence covers, in words."""
+    recovery: Mapping[str, Any] | None = None
+    """What these records recover of CounterFact, where that was measured (`audit.recovery`)."""
 
     @property
     def language(self) -> str:
@@ -108,7 +111,7 @@ def _read(argument: str) -> list[Part]:
     stats = read_json(folder / "stats.json") if (folder / "stats.json").is_file() else {}
     rows = tuple(read_jsonl(folder / "records.jsonl"))
     licence, note = _licence_of_records(data.kind, build)
-    parts = [Part(config, split, data.kind, rows, build, stats, licence, note)]
+    parts = [Part(config, split, data.kind, rows, build, stats, licence, note, read_recovery(folder))]
     texts = folder / "reference_texts.jsonl"
     if texts.is_file() and (entries := tuple(read_jsonl(texts))):
         texts_config = TEXTS if config == "counterfact" else f"{config}_{TEXTS}"

@@ -26,7 +26,33 @@ class Wording:
     uses: tuple[str, ...]
     personal: str
     maintenance: str
+    missing: str
+    raw: str
+    preprocessing: str
+    impact: str
+    biases: str
     citation: str = BIBTEX
+
+    @property
+    def rai(self) -> tuple[tuple[str, str | list[str]], ...]:
+        """The datasheet: fields of the Croissant RAI vocabulary 1.0, in its order.
+
+        https://docs.mlcommons.org/croissant/docs/croissant-rai-spec.html
+        """
+        return (
+            ("rai:dataCollection", self.collection),
+            ("rai:dataCollectionType", ["Software Collection", "Others"]),
+            ("rai:dataCollectionMissingData", self.missing),
+            ("rai:dataCollectionRawData", self.raw),
+            ("rai:dataPreprocessingProtocol", self.preprocessing),
+            ("rai:dataAnnotationProtocol", "None: nothing is annotated by people."),
+            ("rai:dataReleaseMaintenancePlan", self.maintenance),
+            ("rai:personalSensitiveInformation", self.personal),
+            ("rai:dataSocialImpact", self.impact),
+            ("rai:dataBiases", self.biases),
+            ("rai:dataLimitations", list(self.limits)),
+            ("rai:dataUseCases", list(self.uses)),
+        )
 
 
 def wording_for(parts: Sequence[Part]) -> Wording:
@@ -60,5 +86,14 @@ def wording_for(parts: Sequence[Part]) -> Wording:
         ),
         personal="Records name people of public record, some of them living, and state things about them that are "
         "false by design. Do not publish edited models, or their texts, as information about anyone.",
+        missing="Tuples that gave no record are counted by reason in the build's own file; nothing was imputed.",
+        raw="Tuples and templates in ParaRel's form, facts and labels of WikiData, articles, or files of zsRE; their "
+        "checksums are in the build's own file.",
+        preprocessing="Labels are cleaned (notes in parentheses, quotes, hidden characters, Unicode form), tuples are "
+        "resolved to entities by their labels and relation together, and patterns are cut at their object.",
+        impact="Editing changes what a model states as fact; methods that do it well can correct models, and can plant "
+        "falsehoods. Scores here say nothing about whether an edit ought to be made.",
+        biases="Subjects are those of WikiData and Wikipedia, which know men, Europe, North America and people of our "
+        "time best; neighbors are drawn from well-known subjects. English templates suit English names.",
         maintenance="A version is never changed once it is tagged; a correction is a new version with its own tag.",
     )

@@ -16,13 +16,13 @@ from typing import Any
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json, read_jsonl
 from counterfact.core.places import data_folder
-from counterfact.core.provenance import code_hash
 from counterfact.core.seeds import derive_seed
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord, Entity, RequestedRewrite
 
 from ..audit.loading import load_counterfact
 from ..audit.statistics import stats_json
 from ..build_folder import BuildReport, finished_build, write_build
+from ..code import code_behind
 from ..fact_ids import fact_id
 from ..ripples.facts import FactsAround
 from ..sources.local_store import check_language
@@ -53,7 +53,7 @@ def build(
     *,
     options: SourceOptions | None = None,
     name: str | None = None,
-    version: str = "1",
+    version: str | None = None,
     seed: int = 0,
 ) -> BuildReport:
     """Write a data set in another language: `build("datasets/fr", "datasets/counterfact", "fr", options=...)`.
@@ -84,7 +84,7 @@ def build(
     settings = {"language": language, "seed": seed, "name": name, "version": version}
     read = hash_json([record.model_dump(by_alias=True, mode="json") for record in data.records])
     words = [templates, generation, [rule.model_dump() for rule in grammar.rules]]
-    fingerprint = hash_json([read, settings, opened.facts.identity(), words, code_hash("counterfact.builders")])
+    fingerprint = hash_json([read, settings, opened.facts.identity(), words, code_behind(__name__)])
     if (finished := finished_build(Path(out), fingerprint)) is not None and opened.client is None:
         return finished
     names = FactsAround(opened.facts, [], language)

@@ -44,7 +44,7 @@ class LineFilter:
         fact = rf"<{re.escape(DIRECT)}P(?:{relations})> (?:<{re.escape(ENTITY)}(Q[0-9]+)>|.*?)"
         label = rf'<{re.escape(LABEL)}> "((?:[^"\\]|\\.)*)"@({re.escape(self.language)}|mul)'
         links = rf"(<{re.escape(SITELINKS)}>) .*?"
-        alias = rf'(<{re.escape(ALIAS)}>) "(?:[^"\\]|\\.)*"@(?:{re.escape(self.language)}|mul)'
+        alias = rf'(<{re.escape(ALIAS)}>) "((?:[^"\\]|\\.)*)"@(?:{re.escape(self.language)}|mul)'
         line = rf"{entity} (?:{fact}|{label}|{links}|{alias}) \."
         if self.site is not None:
             line += rf"|(<{re.escape(self.site)}[^>]*> <{re.escape(ABOUT)}> <{re.escape(ENTITY)}Q[0-9]+> \.)"
@@ -75,10 +75,11 @@ def filter_block(block: bytes, wanted: LineFilter) -> FilteredBlock:
     kept: list[bytes] = []
     current, facts, links = b"", list[bytes](), list[bytes]()
     labels: dict[bytes, tuple[bytes, bytes]] = {}
+    aliased = False
 
     def finish() -> None:
         own = labels.get(wanted.language.encode()) or labels.get(b"mul")
-        if facts or (own and clean_label(read_label(own[0])) in wanted.labels):
+        if facts or aliased or (own and clean_label(read_label(own[0])) in wanted.labels):
             kept.extend([*([own[1]] if own else []), *facts, *links])
             counts["labels from mul"] += bool(own) and wanted.language.encode() not in labels
             counts["entities without a label"] += not own
@@ -93,11 +94,12 @@ def filter_block(block: bytes, wanted: LineFilter) -> FilteredBlock:
             continue
         if entity != current:
             finish()
-            current = entity
+            current, aliased = entity, False
         if language is not None:
             labels.setdefault(language, (label, line))
         elif match[5] is not None or match[6] is not None:
             links.append(line)
+            aliased = aliased or (match[7] is not None and read_label(match[7]) in wanted.labels)
         elif object is not None:
             facts.append(line)
         else:

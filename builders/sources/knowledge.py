@@ -19,11 +19,13 @@ from counterfact.core.errors import BadInput
 from . import queries
 from .batches import query_in_batches, require_complete, select
 from .labels import clean_label
-from .pararel import Relation, relation_number
+from .pararel import FactTuple, Relation, relation_number
 from .queries import Key, entity_id
 from .sparql import QueryTooLarge, SourceError, SparqlSource
 
 T = TypeVar("T")
+_Found = defaultdict[tuple[str, str], set[tuple[str, str]]]
+"""Labels of subject and object to the ids that they may mean."""
 
 PAIRS_A_QUERY = 200
 ENTITIES_A_QUERY = 500
@@ -58,6 +60,8 @@ class Knowledge:
     counts: dict[str, int]
     """Counts of tuples, those resolved (and by which other form of a label) and those ambiguous, of merged ids, rows
     with unknown values, holders without a label and those whose label was cleaned or names nothing."""
+    other_names: frozenset[tuple[str, str]] = frozenset()
+    """Those of the resolved labels by which not both of the entities are called."""
 
 
 class _Search(NamedTuple):
@@ -71,6 +75,7 @@ class _Search(NamedTuple):
     by_own_label: bool = True
     """Whether an entity is found only by the label that it is called by."""
     redirected: bool = False
+    aliases: bool = False
 
 
 def _searches(language: str) -> Iterator[_Search]:
@@ -82,6 +87,7 @@ def _searches(language: str) -> Iterator[_Search]:
     if language == "en":
         yield _Search("labels in en-gb or en-ca", lambda label: [label], ("en-gb", "en-ca", "en"), by_own_label=False)
     yield _Search("an object that was merged", lambda label: [label], tags, redirected=True)
+    yield _Search("another name", lambda label: [label], tags, aliases=True)
 
 
 def query_knowledge(relation: Relation, source: SparqlSource, language: str = "en") -> Knowledge:
@@ -173,6 +179,7 @@ class _Gathering:
         self._nameless: set[str] = set()
         """Subjects whose label names nothing."""
         self._merged: set[tuple[str, str]] = set()
+        self._other_names: set[tuple[str, str]] = set()
 
     def knowledge(self) -> Knowledge:
         resolved = self._resolve()
@@ -190,25 +197,28 @@ class _Gathering:
         labels = self._all_holders(objects, sizes)
         for object in self._many:
             self._sample(object, labels)
-        for (label, _), (subject, _) in sorted(resolved.items()):
+        for names, (subject, _) in sorted(resolved.items()):
             for object in self._many:
                 if object in known[subject]:
-                    _keep_label(labels[object], subject, label)
+                    _keep_label(labels[object], subject, None if names in self._other_names else names[0])
         self._counts["objects with too many subjects to list"] = len(self._many)
         self._counts["holders with a label cleaned"] = len(self._cleaned)
         self._counts["holders with a label that names nothing"] = len(self._nameless)
         self._counts["facts with a merged object"] = len(self._merged)
-        return Knowledge(resolved, known, self._labelled(objects, labels), dict(sorted(self._counts.items())))
+        held = self._labelled(objects, labels)
+        return Knowledge(resolved, known, held, dict(sorted(self._counts.items())), frozenset(self._other_names))
 
     def _resolve(self) -> dict[tuple[str, str], tuple[str, str]]:
-        found: defaultdict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
+        found: _Found = defaultdict(set)
         wanted = {(fact.subject, fact.object): fact.written for fact in self._relation.tuples if fact.named}
         asked: defaultdict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
+        if with_ids := [fact for fact in self._relation.tuples if fact.named and fact.ids is not None]:
+            self._find_by_ids(with_ids, found)
         for search in _searches(self._language):
             pairs: defaultdict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
             for key in (key for key in wanted if key not in found):
                 for form in _forms(search, key, wanted[key]):
-                    if not search.by_own_label or search.redirected or form not in asked[key]:
+                    if not search.by_own_label or search.redirected or search.aliases or form not in asked[key]:
                         asked[key].add(form)
                         pairs[form].append(key)
             before = len(found)
@@ -218,14 +228,65 @@ class _Gathering:
                     found[key].add(ids)
             if search.name:
                 self._counts[f"found by {search.name}"] = len(found) - before
+            if search.aliases:
+                self._other_names.update(list(found)[before:])
+        self._find_by_vote(wanted, found)
         self._counts["ambiguous"] = sum(len(ids) > 1 for ids in found.values())
         return {labels: min(ids, key=lambda pair: tuple(map(relation_number, pair))) for labels, ids in found.items()}
 
+    def _find_by_ids(self, facts: Sequence[FactTuple], found: _Found) -> None:
+        """Find what a table of ids says, where the source has that fact."""
+        known = self._objects(_by_number({fact.ids[0] for fact in facts if fact.ids}))
+        for fact in facts:
+            if fact.ids and fact.ids[1] in known[fact.ids[0]]:
+                found[fact.subject, fact.object].add(fact.ids)
+        self._counts["found by their ids"] = len(found)
+
+    def _find_by_vote(self, wanted: Iterable[tuple[str, str]], found: _Found) -> None:
+        """Find objects that the source calls otherwise than ParaRel: Antarctica, which one table calls Antarctic.
+
+        An object's label that leads to no entity at all means the one that most of the subjects of its tuples have
+        instead, of those whose label holds it or is held by it.
+        """
+        known = {object for _, object in found}
+        voters: defaultdict[str, list[str]] = defaultdict(list)
+        for subject, object in wanted:
+            if object not in known:
+                voters[object].append(subject)
+        names = sorted({subject for subjects in voters.values() for subject in subjects})
+        query = partial(queries.objects_of_named, language=self._language)
+        held: defaultdict[str, list[tuple[str, str, str]]] = defaultdict(list)
+        for row in self._rows(names, ENTITIES_A_QUERY, query):
+            ids = entity_id(row["subject"]), entity_id(row["object"])
+            held[row["subjectLabel"]].append((*ids, clean_label(row["own"]) or ""))
+        before = len(found)
+        for label, subjects in sorted(voters.items()):
+            present = [subject for subject in subjects if subject in held]
+            alike = {subject: {one for one in held[subject] if _alike(label, one[2])} for subject in present}
+            votes = Counter(object for ones in alike.values() for object in {one[1] for one in ones})
+            elected, most = max(votes.items(), key=lambda pair: (pair[1], -relation_number(pair[0])), default=("", 0))
+            if most > 1 and 2 * most > len(present):
+                for subject, ones in alike.items():
+                    found[subject, label].update(one[:2] for one in ones if one[1] == elected)
+                    if not found[subject, label]:
+                        del found[subject, label]
+        self._counts["found by a majority of subjects"] = len(found) - before
+        self._other_names.update(list(found)[before:])
+
     def _pairs(self, search: _Search, pairs: Sequence[tuple[str, str]]) -> Iterator[dict[str, str]]:
-        query = partial(queries.resolve, language=self._language, tags=search.tags, redirected=search.redirected)
+        query = partial(
+            queries.resolve,
+            language=self._language,
+            tags=search.tags,
+            redirected=search.redirected,
+            aliases=search.aliases,
+        )
         for row in self._rows(pairs, PAIRS_A_QUERY, query):
             # An entity is called by its `mul` label only where it has none in the language.
-            own = all(row.get(f"{one}Own", row[f"{one}Label"]) == row[f"{one}Label"] for one in ("subject", "object"))
+            own = all(
+                row.get(f"{one}By") == queries.ALIAS or row.get(f"{one}Own", row[f"{one}Label"]) == row[f"{one}Label"]
+                for one in ("subject", "object")
+            )
             if own or not search.by_own_label:
                 yield row
 
@@ -361,6 +422,11 @@ def _forms(search: _Search, cleaned: tuple[str, str], written: tuple[str, str]) 
     """Yield the forms of a pair of labels, the cleaned ones first, then those of the file."""
     pairs = ((s, o) for s, o in dict.fromkeys((cleaned, written)))
     yield from dict.fromkeys((a, b) for s, o in pairs for a in search.forms(s) for b in search.forms(o))
+
+
+def _alike(first: str, second: str) -> bool:
+    a, b = first.casefold(), second.casefold()
+    return bool(b) and (a in b or b in a)
 
 
 def _shared(named: Iterable[tuple[str, str]]) -> int:

@@ -1,12 +1,14 @@
 """Facts in local files, opened in process with pyoxigraph: N-Triples, Turtle, or a table of facts.
 
 A table has one fact a line, in columns with a tab between them, named in the first line: `subject_id subject_label
-property_id object_id object_label`, and perhaps `language`, that of the labels, which are English without it; further
-columns are ignored. It is read as the N-Triples of its statements.
+property_id object_id object_label`, and perhaps `language`, that of the labels, which are English without it, and
+`source`, where a line comes from; further columns are ignored. It is read as the N-Triples of its statements. Where
+lines call an entity by several names, it is called as most sources do, then most lines; the others are its other names.
 """
 
 import gzip
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +19,7 @@ from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_file
 
 from .labels import clean_label
-from .ntriples import fact_line, label_line
+from .ntriples import alias_line, fact_line, label_line
 from .queries import LABEL, literal
 from .sparql import QueryResult, SourceError, SparqlSource, read_results
 
@@ -28,6 +30,8 @@ _SUFFIXES = (".nt", ".ttl", ".tsv")
 _COLUMNS = ["subject_id", "subject_label", "property_id", "object_id", "object_label"]
 LANGUAGE = "language"
 """Name of a further column of a table: the language of both labels of a line; without it they are English."""
+SOURCE = "source"
+"""Name of a further column of a table: where a line comes from."""
 _FACT = re.compile(r"Q[0-9]+\tP[0-9]+\tQ[0-9]+")
 
 
@@ -135,22 +139,28 @@ def read_facts_table(path: Path) -> bytes:
         BadInput: the first line lacks a column, or a line is no fact; file and line are named.
     """
     lines: dict[str, None] = {}
-    for subject, subject_label, relation, object, object_label, language in _rows(path):
+    names: dict[tuple[str, str], dict[str, Counter[str]]] = {}
+    for subject, subject_label, relation, object, object_label, language, source in _rows(path):
         lines[fact_line(subject, relation, object)] = None
         for entity, label in ((subject, subject_label), (object, object_label)):
             if (name := clean_label(label)) is not None:
-                lines[label_line(entity, name, language)] = None
+                names.setdefault((entity, language), {}).setdefault(name, Counter())[source] += 1
+    for (entity, language), called in names.items():
+        own, *others = sorted(called, key=lambda name: (-len(called[name]), -called[name].total(), name))
+        lines[label_line(entity, own, language)] = None
+        lines.update((alias_line(entity, other, language), None) for other in others)
     return "".join(lines).encode()
 
 
-def _rows(path: Path) -> Iterator[tuple[str, str, str, str, str, str]]:
+def _rows(path: Path) -> Iterator[tuple[str, str, str, str, str, str, str]]:
     with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
         header = file.readline().rstrip("\n").split("\t")
         if header[: len(_COLUMNS)] != _COLUMNS:
             raise BadInput(f"{path}:1: expected the columns {', '.join(_COLUMNS)}, got {', '.join(header)}")
-        place = header.index(LANGUAGE) if LANGUAGE in header else None
+        language, source = (header.index(name) if name in header else None for name in (LANGUAGE, SOURCE))
         for number, line in enumerate(file, 2):
             cells = line.rstrip("\n").split("\t")
             if len(cells) != len(header) or not _FACT.fullmatch(f"{cells[0]}\t{cells[2]}\t{cells[3]}"):
                 raise BadInput(f"{path}:{number}: expected {len(header)} cells with ids of WikiData, got {line!r}")
-            yield cells[0], cells[1], cells[2], cells[3], cells[4], "en" if place is None else cells[place]
+            written = "en" if language is None else cells[language]
+            yield cells[0], cells[1], cells[2], cells[3], cells[4], written, "" if source is None else cells[source]

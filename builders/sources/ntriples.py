@@ -1,6 +1,6 @@
 """Statements of WikiData as lines of N-Triples: facts, labels, which articles are about what, sitelinks."""
 
-from .queries import ABOUT, DIRECT, ENTITY, LABEL, SITELINKS, literal
+from .queries import ABOUT, ALIAS, DIRECT, ENTITY, LABEL, SITELINKS, literal
 
 _INTEGER = "http://www.w3.org/2001/XMLSchema#integer"
 
@@ -17,6 +17,11 @@ def fact_line(subject: str, relation: str, object: str) -> str:
 def label_line(entity: str, label: str, language: str) -> str:
     """Return the line of an entity's label."""
     return f"<{ENTITY}{entity}> <{LABEL}> {literal(label)}@{language} .\n"
+
+
+def alias_line(entity: str, name: str, language: str) -> str:
+    """Return the line of another name of an entity."""
+    return f"<{ENTITY}{entity}> <{ALIAS}> {literal(name)}@{language} .\n"
 
 
 def about_line(article: str, entity: str) -> str:

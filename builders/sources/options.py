@@ -34,8 +34,25 @@ class Sources:
     few neighborhood prompts."""
     texts: TextSource | None = None
     """Texts with sentences to put before paraphrase prompts, instead of the articles."""
+    ids: Path | None = None
+    """A table of the ids that tuples mean (see `entity_ids`)."""
     client: Client | None = None
     """Client of the sources that answer over HTTP; None where there are none."""
+
+    @property
+    def embedded(self) -> bool:
+        """Whether all of it is the embedded world."""
+        files = self.facts.files if isinstance(self.facts, StoreSource) else ()
+        articles = self.articles.files if isinstance(self.articles, LocalArticles) else ()
+        places = {"pararel": [self.pararel], "wikidata": [file.parent for file in files], "prompts": [self.generation]}
+        places["articles"] = [file.parent for file in articles]
+        inside = all(
+            place.resolve().is_relative_to((data_folder() / name).resolve())
+            for name, given in places.items()
+            for place in given
+        )
+        others = (self.templates, self.texts, self.ids, self.client)
+        return bool(files) and inside and all(other is None for other in others)
 
 
 @dataclass(frozen=True)
@@ -68,8 +85,15 @@ class SourceOptions:
     """Seconds between a response and the next request."""
     language: str = "en"
     """Code of the language, which chooses the Wikipedia."""
+    ids: str | Path | None = None
+    """Table of the ids that tuples of ParaRel mean, by their uuids: a file, or a folder of them."""
     whole_articles: bool = False
     """Whether articles of a MediaWiki are read as a whole, and not only up to their first heading."""
+
+    @property
+    def embedded(self) -> bool:
+        """Whether nothing but the embedded world is named."""
+        return not any((self.sparql, self.pararel, self.articles, self.prompts, self.templates, self.texts, self.ids))
 
     @property
     def live(self) -> bool:
@@ -133,6 +157,7 @@ class SourceOptions:
             articles=self._articles(named, client) if articles else None,
             templates=self.more_templates,
             texts=load_texts(self.texts) if texts and self.texts else None,
+            ids=Path(self.ids) if self.ids else None,
             client=client,
         )
 

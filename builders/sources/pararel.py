@@ -43,6 +43,8 @@ class FactTuple:
     """Place in the relation's file, from 0."""
     written: tuple[str, str]
     """Labels of subject and object as the file has them."""
+    ids: tuple[str, str] | None = None
+    """Ids of subject and object, where a table has them."""
 
     @property
     def named(self) -> bool:

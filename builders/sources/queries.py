@@ -24,6 +24,7 @@ _PREFIXES = f"""PREFIX wd: <{ENTITY}>
 PREFIX wdt: <{DIRECT}>
 PREFIX rdfs: <http://www.w3.org/2000/01/rdf-schema#>
 PREFIX schema: <http://schema.org/>
+PREFIX skos: <http://www.w3.org/2004/02/skos/core#>
 """
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"})
 
@@ -60,6 +61,7 @@ def resolve(
     tags: Sequence[str] | None = None,
     *,
     redirected: bool = False,
+    aliases: bool = False,
 ) -> str:
     """Ask which entities bear the labels of (subject, object) pairs and stand in the relation.
 
@@ -69,26 +71,49 @@ def resolve(
         language: of the labels by which the entities are called.
         tags: languages of the labels that are looked for; by default that one and `mul`.
         redirected: whether the fact leads to an id that was merged into the object.
+        aliases: whether other names of the entities count too.
 
     Returns:
         a query with the columns `subjectLabel`, `objectLabel`, `subject`, `object` and, where there are such, the
-        labels in the language, `subjectOwn` and `objectOwn`.
+        labels in the language, `subjectOwn` and `objectOwn`; with other names also `subjectBy` and `objectBy`, by
+        which property each bears its label.
     """
     searched = (language, "mul") if tags is None else tags
     tagged = [(a, b) for a in searched for b in searched]
     values = "\n    ".join(f"({literal(s)}@{a} {literal(o)}@{b})" for s, o in pairs for a, b in tagged)
     reached = f"?merged .\n  ?merged <{SAME}> ?object" if redirected else "?object"
-    return f"""{_PREFIXES}SELECT DISTINCT ?subjectLabel ?objectLabel ?subject ?object ?subjectOwn ?objectOwn WHERE {{
+    subject_by, object_by = ("?subjectBy", "?objectBy") if aliases else ("rdfs:label", "rdfs:label")
+    ways = "".join(f"\n  VALUES {by} {{ rdfs:label skos:altLabel }}" for by in (subject_by, object_by) if aliases)
+    columns = "?subjectLabel ?objectLabel ?subject ?object ?subjectOwn ?objectOwn"
+    columns += " ?subjectBy ?objectBy" if aliases else ""
+    return f"""{_PREFIXES}SELECT DISTINCT {columns} WHERE {{
   VALUES (?subjectLabel ?objectLabel) {{
     {values}
-  }}
-  ?subject rdfs:label ?subjectLabel .
+  }}{ways}
+  ?subject {subject_by} ?subjectLabel .
   ?subject wdt:{_property(relation)} {reached} .
-  ?object rdfs:label ?objectLabel .
+  ?object {object_by} ?objectLabel .
   {_label("subject", "subjectOwn", language)}
   {_label("object", "objectOwn", language)}
 }}
-ORDER BY ?subjectLabel ?objectLabel ?subject ?object ?subjectOwn ?objectOwn"""
+ORDER BY {columns}"""
+
+
+def objects_of_named(relation: str, names: Sequence[str], language: str = "en") -> str:
+    """Ask for every object of the subjects that bear a label, with what the object is called.
+
+    Returns:
+        a query with the columns `subjectLabel`, `subject`, `object` and `own`, a label of the object in the language.
+    """
+    values = " ".join(f"{literal(name)}@{tag}" for name in names for tag in (language, "mul"))
+    return f"""{_PREFIXES}SELECT DISTINCT ?subjectLabel ?subject ?object ?own WHERE {{
+  VALUES ?subjectLabel {{ {values} }}
+  ?subject rdfs:label ?subjectLabel .
+  ?subject wdt:{_property(relation)} ?object .
+  ?object rdfs:label ?own .
+  FILTER(LANG(?own) = {literal(language)})
+}}
+ORDER BY ?subjectLabel ?subject ?object ?own"""
 
 
 def objects(relation: str, subjects: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from . import queries
 from .batches import query_in_batches
 from .client import ResponseCounts
 from .knowledge import ENTITIES_A_QUERY, Knowledge, count_sitelinks, query_above, query_knowledge
-from .ntriples import about_line, fact_line, label_line, sitelinks_line
+from .ntriples import about_line, alias_line, fact_line, label_line, sitelinks_line
 from .options import SourceOptions
 from .pararel import Relation, language_folder, load_relations, relation_number
 from .queries import entity_id
@@ -138,7 +138,8 @@ def _statements(relation: str, known: Knowledge, language: str) -> Iterable[str]
             yield fact_line(holder.id, relation, object)
             yield label_line(holder.id, holder.label, language)
     for labels, ids in known.resolved.items():
-        yield from (label_line(id, label, language) for id, label in zip(ids, labels, strict=True))
+        line = alias_line if labels in known.other_names else label_line
+        yield from (line(id, label, language) for id, label in zip(ids, labels, strict=True))
 
 
 def _entities(known: Mapping[str, Knowledge]) -> set[str]:

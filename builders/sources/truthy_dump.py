@@ -45,7 +45,7 @@ MOST = 1000
 _FACT = re.compile(f"<{ENTITY}(Q[0-9]+)> <{DIRECT}(P[0-9]+)> <{ENTITY}(Q[0-9]+)>".encode())
 _NAMED = re.compile(rf'<{ENTITY}(Q[0-9]+)> <{LABEL}> "(.*)"@[a-z0-9-]+ \.'.encode())
 _ABOUT = re.compile(f"<{ABOUT}> <{ENTITY}(Q[0-9]+)>".encode())
-_ALIAS = re.compile(f"<{ENTITY}(Q[0-9]+)> <{ALIAS}>".encode())
+_ALIAS = re.compile(rf'<{ENTITY}(Q[0-9]+)> <{ALIAS}> "(.*)"@[a-z0-9-]+ \.'.encode())
 _OF_ENTITY = re.compile(f"<{ENTITY}(Q[0-9]+)>".encode())
 _PARALLEL = {".bz2": ("lbzip2", "pbzip2"), ".gz": ("pigz",)}
 
@@ -241,10 +241,15 @@ def _parts(fact: re.Match[bytes]) -> tuple[bytes, str, bytes]:
 
 
 def _ids_by_label(lines: Path, names: frozenset[str]) -> dict[str, set[bytes]]:
+    """Return the entities of each name: those that are called so, and those with it as another name."""
     ids: defaultdict[str, set[bytes]] = defaultdict(set)
     with gzip.open(lines) as file:
-        for match in map(_NAMED.match, file):
-            if match and (label := clean_label(read_label(match[2]))) in names:
+        for line in file:
+            if match := _NAMED.match(line):
+                label = clean_label(read_label(match[2]))
+            elif match := _ALIAS.match(line):
+                label = read_label(match[2])
+            if match and label in names:
                 ids[label].add(match[1])
     return ids
 

@@ -9,11 +9,11 @@ from typing import get_args
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_file, hash_json
 from counterfact.core.places import data_folder
-from counterfact.core.provenance import code_hash
 from counterfact.core.seeds import derive_seed
 
 from ..audit.statistics import stats_json
 from ..build_folder import BuildReport, finished_build, write_build
+from ..code import code_behind
 from ..ripples.relations import load_relations_in_words
 from ..sources.pararel import language_folder, load_pararel
 from ..sources.truthy_dump import check_dump
@@ -42,7 +42,7 @@ def build(
     paraphrases: int = 2,
     seed: int = 0,
     name: str = "updates",
-    version: str = "1",
+    version: str | None = None,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> BuildReport:
@@ -87,7 +87,7 @@ def build(
         "paraphrases": paraphrases,
         "seed": seed,
     }
-    fingerprint = hash_json([sources, settings, name, version, code_hash("counterfact.builders")])
+    fingerprint = hash_json([sources, settings, name, version, code_behind(__name__)])
     if (finished := finished_build(Path(out), fingerprint)) is not None:
         return finished
     found = find_updates(dumps["old"], dumps["new"], chosen, language, workers=workers, progress=progress)

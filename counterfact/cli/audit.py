@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from counterfact.cli._common import Json, Limit, Seed, console, print_json
+from counterfact.cli._recovery import print_recovery
 from counterfact.cli._tables import print_table
 
 
@@ -20,19 +21,34 @@ def audit(
     sample: Annotated[int, typer.Option(min=0, help="Records of each relation that the page shows.")] = 3,
     seed: Seed = 0,
     limit: Limit = None,
+    official: Annotated[
+        str | None, typer.Option(help="CounterFact in any form: say what of it the data set recovers, and keep it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Find duplicates, prompts that give their answer away, neighbors that contradict the edit, malformed prompts.
 
     Example: `counterfact audit datasets/counterfact --page audit.html`
-    """
-    from counterfact.builders.audit.page import write_audit  # noqa: PLC0415
 
-    label, found = write_audit(dataset, page, sample, seed, limit)
+    Beside the released data: `counterfact audit datasets/counterfact --official counterfact.json`
+    """
+    from counterfact.builders.audit import findings, recovery  # noqa: PLC0415
+    from counterfact.builders.audit.loading import load_counterfact  # noqa: PLC0415
+    from counterfact.builders.audit.page import audit_page  # noqa: PLC0415
+    from counterfact.core.files import write_atomic  # noqa: PLC0415
+
+    data = load_counterfact(dataset, limit)
+    label, found = data.label, findings.audit(data.records, data.bad)
+    write_atomic(page, audit_page(data.records, found, label, sample, seed))
+    recovered = None if official is None else recovery.measure_recovery(dataset, official)
+    if recovered is not None and (Path(dataset) / "build.json").is_file():
+        recovery.write_recovery(Path(dataset), recovered)
     if as_json:
-        print_json(found.to_json())
+        print_json(found.to_json() | ({} if recovered is None else {"recovery": recovered.to_json()}))
         return
     rows = [(kind, f"{count:,}", f"{records:,}") for kind, (count, records) in found.counts.items()]
     absent = [place for place, (count, _) in enumerate(found.counts.values()) if not count]
     print_table(("found", "times", "records"), rows, title=f"{label}, {found.records:,} records", dim=absent)
+    if recovered is not None:
+        print_recovery(recovered)
     console.print(f"what each means, examples, and records to read: {page}", style="dim")

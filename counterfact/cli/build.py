@@ -49,11 +49,15 @@ def build(
         str | None,
         typer.Option(help="wikipedia, a MediaWiki API's URL, or .jsonl with id, title, text.", rich_help_panel=SOURCES),
     ] = None,
+    ids: Annotated[
+        Path | None,
+        typer.Option(help="Q-ids of ParaRel's tuples by uuid: LAMA's .jsonl, or a folder.", rich_help_panel=SOURCES),
+    ] = None,
     relation: Relations = None,
     language: Language = "en",
     seed: Seed = 0,
-    name: Annotated[str | None, typer.Option(help="Name; default: counterfact-embedded, counterfact if live.")] = None,
-    version: Annotated[str | None, typer.Option(help="Version of the data set.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name; default: counterfact-embedded, else counterfact.")] = None,
+    version: Annotated[str | None, typer.Option(help="Version; default: 2 if embedded, else by content.")] = None,
     preset: Annotated[
         str,
         typer.Option(
@@ -178,6 +182,7 @@ def build(
         "prompts": prompts,
         "articles": articles,
         "texts": texts,
+        "ids": ids,
         "contact": contact,
         "cache": cache,
         "replay": replay,
@@ -195,7 +200,7 @@ def build(
         if language == "en":
             raise BadInput("--from takes a data set's records; say what for: --non-conflicting, or --language CODE")
         options = SourceOptions(**sources, language=language)
-        report = translation.build(out, of, language, options=options, name=name, version=version or "1", seed=seed)
+        report = translation.build(out, of, language, options=options, name=name, version=version, seed=seed)
         _print_report(report)
         return
     settings: dict[str, Any] = {
@@ -237,7 +242,7 @@ def zsre(
     ] = None,
     limit: Limit = None,
     name: Annotated[str | None, typer.Option(help="Name of the data set.")] = None,
-    version: Annotated[str, typer.Option(help="Version of the data set.")] = "1",
+    version: Annotated[str | None, typer.Option(help="Version; default: 1 if embedded, else by content.")] = None,
 ) -> None:
     """Make a zsRE data set of a split in MEND's form, KnowEdit, QAEdit or others; by default of the embedded split.
 

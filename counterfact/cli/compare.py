@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from counterfact.cli._common import Json, Plugin, load_plugins, note, print_json
+from counterfact.cli._recovery import print_recovery
 from counterfact.cli._tables import print_table
 from counterfact.cli.summarize import Form, print_tables
 from counterfact.core.errors import BadInput
@@ -71,8 +72,7 @@ def _data_sets(first: str, second: str, *, as_json: bool) -> None:
             raise BadInput(f"{name} is a run, not a data set; to compare runs, say with which: --baseline RUN")
     found = compare_datasets(first, second)
     if as_json:
-        value = {"overlap": [row._asdict() for row in found.overlap], "missing": found.missing}
-        print_json(value)
+        print_json({"overlap": [row._asdict() for row in found.overlap], "recovery": found.recovery.to_json()})
         return
     print_table(
         ("item", "first", "second", "both", "of first", "of second"),
@@ -80,9 +80,7 @@ def _data_sets(first: str, second: str, *, as_json: bool) -> None:
         title=f"first: {found.first}, second: {found.second}",
         note="different ones, by their text",
     )
-    if found.missing:
-        rows = [(reason, f"{count:,}") for reason, count in found.missing.most_common()]
-        print_table(("reason", "facts"), rows, title=f"\nfacts of {found.second} that {found.first} lacks, and why")
+    print_recovery(found.recovery)
 
 
 def _row(row: "Shared") -> list[str]:

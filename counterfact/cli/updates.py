@@ -28,7 +28,7 @@ def updates(
     language: Language = "en",
     seed: Seed = 0,
     name: Annotated[str, typer.Option(help="Name of the data set.")] = "updates",
-    version: Annotated[str, typer.Option(help="Version of the data set.")] = "1",
+    version: Annotated[str | None, typer.Option(help="Version; default: by content.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that read each dump.")] = 1,
 ) -> None:
     """Make records of the facts whose object was replaced between two dumps: edits to what is true now.

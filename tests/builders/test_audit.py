@@ -1,17 +1,19 @@
 """Every kind of finding is found where it is planted and nowhere else; the page shows what it should and no more."""
 
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from counterfact.builders.audit.findings import KINDS, audit
+from counterfact.builders.audit.findings import KINDS, Audit, audit
 from counterfact.builders.audit.page import audit_page
 from counterfact.builders.audit.prompt_form import malformations
 from counterfact.builders.choosing.settings import BuildSettings
 from counterfact.builders.counterfact import build_from_sources
 from counterfact.contracts.datasets import load_dataset
+from counterfact.core.records import BadRecord
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from tests.support.made_up_world import small_world
 
@@ -36,7 +38,14 @@ def record(case_id: int = 0, subject: str = "Ada Low", **changes: object) -> Cou
     return CounterFactRecord.model_validate({**value, **changes})
 
 
-PLANTED = {
+def audit_of(records: Sequence[CounterFactRecord | BadRecord]) -> Audit:
+    return audit(
+        [one for one in records if isinstance(one, CounterFactRecord)],
+        [one for one in records if isinstance(one, BadRecord)],
+    )
+
+
+PLANTED: dict[str, list[CounterFactRecord | BadRecord]] = {
     "duplicate record": [record(), record(1)],
     "near-duplicate record": [record(subject="Zoë Ölm"), record(1, subject="Olm, Zoe")],
     "repeated prompt": [record(neighborhood_prompts=["Bo Ray speaks", "Bo Ray speaks"])],
@@ -50,13 +59,21 @@ PLANTED = {
     "neighbor holds the new object": [record(attribute_prompts=["Bo Ray speaks"])],
     "neighbor edited elsewhere": [record(), record(1, subject="Bo Ray", neighborhood_prompts=[])],
     "malformed prompt": [record(neighborhood_prompts=["Bo  Ray speaks"])],
-    "a or an": [record(prompt="{} is an", new="actor", true="lawyer")],
+    "a or an": [record(prompt="{} is an", relation="P106", new="actor", true="lawyer")],
+    "subject missing": [record(paraphrase_prompts=["A bell rang. Ada dreams in"])],
+    "objects hold one another": [record(new="Old Aldic")],
+    "context cut": [record(paraphrase_prompts=["froze over. Ada Low dreams in"])],
+    "odd label": [record(neighborhood_prompts=["Бо speaks", "Cy Ray dreams in"])],
+    "few neighbors": [record(provenance={"neighborhood_ids": ["Q1"] * 10}, neighborhood_prompts=["B i", "B j", "B k"])],
+    "template reads badly": [record(prompt="{} used the")],
+    "unusable record": [record(), BadRecord(1, "it has no subject")],
 }
 
 
 @pytest.mark.parametrize("kind", PLANTED)
 def test_what_is_planted_is_found_and_nothing_else(kind: str) -> None:
-    found = audit(PLANTED[kind])
+    found = audit_of(PLANTED[kind])
+    assert found.records == len(PLANTED[kind])
     assert {name for name, (count, _) in found.counts.items() if count} == {kind}
     assert found.counts[kind][1] <= len(PLANTED[kind])
 
@@ -64,6 +81,72 @@ def test_what_is_planted_is_found_and_nothing_else(kind: str) -> None:
 def test_every_kind_is_planted_once_and_a_clean_record_has_none() -> None:
     assert list(PLANTED) == [kind.name for kind in KINDS]
     assert audit([record()]).findings == ()
+
+
+NAMES = ["Ada Low", "Ben Hoy", "Cal Irk", "Dov Jin", "Eva Kip", "Fay Lux", "Gil Mud", "Hal Nix", "Ida Orr", "Jan Pye"]
+NAMES += ["Kay Quo", "Lea Rus", "Max Sol", "Ned Tay", "Ole Urn", "Pia Vos", "Quy Wim", "Ria Xu", "Sam Yip", "Tom Zed"]
+FAULTS: dict[str, tuple[str, dict[str, object]]] = {
+    "the same edit twice": ("duplicate record", {"subject": "Ben Hoy"}),
+    "the same name in other letters": ("near-duplicate record", {"subject": "Cal Ïrk"}),
+    "a neighborhood prompt twice": ("repeated prompt", {"neighborhood_prompts": ["Bo Ray speaks", "Bo Ray speaks"]}),
+    "the true object in a prompt": ("prompt holds the true object", {"generation_prompts": ["Aldic is what {} wrote"]}),
+    "the new object in a context": (
+        "prompt holds the new object",
+        {"paraphrase_prompts": ["Esk is old. {} dreams in"]},
+    ),
+    "a neighbor named after its object": ("neighbor names its object", {"neighborhood_prompts": ["Aldic Club speaks"]}),
+    "the subject among its neighbors": ("neighbor is the subject", {"neighborhood_prompts": ["{} dreams in"]}),
+    "a neighbor with the new object": ("neighbor holds the new object", {"neighborhood_prompts": ["Dag Ray speaks"]}),
+    "two spaces": ("malformed prompt", {"attribute_prompts": ["Dag Ray  speaks"]}),
+    "an article before a vowel": (
+        "a or an",
+        {"prompt": "{} is a", "relation": "P106", "true": "actor", "new": "smith"},
+    ),
+    "a paraphrase about nobody": ("subject missing", {"paraphrase_prompts": ["A bell rang. He dreams in"]}),
+    "an object within the other": ("objects hold one another", {"new": "Old Aldic"}),
+    "a context that ends in an initial": ("context cut", {"paraphrase_prompts": ["It was J. {} speaks"]}),
+    "a context from inside a sentence": ("context cut", {"paraphrase_prompts": ["of the lake. {} dreams in"]}),
+    "a neighbor in another script": ("odd label", {"neighborhood_prompts": ["Бо Рей speaks"]}),
+    "a note after a name": ("odd label", {"neighborhood_prompts": ["Bo Ray (bishop) speaks"]}),
+    "one neighbor behind all prompts": ("few neighbors", {"neighborhood_prompts": []}),
+    "a template that reads falsely": ("template reads badly", {"prompt": "{} used the"}),
+    "a prompt of another relation": ("", {"paraphrase_prompts": ["A bell rang. {} was born in"]}),
+    "a misspelt template": ("", {"prompt": "{} spaeks"}),
+}
+"""Twenty faults that a reader would mark: the kind by which each is found, if it is, and the change that plants it."""
+TWINS = {"duplicate record", "near-duplicate record"}
+
+
+def planted_set() -> tuple[list[CounterFactRecord], dict[int, str]]:
+    """Return twenty records without a fault, each followed by one with one, and case id to the fault."""
+    templates = ["{} speaks", "{} dreams in", "{} sings in", "At home {} talks"]
+    FAULTS["one neighbor behind all prompts"][1]["neighborhood_prompts"] = [
+        t.replace("{}", "Bo Ray") for t in templates
+    ]
+    records, planted = [], {}
+    for number, (fault, (_, change)) in enumerate(FAULTS.items()):
+        records.append(
+            record(number, NAMES[number], prompt=templates[number % 4], generation_prompts=[f"{NAMES[number]} wrote"])
+        )
+        subject = str(change.get("subject", f"{NAMES[number]}ling"))
+        filled = {
+            key: [each.replace("{}", subject) for each in value] if isinstance(value, list) else value
+            for key, value in change.items()
+        }
+        planted[case_id := 100 + number] = fault
+        own = {"prompt": templates[1] if fault == "the same edit twice" else templates[0]}
+        records.append(record(case_id, **{**own, **filled, "subject": subject}))
+    return records, planted
+
+
+def test_of_twenty_planted_faults_a_reader_would_mark_eighteen_are_found() -> None:
+    records, planted = planted_set()
+    found = audit(records)
+    by_case = {case_id: {one.kind for one in found.findings if one.case_id == case_id} for case_id in planted}
+    missed = [fault for case_id, fault in planted.items() if FAULTS[fault][0] not in by_case[case_id]]
+    assert missed == ["a prompt of another relation", "a misspelt template"], by_case
+    clean = [one for one in found.findings if one.case_id < 100 and one.kind not in TWINS]
+    assert not clean, "nothing is marked in records without a fault, but for the twins of planted ones"
 
 
 def test_a_neighbor_with_the_new_object_in_another_record() -> None:

@@ -1,6 +1,7 @@
 """What a build can be asked for beside the default: counts, contexts, popularity, variants, languages, templates."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from counterfact.builders.build_folder import BuildReport
 from counterfact.builders.choosing.settings import BuildSettings
+from counterfact.builders.code import code_behind, modules_behind
 from counterfact.builders.counterfact import build_from_sources
 from counterfact.builders.sources.knowledge import query_knowledge
 from counterfact.builders.sources.options import Sources
@@ -214,7 +216,10 @@ def test_one_call_builds_and_refuses_what_it_would_ignore(tmp_path: Path) -> Non
 
     few = {"relations": ["P103"], "paraphrase_context": "none", "reference_texts": 0}
     report = build(str(tmp_path / "a"), seed=3, templates=str(data_folder() / "pararel"), **few)
-    assert report.meta["name"] == "counterfact-embedded" and report.meta["seed"] == 3
+    assert (report.meta["name"], report.meta["seed"]) == ("counterfact", 3), "it has templates from elsewhere"
+    assert re.fullmatch("2[.][0-9a-f]{8}", report.meta["version"])
+    with pytest.raises(BadInput, match="counterfact-embedded is the name"):
+        build(str(tmp_path / "b"), name="counterfact-embedded", templates=str(data_folder() / "pararel"), **few)
     assert report.meta["sources"]["templates"] and report.records > 50
     assert report.meta["sources"]["articles"] is None, "articles that nothing needs are not opened"
     assert report.responses is None and report.packed is None
@@ -224,3 +229,24 @@ def test_one_call_builds_and_refuses_what_it_would_ignore(tmp_path: Path) -> Non
     with pytest.raises(BadInput, match="sede: Extra inputs"):
         build(tmp_path / "b", sede=1)
     assert not (tmp_path / "b").exists()
+
+
+def test_two_builds_that_differ_share_no_version(tmp_path: Path) -> None:
+    from counterfact.builders.counterfact import build
+
+    few = {"relations": ["P413"], "paraphrase_context": "none", "reference_texts": 0}
+    made = [build(tmp_path / str(seed), seed=seed, **few) for seed in (0, 1)]
+    assert {report.meta["name"] for report in made} == {"counterfact-embedded"}
+    assert len({report.meta["version"] for report in made}) == 2
+    assert "2" not in {report.meta["version"] for report in made}, "2 is the embedded world with a preset as it is"
+    assert BuildSettings(name="counterfact-embedded", preset="strict").as_preset
+    assert not BuildSettings(name="counterfact-embedded", seed=1).as_preset
+
+
+def test_records_follow_from_code_that_makes_them_and_from_no_other() -> None:
+    behind = modules_behind("counterfact.builders.counterfact")
+    needed = {"choosing.selection", "sources.knowledge", "sources.labels", "texts.contexts", "audit.statistics"}
+    assert {f"counterfact.builders.{name}" for name in needed} <= behind
+    assert not [name for name in behind if ".hub." in name or name.endswith((".findings", ".page", ".recovery"))]
+    assert "counterfact.builders.languages.translation" in modules_behind("counterfact.builders.languages.translation")
+    assert code_behind("counterfact.builders.counterfact") != code_behind("counterfact.builders.multi")

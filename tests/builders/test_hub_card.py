@@ -9,9 +9,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from counterfact.builders.audit.recovery import measure_recovery, write_recovery
 from counterfact.builders.choosing.settings import BuildSettings
 from counterfact.builders.hub.card import merge_card
 from counterfact.builders.hub.card_header import merge_header, split_card
+from counterfact.builders.hub.deviations import deviations
 from counterfact.builders.hub.parquet import features_of, write_table
 from counterfact.builders.hub.parts import Part, read_parts
 from counterfact.builders.hub.staging import Staged, semantic, stage
@@ -26,8 +28,7 @@ DAY = "2026-11-23"
 
 def built(folder: Path, n: int = 6) -> Path:
     counterfact(folder, n, bad=())
-    rule = BuildSettings().model_dump(include={"preset", "pool", "pool_order", "prompts_drawn"})
-    meta = {"name": "ours", "version": "1", "kind": "counterfact", "settings": rule, "environment": {"x": 1}}
+    meta = {"name": "ours", "version": "1", "kind": "counterfact", **PAPER_BUILD, "environment": {"x": 1}}
     write_json(folder / "build.json", meta)
     return folder
 
@@ -76,11 +77,47 @@ def test_the_folder_reads_as_the_build_does(staged: Staged, parts: list[Part], t
         load_dataset(f"{staged.folder}:nothing")
 
 
-def test_the_card_says_by_which_rule_prompts_about_others_were_drawn(staged: Staged) -> None:
-    said = (
-        "preset `paper`: prompts about others from the 20 subjects with the lowest Q-ids of an object, drawn uniformly"
-    )
-    assert (staged.folder / "README.md").read_text(encoding="utf-8").count(said) == 2
+def test_the_card_names_every_deviation_in_one_table(staged: Staged) -> None:
+    text = (staged.folder / "README.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.endswith("| `counterfact`/`test`, `more`/`dev` |")]
+    assert "; preset `paper`; " in text
+    whom = "of the 20 with the lowest Q-ids, as the released data have it"
+    assert sum(whom in row for row in rows) == 1, "what two builds share is said once"
+    assert [row.split(" | ")[0] for row in rows] == [f"| {one.what}" for one in deviations(PAPER_BUILD)]
+
+
+PAPER_BUILD = {"settings": BuildSettings().model_dump()}
+
+
+def test_each_choice_that_is_not_the_papers_is_a_deviation() -> None:
+    def told(**given: object) -> set[str]:
+        build = {"settings": BuildSettings.check(given, "test").model_dump()}
+        return {one.what for one in deviations(build)}
+
+    paper, strict = told(), told(preset="strict")
+    assert "subjects with several objects" in strict - paper
+    assert "new objects that imply a true one or follow from it" in paper - strict
+    assert told(neighborhood_prompts=5) - paper == {"neighborhood prompts in a record"}
+    assert told(fewest_sitelinks=3) - paper == {"fewest sitelinks of a subject"}
+    assert deviations({"name": "questions"}) == []
+
+
+def test_the_card_states_recovery_where_it_was_measured_of_these_records(tmp_path: Path) -> None:
+    folder = built(tmp_path / "data")
+    write_recovery(folder, measure_recovery(str(folder), str(folder)))
+    card = (stage(read_parts([str(folder)]), "org/name", "1", tmp_path / "a", DAY).folder / "README.md").read_text()
+    assert "has 6 of the 6 facts of ours@1, 100.0%" in card
+    write_jsonl(folder / "records.jsonl", list(read_jsonl(folder / "records.jsonl"))[1:])
+    card = (stage(read_parts([str(folder)]), "org/name", "1", tmp_path / "b", DAY).folder / "README.md").read_text()
+    assert "Not measured" in card
+
+
+def test_the_datasheet_is_that_of_the_croissant_metadata(staged: Staged) -> None:
+    metadata = read_json(staged.folder / "croissant.json")
+    fields = {key: value for key, value in metadata.items() if key.startswith("rai:")}
+    assert len(fields) == 12 and all(fields.values())
+    text = (staged.folder / "README.md").read_text(encoding="utf-8")
+    assert text.count(fields["rai:dataBiases"]) == text.count("| data biases |") == 1
 
 
 def test_the_header_is_true(staged: Staged, parts: list[Part]) -> None:

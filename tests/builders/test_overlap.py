@@ -1,14 +1,7 @@
-"""Two data sets beside each other: counts by hand, both directions, and why facts are missing."""
+"""Two data sets beside each other: counts by hand, in both directions."""
 
-from pathlib import Path
-
-from counterfact.builders.audit.overlap import Shared, overlap, why_missing
-from counterfact.builders.choosing.settings import BuildSettings
-from counterfact.builders.counterfact import build_from_sources
-from counterfact.contracts.datasets import load_dataset
-from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
+from counterfact.builders.audit.overlap import Shared, overlap
 from tests.builders.test_statistics import record
-from tests.support.made_up_world import small_world
 
 
 def test_counts_by_hand_in_both_directions() -> None:
@@ -25,34 +18,3 @@ def test_counts_by_hand_in_both_directions() -> None:
     assert rows["attribute prompts"].of_first is None
     there = overlap(theirs, ours)
     assert [(row.first, row.second, row.both) for row in there] == [(b, a, c) for _, a, b, c in rows.values()]
-
-
-def test_why_facts_are_missing(tmp_path: Path) -> None:
-    report = build_from_sources(
-        small_world(("P103",)).write(tmp_path / "world"), BuildSettings(preset="strict"), tmp_path / "out"
-    )
-    records = [r for r in load_dataset(report.path).records if isinstance(r, CounterFactRecord)]
-    world = small_world(("P103",))
-    two = next(label for uuid, label, _ in world.tuples["P103"] if uuid == "P103-6")
-    true = world.tuples["P103"][6][2]
-
-    def wanted(relation: str, subject: str, object: str) -> CounterFactRecord:
-        made = record(0, relation, subject, "Zud", [])
-        target = made.requested_rewrite.target_true.model_copy(update={"text": object})
-        return made.model_copy(
-            update={"requested_rewrite": made.requested_rewrite.model_copy(update={"target_true": target})}
-        )
-
-    others = [
-        records[0],
-        wanted("P103", two, true),
-        wanted("P103", "Nobody", "Aldic"),
-        wanted("P19", "Nobody", "Aldic"),
-        wanted("P19", "Nobody", "Aldic"),
-    ]
-    assert why_missing(report.path, records, others) == {
-        "several objects": 1,
-        "no such tuple": 1,
-        "no tuples of the relation": 1,
-    }
-    assert why_missing(tmp_path, records, others) is None

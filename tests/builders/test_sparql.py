@@ -291,15 +291,25 @@ def test_labels_in_other_forms_and_merged_objects_are_found_and_counted(tmp_path
     lines += [f'<{ENTITY}Q8> <{LABEL}> "Cy"@en .', f"<{ENTITY}Q99> <{queries.SAME}> <{ENTITY}Q1> ."]
     lines += [f"<{ENTITY}Q{n}> <{DIRECT}P103> <{ENTITY}Q1> ." for n in range(3, 8)]
     lines.append(f"<{ENTITY}Q8> <{DIRECT}P103> <{ENTITY}Q99> .")
+    lines += [f'<{ENTITY}Q9> <{LABEL}> "Dag"@en .', f'<{ENTITY}Q9> <{queries.ALIAS}> "Dag the Elder"@en .']
+    lines.append(f"<{ENTITY}Q9> <{DIRECT}P103> <{ENTITY}Q1> .")
+    # Of what no entity is called, most subjects of its tuples decide: Dovic is Dovi, and Esk is nothing.
+    lines += [f'<{ENTITY}Q2> <{LABEL}> "Dovi"@en .', f'<{ENTITY}Q10> <{LABEL}> "Fay"@en .']
+    lines += [f'<{ENTITY}Q11> <{LABEL}> "Gus"@en .', f'<{ENTITY}Q12> <{LABEL}> "Hal"@en .']
+    lines += [f"<{ENTITY}Q{n}> <{DIRECT}P103> <{ENTITY}Q2> ." for n in (10, 11)]
+    lines.append(f"<{ENTITY}Q12> <{DIRECT}P103> <{ENTITY}Q1> .")
     (tmp_path / "facts.nt").write_text("\n".join(lines), encoding="utf-8")
-    named = ["Zoe\u0308 Ölm", "De Vries", "Grey Heron", "On Fire (band)", "Ann\u00a0Bo ", "Cy", "It"]
-    world = World({}, [], {"P103": [(str(n), name, "Aldic") for n, name in enumerate(named)]})
+    named = ["Zoe\u0308 Ölm", "De Vries", "Grey Heron", "On Fire (band)", "Ann\u00a0Bo ", "Cy", "Dag the Elder", "It"]
+    others = [("a", "Fay", "Dovic"), ("b", "Gus", "Dovic"), ("c", "Hal", "Dovic"), ("d", "Fay", "Esk")]
+    world = World({}, [], {"P103": [*((str(n), name, "Aldic") for n, name in enumerate(named)), *others]})
     world.write(tmp_path / "world")
     (relation,) = load_pararel(tmp_path / "world" / "pararel")
     found = query_knowledge(relation, StoreSource.open(tmp_path / "facts.nt"))
-    clean = ["Zoë Ölm", "De Vries", "Grey Heron", "On Fire", "Ann Bo", "Cy"]
-    ids = ["Q3", "Q4", "Q5", "Q6", "Q7", "Q8"]
-    assert found.resolved == {(label, "Aldic"): (id, "Q1") for label, id in zip(clean, ids, strict=True)}
+    clean = ["Zoë Ölm", "De Vries", "Grey Heron", "On Fire", "Ann Bo", "Cy", "Dag the Elder"]
+    ids = ["Q3", "Q4", "Q5", "Q6", "Q7", "Q8", "Q9"]
+    voted = {("Fay", "Dovic"): ("Q10", "Q2"), ("Gus", "Dovic"): ("Q11", "Q2")}
+    assert found.resolved == {(label, "Aldic"): (id, "Q1") for label, id in zip(clean, ids, strict=True)} | voted
+    assert found.other_names == {("Dag the Elder", "Aldic"), *voted}
     assert found.objects["Q8"] == ("Q1",), "a merged object is the one that it was merged into"
     counted = {name: count for name, count in found.counts.items() if name.startswith("found by")}
     assert counted == {
@@ -307,6 +317,8 @@ def test_labels_in_other_forms_and_merged_objects_are_found_and_counted(tmp_path
         "found by another letter case": 1,
         "found by labels in en-gb or en-ca": 1,
         "found by an object that was merged": 1,
+        "found by another name": 1,
+        "found by a majority of subjects": 2,
     }
     assert found.counts["facts with a merged object"] == 1
     assert [holder.label for holder in found.holders["Q1"]] == [
@@ -315,6 +327,8 @@ def test_labels_in_other_forms_and_merged_objects_are_found_and_counted(tmp_path
         "Gray Heron",
         "On Fire",
         "Ann Bo",
+        "Dag",
+        "Hal",
     ]
     assert found.counts["holders with a label cleaned"] == 2
 
