@@ -57,7 +57,7 @@ def stage_datasets(datasets: Sequence[str], to: str, version: str | None = None,
     Args:
         datasets: `[CONFIG[/SPLIT]=]FOLDER` each; the first one's configuration is the default.
         to: the repository, as `org/name`.
-        version: one to three numbers with dots between; by default the version of the first folder, without what follows a `+`.
+        version: one to three numbers with dots between; by default that of the first folder, up to a `+`.
         folder: where to stage; by default a folder in the cache.
 
     Raises:

@@ -50,11 +50,11 @@ def test_build_push_load_evaluate(tmp_path: Path) -> None:
             ["push", folder, "--to", "org/name"],
             ["push", folder, "--to", "org/name"],
             ["evaluate", "--dataset", folder, "--out", str(tmp_path / "local"), *model],
-            ["evaluate", "--dataset", "org/name@v2.0.0", "--out", str(tmp_path / "hub"), *model],
+            ["evaluate", "--dataset", "org/name@v1.0.0", "--out", str(tmp_path / "hub"), *model],
         )
         assert done.returncode == 0, done.stderr[-3000:]
         assert TOKEN not in done.stdout + done.stderr
-        assert "unchanged, version v2.0.0" in done.stdout
+        assert "unchanged, version v1.0.0" in done.stdout
         assert len(hub.repos["org/name"].commits) == 2
     [local] = (tmp_path / "local").rglob("cases.jsonl")
     [there] = (tmp_path / "hub").rglob("cases.jsonl")
