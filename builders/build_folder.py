@@ -101,7 +101,9 @@ def write_build(
     }
     # The content hash is the one that `contracts.datasets` finds when it reads the records.
     content_hash = hash_json(list(files["records.jsonl"]))
-    told = hash_json([content_hash, list(files.get("reference_texts.jsonl", ()))])[:8]
+    # Where and when a text was fetched makes no other data set.
+    samples = [entry.get("samples", ()) for entry in files.get("reference_texts.jsonl", ())]
+    told = hash_json([content_hash, [[sample.get("text") for sample in each] for each in samples]])[:8]
     named = {**meta, "version": meta["version"] or f"{base}+{told}"}
     whole = {"schema": 1, **named, "content_hash": content_hash, "environment": environment}
     write_json(fresh / BUILD_FILE, whole)
