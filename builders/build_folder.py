@@ -68,6 +68,7 @@ def write_build(
     *,
     started: float,
     places: Mapping[str, str],
+    base: str = VERSION,
 ) -> BuildReport:
     """Write all files of a build and put the folder in its place, where an older build may stand.
 
@@ -77,10 +78,11 @@ def write_build(
         files: name to content: `.jsonl` files take a list, `.json` files any value; `records.jsonl` and `stats.json`
             are among them.
         meta: the content of `build.json`, but for schema, content hash and environment; it is written last. A version
-            that is None becomes `VERSION` with the start of the hash of records and reference texts after it, so that
+            that is None becomes the base with the start of the hash of records and reference texts after it, so that
             no two data sets that differ share name and version.
         started: when the build started, by `time.perf_counter`.
         places: source to its place on this machine.
+        base: what a version by the content starts with.
     """
     work = out.parent / f".{out.name}.{fingerprint[:16]}.unfinished"
     fresh = work / "finished"
@@ -99,8 +101,10 @@ def write_build(
     }
     # The content hash is the one that `contracts.datasets` finds when it reads the records.
     content_hash = hash_json(list(files["records.jsonl"]))
-    told = hash_json([content_hash, list(files.get("reference_texts.jsonl", ()))])[:8]
-    named = {**meta, "version": meta["version"] or f"{VERSION}.{told}"}
+    # Where and when a text was fetched makes no other data set.
+    samples = [entry.get("samples", ()) for entry in files.get("reference_texts.jsonl", ())]
+    told = hash_json([content_hash, [[sample.get("text") for sample in each] for each in samples]])[:8]
+    named = {**meta, "version": meta["version"] or f"{base}+{told}"}
     whole = {"schema": 1, **named, "content_hash": content_hash, "environment": environment}
     write_json(fresh / BUILD_FILE, whole)
     if out.exists():

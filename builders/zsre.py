@@ -75,7 +75,7 @@ def build(
         "counts": counts,
     }
     files = {"records.jsonl": records, "stats.json": _stats(records)}
-    return write_build(Path(out), fingerprint, files, meta, started=started, places={"zsre": str(file)})
+    return write_build(Path(out), fingerprint, files, meta, started=started, places={"zsre": str(file)}, base="1")
 
 
 class ZsreEntries(NamedTuple):

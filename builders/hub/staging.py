@@ -57,7 +57,7 @@ def stage_datasets(datasets: Sequence[str], to: str, version: str | None = None,
     Args:
         datasets: `[CONFIG[/SPLIT]=]FOLDER` each; the first one's configuration is the default.
         to: the repository, as `org/name`.
-        version: one to three numbers with dots between; by default the version of the first folder.
+        version: one to three numbers with dots between; by default that of the first folder, up to a `+`.
         folder: where to stage; by default a folder in the cache.
 
     Raises:
@@ -66,7 +66,7 @@ def stage_datasets(datasets: Sequence[str], to: str, version: str | None = None,
     repo = check_repo(to)
     parts = read_parts(datasets)
     out = folder or cache_folder() / "hub" / repo.replace("/", "--")
-    given = version or str(parts[0].build.get("version") or "1")
+    given = version or str(parts[0].build.get("version") or "1").partition("+")[0]
     return stage(parts, repo, given, out, datetime.now(UTC).date().isoformat())
 
 

@@ -217,7 +217,7 @@ def test_one_call_builds_and_refuses_what_it_would_ignore(tmp_path: Path) -> Non
     few = {"relations": ["P103"], "paraphrase_context": "none", "reference_texts": 0}
     report = build(str(tmp_path / "a"), seed=3, templates=str(data_folder() / "pararel"), **few)
     assert (report.meta["name"], report.meta["seed"]) == ("counterfact", 3), "it has templates from elsewhere"
-    assert re.fullmatch("2[.][0-9a-f]{8}", report.meta["version"])
+    assert re.fullmatch("2[+][0-9a-f]{8}", report.meta["version"])
     with pytest.raises(BadInput, match="counterfact-embedded is the name"):
         build(str(tmp_path / "b"), name="counterfact-embedded", templates=str(data_folder() / "pararel"), **few)
     assert report.meta["sources"]["templates"] and report.records > 50

@@ -44,7 +44,7 @@ def test_the_first_of_each_conflict_stays(tmp_path: Path) -> None:
         {"case_id": 6, "reason": "contradicts another record"},
     ]
     data = load_dataset(tmp_path / "out")
-    assert data.label.startswith("counterfact-multi@2.") and data.content_hash == report.meta["content_hash"]
+    assert data.label.startswith("counterfact-multi@2+") and data.content_hash == report.meta["content_hash"]
     assert data.reference_texts is not None and data.reference_texts.get("P19", "Q0")
 
 
