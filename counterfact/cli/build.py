@@ -203,8 +203,12 @@ def _print_spread(report: "BuildReport") -> None:
     for kind, paper in PAPER.items():
         for (what, found), known in zip(report.meta["counts"]["spread"][kind].items(), paper, strict=True):
             values = (*found.values(), known)
-            table.add_row(f"{kind}: {what.replace('_', ' ')}", *("–" if v is None else f"{v:,g}" for v in values))
+            table.add_row(f"{kind}: {what.replace('_', ' ')}", *map(_spread_cell, values))
     console.print(table)
+
+
+def _spread_cell(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.2f}"
 
 
 def _print_report(report: "BuildReport") -> None:
