@@ -28,6 +28,13 @@ def clean_label(label: str) -> str | None:
     >>> clean_label("It"), clean_label("Q42"), clean_label("(1987)")
     (None, None, '(1987)')
     """
+    name = _cleaned_once(label)
+    while name is not None and (again := _cleaned_once(name)) != name:
+        name = again
+    return name
+
+
+def _cleaned_once(label: str) -> str | None:
     text = quoted[1].replace('""', '"') if (quoted := _QUOTED.fullmatch(label.strip())) else label
     if not text.isprintable():
         text = "".join(_kept(text, place) for place in range(len(text)))

@@ -276,8 +276,12 @@ def _print_spread(report: "BuildReport") -> None:
     for kind, paper in PAPER.items():
         for (what, found), known in zip(report.meta["counts"]["spread"][kind].items(), paper, strict=True):
             values = (*found.values(), known)
-            rows.append((f"{kind}: {what.replace('_', ' ')}", *("–" if v is None else f"{v:,g}" for v in values)))
+            rows.append((f"{kind}: {what.replace('_', ' ')}", *map(_spread_cell, values)))
     print_table(("", "this build", "its pools predict", "CounterFact"), rows, title="prompts about other subjects")
+
+
+def _spread_cell(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.2f}"
 
 
 def _print_report(report: "BuildReport") -> None:

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from counterfact.builders.build_folder import BuildReport
-from counterfact.builders.choosing.sampling import WeightedOrder, collides, shuffled
+from counterfact.builders.choosing.expectation import expected, measured
+from counterfact.builders.choosing.sampling import Draw, DrawnPrompt, WeightedOrder, collides, shuffled
 from counterfact.builders.choosing.settings import BuildSettings
 from counterfact.builders.counterfact import build_from_sources
 from counterfact.builders.sources.articles import LocalArticles
@@ -270,6 +271,15 @@ def test_pools_hold_the_first_in_order_and_draws_are_what_they_predict(tmp_path:
             for found in spread.values():
                 assert found["measured"] == pytest.approx(found["predicted"], rel=0.02)
         assert report.meta["counts"]["spread"]["neighborhood"]["subjects_a_record"]["measured"] < 6
+
+
+def test_what_pools_predict_of_draws_with_more_templates_is_worked_out_by_hand() -> None:
+    one, two = DrawnPrompt("Q1", "x a"), DrawnPrompt("Q1", "x b")
+    draws = [("P103", Draw((one,), ("x",), 2)), ("P103", Draw((one, two), ("x",), 4))]
+    # Either of two templates is missed by both with 1/2 x 1/2, either of the two others by the second with 1/2.
+    assert expected(draws) == (1.0, pytest.approx(2 * 0.75 + 2 * 0.5))
+    assert expected([("P103", Draw((one,), ("x", "y"), 1))])[0] == pytest.approx(1.0)
+    assert measured([draw for _, draw in draws]) == (1.0, 2)
 
 
 def test_other_objects_of_a_subject_are_neither_new_nor_near(tmp_path: Path) -> None:
