@@ -61,7 +61,7 @@ def test_compare_tells_data_sets_from_runs(data: Path, tmp_path: Path) -> None:
     found = json.loads(run("compare", data, data / "records.jsonl", "--json"))
     rows = {row["item"]: row for row in found["overlap"]}
     assert all(row["first"] == row["second"] == row["both"] for row in rows.values())
-    assert rows["relations"]["both"] == 2 and found["missing"] == {}
+    assert rows["relations"]["both"] == 2 and found["recovery"]["total"]["missing"] == {}
     assert "100.0%" in run("compare", data, data / "records.jsonl")
     with pytest.raises(BadInput, match="--baseline RUN"):
         run("compare", data, data, data)
