@@ -179,7 +179,16 @@ def test_edit_prints_json_alone_and_fills_other_prompts(command: Command) -> Non
 
 def test_an_interrupt_is_told_in_a_terminal(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "many.jsonl", [counterfact_record(case) for case in range(400)])
-    words = ["evaluate", "--dataset", "many.jsonl", "--editor", "ft", "--model", str(tiny_folder("gpt2")), "--no-generate"]
+    words = [
+        "evaluate",
+        "--dataset",
+        "many.jsonl",
+        "--editor",
+        "ft",
+        "--model",
+        str(tiny_folder("gpt2")),
+        "--no-generate",
+    ]
     master, slave = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "counterfact.cli.main", *words, "--set", "layer=1", "--set", "steps=2000"],
