@@ -198,6 +198,8 @@ def test_an_interrupt_is_told_in_a_terminal(tmp_path: Path) -> None:
         stdout=slave,
         stderr=slave,
         start_new_session=True,
+        # A shell lets what it runs in the background ignore an interrupt, and so would this process.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     os.close(slave)
     said, pressed, end = b"", False, time.monotonic() + 120
