@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from counterfact.contracts.benchmarks import Benchmark
-from counterfact.contracts.metrics import METRICS
+from counterfact.contracts.metrics import METRICS, TEXT_METRICS
 from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json
 from counterfact.evaluation.paper import PaperRow, Published, paper_rows
@@ -200,7 +200,9 @@ def _fewer(runs: Sequence[Run]) -> list[str]:
     for run in runs:
         for section, scored in (("pre", run.data["n"]["unedited"]["scored"]), ("metrics", run.data["n"]["scored"])):
             entries = {name: run.data[section][name] for name in run.benchmark.shown if name in run.data[section]}
-            fewer = [f"{name} {each['n']}" for name, each in entries.items() if each["n"] < scored]
+            # Where no texts were generated, that no record has a score of texts says nothing.
+            told_apart = {name: each["n"] for name, each in entries.items() if each["n"] or name not in TEXT_METRICS}
+            fewer = [f"{name} {n}" for name, n in told_apart.items() if n < scored]
             told |= {f"of {scored} records, n is {', '.join(fewer)}": None} if fewer else {}
     return list(told)
 
