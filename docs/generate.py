@@ -89,6 +89,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "job_factlm": measured.job_factlm,
     "job_smollm2": measured.job_smollm2,
     "many_facts": measured.many_facts,
+    "closed_form": measured.closed_form,
     "growth": measured.growth,
     "drift_factlm": measured.drift_factlm,
     "moment_errors": measured.moment_errors,

@@ -136,30 +136,37 @@ class Resources:
         return self.networks.get(name, trained)
 
     def second_moment(self, lm: LM, layer: int) -> SecondMoment:
-        """The second moment of one layer's keys: the given one, else computed over the texts, or read from the cache.
+        """The second moment of one layer's keys; see `moments`."""
+        return self.moments(lm, [layer])[layer]
+
+    def moments(self, lm: LM, layers: Sequence[int]) -> dict[int, SecondMoment]:
+        """The second moments of layers' keys: given ones, else of the cache, else computed in one pass over the texts.
 
         Raises:
             BadInput: there are neither texts nor a second moment, or the files given are of no use.
         """
-        if layer in self.second_moments:
-            return self.second_moments[layer]
+        given = {layer: self.second_moments[layer] for layer in layers if layer in self.second_moments}
+        wanted = [layer for layer in layers if layer not in given]
+        if not wanted:
+            return given
         if self.second_moment_texts is None:
             raise BadInput(
                 "the second moment of keys needs texts: give a source of texts; or set covariance=false, another method"
             )
-        if self.second_moment_texts.moments:
-            return given_moment(self.second_moment_texts.moments, lm, layer)
+        if files := self.second_moment_texts.moments:
+            return given | {layer: given_moment(files, lm, layer) for layer in wanted}
         told, texts = self.progress, self.second_moment_texts
-        stage = f"second moment of layer {layer} of {lm.name}, over texts of {texts.name}"
-        return second_moments(
+        which = f"layer {wanted[0]}" if len(wanted) == 1 else f"layers {', '.join(map(str, wanted))}"
+        stage = f"second moment of {which} of {lm.name}, over texts of {texts.name}"
+        return given | second_moments(
             lm,
-            [layer],
+            wanted,
             texts,
             max_texts=self.second_moment_max_texts,
             tokens_per_batch=self.plan_for(lm).tokens_per_batch,
             folder=self.cache / "second_moments",
             progress=None if told is None else lambda now: told(stage, now.texts, now.total),
-        )[layer]
+        )
 
 
 @dataclass(frozen=True)

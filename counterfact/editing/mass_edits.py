@@ -38,7 +38,8 @@ from counterfact.lm.forward.wide_passes import wide_passes
 from counterfact.lm.model.encoding import SubjectRule
 from counterfact.lm.model.hooks import Site
 from counterfact.lm.model.loading import LM
-from counterfact.lm.model.sites import Layout, weight_shape
+from counterfact.lm.model.sites import Layout
+from counterfact.lm.moments.corpus_pass import plan_passes, sum_bytes, usual_limit
 from counterfact.lm.moments.second_moment import SecondMoment
 from counterfact.lm.planning.batch_plan import Plan, in_halves
 
@@ -269,9 +270,15 @@ def layer_moments(lm: LM, layers: Sequence[int], resources: Resources) -> tuple[
         BadInput: as `check_layers`, or there is no second moment.
     """
     check_layers(layers, lm)
-    widths = [weight_shape(lm.model, lm.layout.fc_out(layer))[0] for layer in layers]
-    moments = LayerMoments(lm, resources, 2 * 8 * sum(width**2 for width in widths) <= HELD)
-    return moments, {"second_moments": {str(layer): moments[layer].provenance for layer in layers}}
+    together = sum(sum_bytes(lm, layer) for layer in layers) <= HELD
+    moments = LayerMoments(lm, resources, together)
+    provenance: dict[str, Any] = {}
+    for of_one_pass in plan_passes(lm, layers, usual_limit(lm.device)):
+        found = resources.moments(lm, of_one_pass)
+        provenance |= {str(layer): found[layer].provenance for layer in of_one_pass}
+        if together:
+            moments.held.update(found)
+    return moments, {"second_moments": provenance}
 
 
 def mass_editor(

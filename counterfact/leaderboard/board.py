@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from counterfact.contracts.benchmarks import BENCHMARKS
@@ -27,8 +28,8 @@ largest, and all would share the first place."""
 def board_of(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """Return the groups of rows that may be compared: each best first, then its controls and the paper's rows.
 
-    Rows not shown to differ from the best Score S share the first place; controls have no place, and nothing has one
-    in a group of fewer than `LEAST` records.
+    The rows from the top down that are not shown to differ from the best Score S share the first place, up to the first
+    that is; controls have no place, and nothing has one in a group of fewer than `LEAST` records.
     """
     by_id = {entry.id: entry for entry in entries}
     runs = [{**entry.run, "id": entry.id, "score": entry.cells.get("S", [None])[0]} for entry in entries]
@@ -43,6 +44,16 @@ def board_of(entries: Sequence[Entry]) -> list[dict[str, Any]]:
                 headings = {"headings": benchmark.columns, "ranked": False}
                 groups.append({**known, "content": "", "weights": "", **headings, **shown})
     return groups
+
+
+def places(marks: Sequence[Mapping[str, str]]) -> list[tuple[int, bool]]:
+    """Return the place of each row, best first, and whether it is shared: the first, up to a row that differs.
+
+    >>> places([{"S": "best"}, {"S": "tied"}, {}, {"S": "tied"}])
+    [(1, True), (1, True), (3, False), (4, False)]
+    """
+    first = len(list(takewhile(lambda mark: "S" in mark, marks)))
+    return [(1, first > 1) if place <= first else (place, False) for place in range(1, len(marks) + 1)]
 
 
 def published(benchmark: str, model: str) -> list[dict[str, Any]]:
@@ -93,11 +104,9 @@ def _group(ranking: Ranking, by_id: Mapping[str, Entry]) -> dict[str, Any]:
     if ranked:
         scores = [{name: cell[0] for name, cell in entry.cells.items()} for entry in mine]
         marks = best_and_tied(mine, scores, ranking.columns, ranking.benchmark)
-    tied = [ranked and mark.get("S") == "tied" for mark in marks]
     rows = [
-        _row(ranking, entry, marked)
-        | ({"rank": 1 if shared else place, "tied": shared or (place == 1 and any(tied))} if ranked else {})
-        for place, (entry, marked, shared) in enumerate(zip(mine, marks, tied, strict=True), 1)
+        _row(ranking, entry, marked) | ({"rank": place, "tied": shared} if ranked else {})
+        for entry, marked, (place, shared) in zip(mine, marks, places(marks), strict=True)
     ]
     rows += [_unedited(ranking), *(_row(ranking, entry, {}) | {"control": True} for entry in controls)]
     protocol = f"{first['protocol'].get('name')} {first['protocol'].get('version')}"

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from counterfact.contracts.editors import Resources
 from counterfact.editing.mass_edits import layer_moments
 from counterfact.editing.ridge import ridge_factor
 from counterfact.editors.alphaedit import null_space
@@ -98,3 +99,11 @@ def test_second_moments_too_large_together_are_held_one_at_a_time(
     assert sorted(facts["second_moments"]) == ["0", "1"]
     for layer in (0, 1, 0):
         assert moments[layer].layer == layer and list(moments.held) == [layer]
+
+
+def test_layers_share_one_pass_over_the_texts(tmp_path: Path) -> None:
+    lm, stages = tiny_lm("gpt2"), set[str]()
+    given = Resources(second_moment_texts=TEXTS, cache=tmp_path, progress=lambda stage, *_: stages.add(stage))
+    layer_moments(lm, [0, 1], given)
+    assert len(stages) == 1 and "second moment of layers 0, 1 of" in stages.pop()
+    layer_moments(lm, [0, 1], replace(given, progress=lambda *_: pytest.fail("computed again")))
