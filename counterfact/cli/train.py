@@ -116,7 +116,7 @@ def train(
             seed=seed,
             autocast=autocast,
             restart=restart,
-            watch=lambda line: advance(_line(line), line["step"], steps),
+            watch=lambda line: advance("steps", line["step"], steps, _line(line)),
         )
         trained = train_editor(
             lm,

@@ -359,8 +359,11 @@ def test_training_a_network_and_editing_with_it(
 ) -> None:
     monkeypatch.setenv("COUNTERFACT_CACHE", str(tmp_path / "cache"))
     quick = ["--set", "batch=4", "--set", "steps=12", "--set", "validate_every=6", "--set", "validation_edits=8"]
-    code, out, _ = command("train", "mend", "--data", "text", "--max-texts", 60, *quick)
+    monkeypatch.setattr("counterfact.cli._progress.MEASURED", 0.0)
+    monkeypatch.setattr("counterfact.cli._progress.PAUSE", 0.0)
+    code, out, err = command("train", "mend", "--data", "text", "--max-texts", 60, *quick)
     assert code == 0 and "no edit" in out and "best" in out
+    assert "mend text: steps: " in err and " of 12, " in err
     folder = next((tmp_path / "cache/hypernetworks").glob("factlm-*/mend"))
     assert {path.name for path in folder.iterdir()} == {
         "curves.jsonl", "curves.png", "editor.json", "network.safetensors",

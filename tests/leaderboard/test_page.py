@@ -12,8 +12,15 @@ import pytest
 from counterfact.core.places import data_folder
 from counterfact.leaderboard.entries import load_entries
 from counterfact.leaderboard.page import ASSETS, write_site
+from counterfact.leaderboard.submission import read_submission, run_id
+from counterfact.statistics.summary import blocks_of, paired_differences
 from speed.browser import Browser, find_browser
 from tests.support.evaluating import counterfact, run_fake, run_identity
+
+DIFFERENCES = """[...document.querySelector('table').tBodies[0].rows].map(({cells: [name, , , difference]}) => [
+    name.firstChild.textContent.split(' ')[0], difference.firstChild.textContent,
+    ...difference.lastChild.textContent.split(' to ')])"""
+"""What a comparison shows of each metric: its name, the difference, the interval's ends."""
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +146,21 @@ def test_two_runs_record_by_record(page: Browser, site: Path) -> None:
     assert page.run(f"document.body.textContent.includes({json.dumps(text)})")
     assert page.said == []
     page.run("location.hash = '#/'; state.chosen = []")
+
+
+def test_differences_are_those_that_the_command_prints(page: Browser) -> None:
+    shipped = {name: read_submission(data_folder() / "board" / "smollm2-embedded" / name) for name in ("rome", "ft")}
+    blocks = [blocks_of(one.cases, "post") for one in shipped.values()]
+    expected = paired_differences(blocks[0], blocks[1], shipped["rome"].benchmark)
+    go(page, "#/compare/" + "/".join(run_id(one.run) for one in shipped.values()), "100 common records")
+    cells = {row[0]: row for row in page.run(DIFFERENCES)}
+    assert {"S", *shipped["rome"].benchmark.shown} <= set(cells)
+    for name, shown in cells.items():
+        wanted = expected[name].estimate
+        found = [float(number) for number in shown[1:]]
+        assert found[0] == pytest.approx(wanted.value, abs=0.06), name
+        # Where a composite is resampled, the ends depend on the draws.
+        assert found[1:] == pytest.approx([wanted.low, wanted.high], abs=1.0 if name == "S" else 0.06), name
 
 
 @pytest.mark.parametrize("where", ["#/editor/fake", "#/model/tiny"])
