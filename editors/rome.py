@@ -18,17 +18,14 @@ https://arxiv.org/abs/2403.07175
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from counterfact.contracts.editors import Edited, Editor, Engine, Failure, Group, Resources, check_layer, editor
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json
-from counterfact.core.provenance import code_hash
 from counterfact.core.records import Request
 from counterfact.core.settings import Settings
 from counterfact.editing import plain
@@ -36,7 +33,7 @@ from counterfact.editing.batches import edit_each
 from counterfact.editing.contexts import context_templates
 from counterfact.editing.requests import Encoded, encode
 from counterfact.editing.value_search import find_values
-from counterfact.editing.values import Values, cached
+from counterfact.editing.values import SearchCache, Values
 from counterfact.lm.edits.edit import Edit, LowRank
 from counterfact.lm.model.encoding import SubjectRule
 from counterfact.lm.model.loading import LM
@@ -82,12 +79,6 @@ class RomeSettings(Settings):
         return {"layer": n_layers // 3}
 
 
-SEARCH_FIELDS = set(RomeSettings.model_fields) - {"position", "covariance", "context_lengths", "contexts_per_length"}
-"""What a search follows from, beside the rows of tokens."""
-SEARCH_CODE = ("counterfact.editing", "counterfact.lm.forward", "counterfact.lm.model")
-"""The packages that compute keys and values: what other code of theirs has left in the cache is not used."""
-
-
 @dataclass(frozen=True)
 class Rome:
     """A prepared editor."""
@@ -98,9 +89,7 @@ class Rome:
     templates: tuple[str, ...]
     second_moment: SecondMoment | None
     plan: Plan
-    cache: Path
-    """Folder for values."""
-    engine: Engine = "batched"
+    searches: SearchCache
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -138,15 +127,9 @@ class Rome:
 
     def values(self, batch: Sequence[Encoded]) -> Values:
         """Search for v* for a batch of records; the values are read from the cache where they are, to the CPU."""
-        lm, search = self.lm, self.settings.model_dump(include=SEARCH_FIELDS)
-        rows = [[list(item.target), [[row.lookup, *row.ids] for row in item.rows]] for item in batch]
-        made_by = [code_hash(*SEARCH_CODE), torch.__version__]
-        identity = [lm.state_hash, lm.arithmetic, lm.device.type, made_by, search, rows]
-        if self.engine == "plain":
-            identity.append(self.engine)
-        find = plain.find_values if self.engine == "plain" else find_values
-        path = self.cache / f"{hash_json(identity)}.safetensors"
-        return cached(path, len(batch), lambda: find(lm, batch, self.settings))
+        lm, settings = self.lm, self.settings
+        find = plain.find_values if self.searches.engine == "plain" else find_values
+        return self.searches.get(Values, lm, batch, settings.layer, settings, lambda: find(lm, batch, settings))
 
     def edit(self, request: Request, solved: tuple[Values, Tensor]) -> Edit | Failure:
         """Make the edit of the outer product of u and r, or say why there is none."""
@@ -213,8 +196,8 @@ def _prepare(lm: LM, settings: RomeSettings, resources: Resources, variant: Vari
     moment = resources.second_moment(lm, settings.layer) if settings.covariance else None
     if moment is not None:
         _check_moment(moment, lm, settings.layer)
-    plan, values = resources.plan_for(lm), resources.cache / "values"
-    return Rome(lm, settings, variant, templates, moment, plan, values, resources.engine)
+    searches = SearchCache(resources.cache / "values", resources.engine)
+    return Rome(lm, settings, variant, templates, moment, resources.plan_for(lm), searches)
 
 
 def _check_moment(moment: SecondMoment, lm: LM, layer: int) -> None:

@@ -36,6 +36,7 @@ from counterfact.editing import plain
 from counterfact.editing.mass_edits import Goal, LayerMoments, MassEditor, layer_moments
 from counterfact.editing.requests import encode
 from counterfact.editing.ridge import ridge_factor
+from counterfact.editing.value_search import find_targets
 from counterfact.lm.edits.apply import merged
 from counterfact.lm.edits.edit import Edit, LowRank
 from counterfact.lm.model.hooks import Site, Tape, hooked
@@ -69,12 +70,15 @@ class Clock:
 
 
 def clocked(editor: MassEditor, clock: Clock) -> MassEditor:
-    """The editor with its search and its closed form on a clock; what is left of its time are the keys."""
-    find, write = editor.goal.find, editor.write
+    """The editor with its search and its closed form on a clock; what is left of its time are the keys.
+
+    The search is the editor's own without its cache, so that nothing is read that an earlier count has found.
+    """
+    write = editor.write
 
     def search(*given: Any) -> Any:
         with clock.of("z"):
-            return find(*given)
+            return find_targets(*given)
 
     def solve(*given: Any) -> Tensor:
         with clock.of("solve"):

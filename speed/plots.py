@@ -83,8 +83,11 @@ def _title(result: dict[str, Any]) -> str:
     settings = result["settings"]
     texts = len(settings["context_lengths"]) * settings["contexts_per_length"]
     what = f"{model['layers']} x {model['width']}, {model['dtype']}, {texts} context texts, {settings['steps']} steps"
-    device = f"{machine['device']}, {machine['threads']} threads"
-    return f"{model['name']} ({what}), {result['chunk']} records at once; {device}"
+    return f"{model['name']} ({what}), {result['chunk']} records at once; {_on(machine)}"
+
+
+def _on(machine: dict[str, Any]) -> str:
+    return f"{machine['device']}, {machine['threads']} threads"
 
 
 def draw_growth(results: Sequence[dict[str, Any]]) -> Any:
@@ -114,6 +117,8 @@ def draw_growth(results: Sequence[dict[str, Any]]) -> Any:
             axes.set_xticks(x, [str(value) for value in x])
             axes.minorticks_off()
     panels[0, 0].legend(frameon=False, fontsize=8)
+    machines = dict.fromkeys(_on(result["machine"]) for result in results)
+    figure.suptitle(f"random weights of factlm's width; {'; '.join(machines)}", fontsize=9)
     return figure
 
 

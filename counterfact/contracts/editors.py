@@ -124,7 +124,7 @@ class Resources:
     engine: Engine = "batched"
     """How edits are computed, by editors that have both engines; the edits agree within float tolerance."""
     progress: Progress | None = None
-    """Told how far what takes long has come before the first edit: of a second moment, in texts."""
+    """Told how far what takes long has come: a second moment, in texts; the search for one edit of many, in facts."""
 
     def plan_for(self, lm: LM) -> Plan:
         """The plan in force."""

@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from counterfact.contracts.editors import Edited, Editor, Engine, Group, Resources, State, check_layer, editor
+from counterfact.contracts.editors import Edited, Editor, Engine, Group, Progress, Resources, State, check_layer, editor
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json
 from counterfact.core.settings import Settings
@@ -31,7 +31,7 @@ from counterfact.editing.contexts import word_templates
 from counterfact.editing.key_states import KeyStates
 from counterfact.editing.requests import Encoded, encode
 from counterfact.editing.value_search import find_targets
-from counterfact.editing.values import Targets
+from counterfact.editing.values import SearchCache, Targets
 from counterfact.lm.edits.edit import Delta, Edit, LowRank
 from counterfact.lm.forward.packed_products import packed_products
 from counterfact.lm.forward.wide_passes import wide_passes
@@ -98,9 +98,14 @@ class Goal:
     """How many layers are left, this one included -> what the missing part is divided by."""
 
 
-def stream_goal(engine: Engine) -> Goal:
-    """MEMIT's goal: the residual stream after L, in equal shares."""
-    find: Find = plain.find_targets if engine == "plain" else find_targets
+def stream_goal(resources: Resources) -> Goal:
+    """MEMIT's goal: the residual stream after L, in equal shares. What a search found is kept in the cache."""
+    search: Find = plain.find_targets if resources.engine == "plain" else find_targets
+    searches = SearchCache(resources.cache / "values", resources.engine)
+
+    def find(lm: LM, batch: Sequence[Encoded], layer: int, settings: MassSettings) -> Targets:
+        return searches.get(Targets, lm, batch, layer, settings, lambda: search(lm, batch, layer, settings))
+
     return Goal(find, Layout.block, float)
 
 
@@ -119,6 +124,8 @@ class MassEditor:
     goal: Goal
     revise: Callable[[LowRank], Delta] = lambda delta: delta
     """What is kept of each change, once all layers are written."""
+    progress: Progress | None = None
+    """Told how many facts of a group were searched for."""
 
     @classmethod
     def of(
@@ -135,7 +142,7 @@ class MassEditor:
             more: other fields.
         """
         templates = word_templates(lm, resources, WORDS, CONTEXT_LENGTH)
-        given = {"goal": stream_goal(resources.engine), **more}
+        given = {"goal": stream_goal(resources), "progress": resources.progress, **more}
         return cls(lm, settings, templates, write, facts, resources.plan_for(lm), **given)
 
     @property
@@ -189,13 +196,17 @@ class MassEditor:
             found = self.goal.find(self.lm, [encoded[i] for i in batch], self.settings.layers[-1], self.settings)
             for i, z, loss, passes in zip(batch, found.wanted, found.loss.tolist(), found.passes.tolist(), strict=True):
                 if math.isfinite(loss) and bool(z.isfinite().all()):
-                    wanted[i], losses[i] = z, loss
+                    wanted[i], losses[i] = z.to(self.lm.device), loss
                 else:
                     failed[i] = f"the loss became {loss} at forward pass {passes}"
 
+        done = 0
         for batch in cut(encoded, lambda item: item.suffixes, self.plan.tokens_per_batch, padded=False):
             for i in in_halves("edit", batch, run, self.plan):
                 failed[i] = "out of memory with one request"
+            done += len(batch)
+            if self.progress is not None and len(batch) < len(encoded):
+                self.progress("facts searched for", done, len(encoded))
         return wanted, losses
 
     def _write(

@@ -1,4 +1,4 @@
-"""Keys and values that a search found, in memory and on disk, so that methods which share a search run it once.
+"""What a search found, in memory and on disk, so that methods which share a search run it once.
 
 A file holds one batch, and is found by everything its content follows from: weights, layer, settings of the search,
 context templates, and the requests of the batch in order. A batch is never put together from other batches' values: the
@@ -9,14 +9,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from counterfact.core.files import write_atomic
+from counterfact.core.files import hash_json, write_atomic
+from counterfact.core.provenance import code_hash
+from counterfact.editing.requests import Encoded
+from counterfact.lm.model.loading import LM
+
+SEARCH_CODE = ("counterfact.editing", "counterfact.lm.forward", "counterfact.lm.model")
+"""The packages that search: what other code of theirs has left in the cache is not used."""
+CONSTANTS = ("steps", "learning_rate", "weight_decay", "kl_factor", "clamp_norm_factor", "stop_loss")
+"""The settings that a search follows from, beside the layer."""
 
 
 class DescentSettings(Protocol):
@@ -116,30 +124,61 @@ class Targets:
         return self.trace[..., 0].gather(-1, self.passes[..., None] - 1)[..., 0]
 
 
-def cached(path: Path, records: int, compute: Callable[[], Values]) -> Values:
-    """Read values from `path`, or compute and write them. A file that is damaged is written anew.
-
-    Returns:
-        The values, on the CPU.
-    """
-    if (found := _read(path, records)) is None:
-        found = _tensors(compute())
-        write_atomic(path, save(found, {"digest": _digest(found)}))
-    return Values(**found)
+Found = TypeVar("Found", Values, Targets)
 
 
-def _tensors(values: Values) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in vars(values).items()}
+@dataclass(frozen=True)
+class SearchCache:
+    """Keeps what searches found on disk; with the same constants, editors of one family share it."""
+
+    folder: Path
+    engine: str
+    """Of the search: what the two engines find agrees but for rounding."""
+
+    def get(
+        self,
+        kind: type[Found],
+        lm: LM,
+        batch: Sequence[Encoded],
+        layer: int,
+        settings: SearchSettings,
+        compute: Callable[[], Found],
+    ) -> Found:
+        """Read what was found for a batch, or compute and write it. A file that is damaged is written anew.
+
+        Args:
+            kind: what is searched for.
+            lm: the model, with what is written into it.
+            batch: the requests; a search follows from their tokens.
+            layer: where it is searched for.
+            settings: constants of the search.
+            compute: the search.
+
+        Returns:
+            What was found, on the CPU.
+        """
+        path = self._path(kind.__name__, lm, batch, layer, settings)
+        if (found := _read(path, kind, len(batch))) is None:
+            found = {name: tensor.detach().cpu().contiguous() for name, tensor in vars(compute()).items()}
+            write_atomic(path, save(found, {"digest": _digest(found)}))
+        return kind(**found)
+
+    def _path(self, kind: str, lm: LM, batch: Sequence[Encoded], layer: int, settings: SearchSettings) -> Path:
+        made_by = [code_hash(*SEARCH_CODE), torch.__version__, self.engine]
+        constants = {name: getattr(settings, name) for name in CONSTANTS}
+        rows = [[list(item.target), [[row.lookup, *row.ids] for row in item.rows]] for item in batch]
+        identity = [kind, lm.state_hash, lm.arithmetic, lm.device.type, made_by, layer, constants, rows]
+        return self.folder / f"{hash_json(identity)}.safetensors"
 
 
-def _read(path: Path, records: int) -> dict[str, Tensor] | None:
+def _read(path: Path, kind: type[Values | Targets], records: int) -> dict[str, Tensor] | None:
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             digest = (file.metadata() or {}).get("digest")
     except (OSError, SafetensorError, ValueError, KeyError):
         return None
-    whole = set(tensors) == set(Values.__dataclass_fields__) and digest == _digest(tensors)
+    whole = set(tensors) == set(kind.__dataclass_fields__) and digest == _digest(tensors)
     return tensors if whole and all(len(tensor) == records for tensor in tensors.values()) else None
 
 

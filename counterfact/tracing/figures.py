@@ -186,7 +186,7 @@ def severed_cases(run: TraceRun, facts: Sequence[Stored]) -> Any:
         axes.set_axis_off()
     _legend_below(figure, panels, 2)
     embedding = "; E: the embedding" if run.first_layer < 0 else ""
-    title = f"{model_name(run)}: indirect effect on p(o) by layer{embedding}, at the token in the red box"
+    title = f"{model_name(run)}: {EFFECT}, by layer{embedding}; at the token in the red box"
     figure.suptitle(title, fontsize=10)
     return figure
 

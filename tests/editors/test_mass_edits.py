@@ -1,16 +1,20 @@
 """MEMIT, MEMIT_seq and EMMET: equal to the references' numbers, independent of order, and one weight apart."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from counterfact.core.errors import BadInput
 from counterfact.core.records import Request
+from counterfact.editing.value_search import find_targets
 from counterfact.lm.edits.apply import merged
 from counterfact.lm.edits.edit import Edit, LowRank
 from counterfact.lm.model.loading import LM
+from counterfact.lm.planning.batch_plan import default_plan
 from tests.support.editing import REQUESTS, TEMPLATES, resources
 from tests.support.many_edits import (
     ManyEdits,
@@ -94,6 +98,40 @@ def test_the_plain_engine_makes_the_same_edit(name: str, family: str, tmp_path: 
     )
     assert (first - second).norm() <= 1e-4 * first.norm()
     assert all(torch.equal(tensor, before[name]) for name, tensor in lm.model.state_dict().items())
+
+
+def test_editors_share_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, searched = tiny_lm("gpt2"), list[int]()
+
+    def counted(*given: Any) -> Any:
+        searched.append(given[2])
+        return find_targets(*given)
+
+    monkeypatch.setattr("counterfact.editing.mass_edits.find_targets", counted)
+
+    def edit(name: str, *choices: str) -> Edit:
+        return made(lm, name, tmp_path, list(REQUESTS[:4]), *choices)
+
+    first, again = edit("memit", *CHOICES), edit("memit", *CHOICES)
+    assert torch.equal(change(first), change(again))
+    edit("alphaedit", *CHOICES)
+    edit("emmet", "layers=[1]", "steps=4")
+    assert searched == [1]
+    edit("memit", "layers=[0]", "steps=4")
+    edit("memit", "layers=[0,1]", "steps=3")
+    with merged(lm, [first]):  # another model
+        edit("memit", *CHOICES)
+    assert searched == [1, 0, 1, 1]
+
+
+def test_a_long_search_is_told_of(tmp_path: Path) -> None:
+    lm, told = tiny_lm("gpt2"), list[tuple[str, int, int | None]]()
+    small = replace(default_plan(lm), tokens_per_batch=1)
+    given = {"plan": small, "progress": lambda *what: told.append(what)}
+    made(lm, "memit", tmp_path, list(REQUESTS[:3]), *CHOICES, **given)
+    assert told == [("facts searched for", done, 3) for done in (1, 2, 3)]
+    made(lm, "memit", tmp_path, list(REQUESTS[:1]), *CHOICES, **given)
+    assert len(told) == 3
 
 
 def test_an_edit_brings_the_stream_nearer_to_what_is_wanted(tmp_path: Path) -> None:

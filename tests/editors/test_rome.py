@@ -190,7 +190,7 @@ def test_values_of_other_code_are_not_taken(tmp_path: Path, monkeypatch: pytest.
     prepared("rome", lm, resources(lm, tmp_path), "steps=2")(REQUESTS[:1], 0)
     assert len(list((tmp_path / "values").iterdir())) == 1
     asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr(counterfact.editors.rome, "code_hash", lambda *names: asked.append(names) or "other code")
+    monkeypatch.setattr("counterfact.editing.values.code_hash", lambda *names: asked.append(names) or "other code")
     prepared("rome", lm, resources(lm, tmp_path), "steps=2")(REQUESTS[:1], 0)
     assert len(list((tmp_path / "values").iterdir())) == 2
     searched = {name.rpartition(".")[0] for name in (find_values.__module__, plain.__name__, Site.__module__)}
