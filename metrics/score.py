@@ -31,6 +31,15 @@ def harmonic_mean(means: Any) -> NDArray[np.float64]:
         return np.asarray(values.shape[-1] / (1 / values).sum(axis=-1))
 
 
+def harmonic_mean_of_totals(means: Any) -> NDArray[np.float64]:
+    """Return the harmonic mean of the same three where probabilities of whole targets are compared, not their means.
+
+    >>> round(float(harmonic_mean_of_totals([22.2, 24.7, 78.1])), 1)
+    30.5
+    """
+    return harmonic_mean(means)
+
+
 COMPOSITES.add(
     "S",
     Composite(
@@ -50,6 +59,6 @@ COMPOSITES.add(
         better="higher",
         paper="arXiv:2202.05262",
         definition=1,
-        combine=harmonic_mean,
+        combine=harmonic_mean_of_totals,
     ),
 )

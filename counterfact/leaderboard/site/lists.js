@@ -76,7 +76,7 @@ function breakdown(loaded, rows) {
     make(
       "h3",
       {},
-      `By relation: the best ${loaded.length} on ${first.dataset.name}@${first.dataset.version}, ${first.model.name}`,
+      `By relation${loaded.length > 1 ? `: the best ${loaded.length}` : ""} on ${first.dataset.name}@${first.dataset.version}, ${first.model.name}`,
     ),
     make("p", {}, make("label", {}, "score ", choice)),
     holder,
