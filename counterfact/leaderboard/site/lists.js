@@ -16,9 +16,9 @@ function listPage(name, value) {
         { class: "left" },
         one.id ? link(["run", one.id], one.label) : one.label + (one.published ? " (published)" : ""),
       ),
+      cell(one.cells.S, null, group.spans.S),
       make("td", { class: "left" }, group.dataset),
       make("td", { class: "left" }, group.model),
-      cell(one.cells.S, null, group.spans.S),
       make("td", {}, one.n),
       make("td", {}, one.failed),
     );
@@ -33,7 +33,7 @@ function listPage(name, value) {
     paged(
       rows,
       row,
-      [...leftward(["editor", "data set", "model"]), ...measured(["S"]), ...plain(["n", "failed"])],
+      [...leftward(["editor"]), ...measured(["S"]), ...leftward(["data set", "model"]), ...plain(["n", "failed"])],
       "runs",
     ),
     ...holders,
