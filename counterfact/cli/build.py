@@ -286,7 +286,7 @@ def _spread_cell(value: float | None) -> str:
 
 def _print_report(report: "BuildReport") -> None:
     said = "already there" if report.reused else "built"
-    console.print(f"{report.path}: {said}, {report.records:,} records", style="bold")
+    console.print(f"{report.path}: {said}, {report.records:,} record{'' if report.records == 1 else 's'}", style="bold")
     if dropped := report.meta["counts"].get("dropped"):
         console.print("dropped: " + ", ".join(f"{number:,} {reason}" for reason, number in dropped.items()))
     if ripples := report.meta.get("ripples"):

@@ -12,7 +12,7 @@ from counterfact.contracts.formats import FORMATS, Format, OtherFormat, format_o
 from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json, hash_file, read_json, read_jsonl
 from counterfact.core.hub import published_source, read_published
-from counterfact.core.records import BadRecord, Record
+from counterfact.core.records import BadRecord, Record, has_outer_blanks
 from counterfact.core.references import ReferenceTexts
 
 
@@ -123,6 +123,9 @@ def read_values(path: Path) -> list[Any]:
     return values
 
 
+BLANKS = "blanks at the ends of a prompt, subject or target are kept, and become tokens of their own"
+
+
 class Reading(NamedTuple):
     """Records of one file, and how they were read."""
 
@@ -148,7 +151,7 @@ def read_records(
         counted: how many of the values, from the first, are the data set, which notes and hash are about.
 
     Raises:
-        BadInput: no form fits, it is one that cannot be read, or no record can be used.
+        BadInput: no form fits, it is one that cannot be read, no record can be used, or two records share a case id.
     """
     form, benchmark = _recognised(values, path, chosen)
     digest, said = sha256(b"["), Counter[str]()
@@ -163,12 +166,15 @@ def read_records(
         if flaw is not None:
             records.append(BadRecord(_number(value, place), flaw))
             continue
-        records.append(_read(value, place, form, benchmark, said if counts else Counter()))
+        record = _read(value, place, form, benchmark, said if counts else Counter())
+        said[BLANKS] += counts and not isinstance(record, BadRecord) and has_outer_blanks(record.request)
+        records.append(record)
         if form is not None and isinstance(value, dict) and counts:
             ignored |= dict.fromkeys(unread_keys(value, form))
             theirs |= {key: None for key in form.keys_of if key in value and form.keys_of[key] != benchmark.name}
     digest.update(b"]")
     records = _numbered(records)
+    _check_ids(records, path)
     title = benchmark.title if form is None else form.title
     bad = [record for record in records[:counted] if isinstance(record, BadRecord)]
     if records and len(bad) == len(records[:counted]):
@@ -256,7 +262,7 @@ def _notes(form: Format | None, ignored: dict[str, None], said: Counter[str], ba
         yield form.warning
     if ignored:
         yield f"keys that are ignored: {', '.join(ignored)}"
-    for note, count in sorted(said.items()):
+    for note, count in sorted((+said).items()):
         yield f"{_count(count)}: {note}"
     if bad:
         yield f"{_count(len(bad))} cannot be used; the first: record {bad[0].case_id}: {bad[0].reason}"
@@ -276,7 +282,6 @@ def _assemble(
     chosen: Benchmark[Any] | None,
 ) -> Dataset:
     reading = read_records(values, path, chosen, counted)
-    _check_ids(reading.records, path)
     return Dataset(
         name=name or meta.get("name") or path.stem,
         version=str(meta.get("version") or reading.content_hash[:8]),

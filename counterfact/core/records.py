@@ -74,3 +74,13 @@ def check_request(request: Request) -> None:
         raise ValueError("the true target is empty")
     if request.target_new == request.target_true:
         raise ValueError(f"the new target equals the true one: {request.target_new!r}")
+
+
+def has_outer_blanks(request: Request) -> bool:
+    """Return whether prompt, subject or a target begins or ends with a blank.
+
+    >>> [has_outer_blanks(Request(0, "{} is in", "Rome", target)) for target in ("Chad", "Chad ")]
+    [False, True]
+    """
+    texts = (request.prompt, request.subject, request.target_new, request.target_true or "")
+    return any(text != text.strip() for text in texts)

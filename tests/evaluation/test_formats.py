@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from counterfact.contracts.datasets import Dataset, load_dataset
+from counterfact.builders.zsre import read_zsre
+from counterfact.contracts.datasets import BLANKS, Dataset, load_dataset
 from counterfact.contracts.formats import FORMATS
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json, read_jsonl, write_json
@@ -299,6 +300,11 @@ def test_prompts_of_counterfact_plus_are_read_by_their_benchmark(tmp_path: Path)
     ]
 
 
+def test_blanks_at_the_ends_are_counted(tmp_path: Path) -> None:
+    data = load(tmp_path, official(), official(case_id=1, rewrite={"target_new": {"str": " Ulmar"}}))
+    assert data.notes == (f"1 record: {BLANKS}",)
+
+
 def test_keys_that_are_not_known_are_named_once(tmp_path: Path) -> None:
     noted = official(note="by hand", rewrite={"checked": True})
     data = load(tmp_path, noted, official(case_id=1, note="again"))
@@ -356,6 +362,8 @@ def test_the_hash_of_records_is_that_of_their_json(tmp_path: Path) -> None:
 def test_two_files_in_one_are_told_by_their_ids(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"case_id 0 stands more than once, in the records at places 0 and 2 .*joined"):
         load(tmp_path, official(), official(case_id=1), official())
+    with pytest.raises(BadInput, match="case_id 0 stands more than once"):
+        read_zsre(tmp_path / "data.json")
 
 
 CHINESE = {
