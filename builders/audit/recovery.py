@@ -6,7 +6,7 @@ build tells which those are.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,6 +56,19 @@ class RelationRecovery(NamedTuple):
         return _share(self.recovered, self.built if self.whole else 0)
 
 
+class MissingFact(NamedTuple):
+    """A fact of the other data set that the build lacks."""
+
+    relation: str | None
+    """None where it is not known."""
+    subject: str
+    object: str
+    """The true one."""
+    case_ids: tuple[int, ...]
+    """Of the other's records about it."""
+    reason: str
+
+
 @dataclass(frozen=True)
 class Recovery:
     """What a build recovers of another data set."""
@@ -66,6 +79,8 @@ class Recovery:
     """Label of the other."""
     relations: tuple[RelationRecovery, ...]
     total: RelationRecovery
+    missing: tuple[MissingFact, ...]
+    """All that the build lacks, in the other's order."""
     assigned: int
     """Number of the other's records whose relation was found by template or tuple."""
     unusable: int
@@ -80,6 +95,7 @@ class Recovery:
             "records_not_usable": self.unusable,
             "total": _row_json(self.total),
             "relations": [_row_json(row) for row in self.relations],
+            "missing_facts": [fact._asdict() for fact in self.missing],
         }
 
 
@@ -102,32 +118,33 @@ def recovery_of(folder: Path, ours: CounterFactData, theirs: CounterFactData) ->
     dropped = _dropped(folder)
     built = dict.fromkeys(map(triple, ours.records))
     relation_of = _Relations([*built, *dropped], folder, ours.records)
-    wanted: dict[Triple, None] = {}
+    wanted: defaultdict[Triple, list[int]] = defaultdict(list)
     assigned = 0
     for record in theirs.records:
         relation, subject, object = triple(record)
         if relation is None and (relation := relation_of(record)) is not None:
             assigned += 1
-        wanted[relation, subject, object] = None
+        wanted[relation, subject, object].append(record.case_id)
     with_tuples = {relation for relation, _, _ in [*built, *dropped]}
 
     def reason(fact: Triple) -> str:
         unknown = "no such tuple" if fact[0] in with_tuples else "no tuples of the relation"
         return dropped.get(fact, unknown if fact[0] else "no such tuple")
 
+    missing = {fact: MissingFact(*fact, tuple(ids), reason(fact)) for fact, ids in wanted.items() if fact not in built}
     counted: defaultdict[str | None, list[Triple]] = defaultdict(list)
     for fact in wanted:
         counted[fact[0]].append(fact)
     sizes = Counter(relation for relation, _, _ in built)
     whole = len(wanted) >= WHOLE * len(built)
     rows = [
-        _row(relation, sizes[relation], counted[relation], built, reason, whole=whole)
+        _row(relation, sizes[relation], counted[relation], missing, whole=whole)
         for relation in sorted(
             {*counted, *(sizes if whole else ())}, key=lambda name: (name is None, relation_number(name) if name else 0)
         )
     ]
-    total = _row(None, len(built), list(wanted), built, reason, whole=whole)
-    return Recovery(ours.label, theirs.label, tuple(rows), total, assigned, len(theirs.bad))
+    total = _row(None, len(built), list(wanted), missing, whole=whole)
+    return Recovery(ours.label, theirs.label, tuple(rows), total, tuple(missing.values()), assigned, len(theirs.bad))
 
 
 def write_recovery(folder: Path, found: Recovery) -> None:
@@ -207,13 +224,12 @@ def _row(
     relation: str | None,
     built: int,
     official: Sequence[Triple],
-    ours: Mapping[Triple, None],
-    reason: Callable[[Triple], str],
+    missing: Mapping[Triple, MissingFact],
     *,
     whole: bool,
 ) -> RelationRecovery:
-    missing = Counter(reason(fact) for fact in official if fact not in ours)
-    return RelationRecovery(relation, built, len(official), len(official) - missing.total(), missing, whole)
+    reasons = Counter(missing[fact].reason for fact in official if fact in missing)
+    return RelationRecovery(relation, built, len(official), len(official) - reasons.total(), reasons, whole)
 
 
 def _share(count: int, of: int) -> Estimate:

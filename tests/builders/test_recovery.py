@@ -1,12 +1,14 @@
 """What a build recovers of another data set, in the released form and in a flat one, and why it lacks the rest."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from counterfact.builders.audit.recovery import measure_recovery, read_recovery, write_recovery
+from counterfact.builders.audit.loading import load_counterfact
+from counterfact.builders.audit.recovery import measure_recovery, read_recovery, triple, write_recovery
 from counterfact.builders.choosing.settings import BuildSettings
 from counterfact.builders.counterfact import build_from_sources
 from counterfact.contracts.datasets import load_dataset
@@ -79,6 +81,10 @@ def test_every_missing_fact_has_its_reason(build: Path, wanted: Wanted, tmp_path
     assert (total.official, total.recovered, found.assigned) == (6, 2, 0)
     assert total.recovery.value == 2 / 6 and total.recovery.low is not None and total.recovery.low > 0.09
     assert total.recovered + total.missing.total() == total.official
+    assert Counter(fact.reason for fact in found.missing) == total.missing
+    theirs = {record.case_id: triple(record) for record in load_counterfact(str(tmp_path / "theirs.json")).records}
+    assert {theirs[case] for fact in found.missing for case in fact.case_ids} == {fact[:3] for fact in found.missing}
+    assert found.to_json()["missing_facts"][0].keys() == {"relation", "subject", "object", "case_ids", "reason"}
 
 
 def test_a_flat_form_gets_its_relations_by_tuple_and_template(build: Path, wanted: Wanted, tmp_path: Path) -> None:
