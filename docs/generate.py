@@ -85,6 +85,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "editors": editors_table,
     "tracing": measured.tracing,
     "runners": measured.runners,
+    "in_short": measured.in_short,
     "job_small": measured.job_small,
     "job_factlm": measured.job_factlm,
     "job_smollm2": measured.job_smollm2,

@@ -173,6 +173,35 @@ def job_smollm2() -> str:
     return table([*head, "against MKL (at most)", "against oneDNN (at most)"], rows)
 
 
+def in_short() -> str:
+    """Return seconds a record of the whole job, and how much faster that is than one record at a time."""
+    measured = {
+        "GPT-2 small's shape, random weights": "gpt2-small-float32",
+        "SmolLM2-135M": "smollm2-135m-instruct-float32",
+        "SmolLM2-135M, bf16 products": "smollm2-135m-instruct-bf16",
+        "factlm": "factlm-float32",
+    }
+    rows = []
+    for name, file in measured.items():
+        found = result(f"main_job-{file}-{MACHINE}")
+        total = next(row for row in found["stages"] if row["stage"] == "total")
+        again = found["with_unedited"]["one_at_a_time"]
+        sides = (say(total["seconds"][side]) for side in ("one_at_a_time", "ours_packed"))
+        most = total["highest_ratios"]["one_at_a_time"]
+        rows.append(
+            [name, *sides, f"{total['ratios']['one_at_a_time']:.1f}x", f"{most:.1f}x", f"{again['ratio']:.1f}x"]
+        )
+    head = [
+        "",
+        "one at a time, s a record",
+        "ours",
+        "faster",
+        "at most possible",
+        "where the unedited model is measured again",
+    ]
+    return table(head, rows)
+
+
 def many_facts() -> str:
     """Return seconds and memory of MEMIT by the number of facts, beside one request after another."""
     rows = []
