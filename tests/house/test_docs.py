@@ -14,7 +14,7 @@ import typer.main
 from counterfact.cli.main import app
 from tests.support import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = list(dict.fromkeys([ROOT / "README.md", ROOT / "docs/commands.md", *sorted((ROOT / "docs").glob("*.md"))]))
 COMMANDS: Any = typer.main.get_command(app)
 
 TARGETS = set(re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split())  # type: ignore[index]
