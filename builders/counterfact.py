@@ -32,10 +32,11 @@ from .ripples.relations import load_relations_in_words
 from .ripples.writing import Ripples, ripples_of
 from .sources.articles import Passage
 from .sources.entity_ids import id_files, read_entity_ids, with_ids
-from .sources.knowledge import Knowledge, count_sitelinks, query_implied, query_knowledge
+from .sources.knowledge import Knowledge, query_knowledge
 from .sources.local_store import check_language, hash_files
 from .sources.options import SourceOptions, Sources
 from .sources.pararel import Relation, language_folder, load_relations, pararel_files, relation_number
+from .sources.surroundings import count_sitelinks, query_implied
 from .texts.contexts import Contexts, sentences_of
 from .texts.generation_prompts import generation_files, load_generation_prompts
 from .texts.reference_texts import reference_entries

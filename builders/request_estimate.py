@@ -7,10 +7,13 @@ from typing import Literal, NamedTuple
 
 from .choosing.selection import relations_to_query
 from .choosing.settings import BuildSettings
-from .sources.knowledge import ENTITIES_A_QUERY, PAIRS_A_QUERY, ROWS_A_PAGE, STEPS_UP
+from .sources.knowledge import ROWS_A_PAGE
 from .sources.options import SourceOptions
 from .sources.pararel import Relation, language_folder, load_relations
 from .sources.pararel_download import FILES
+from .sources.relation_queries import ENTITIES_A_QUERY
+from .sources.resolving import PAIRS_A_QUERY
+from .sources.surroundings import STEPS_UP
 from .sources.wikipedia import ARTICLES_A_REQUEST, ENTITIES_A_REQUEST
 from .texts.generation_prompts import load_generation_prompts
 

@@ -17,12 +17,14 @@ from counterfact.core.files import write_atomic
 from . import queries
 from .batches import query_in_batches
 from .client import ResponseCounts
-from .knowledge import ENTITIES_A_QUERY, Knowledge, count_sitelinks, query_above, query_knowledge
+from .knowledge import Knowledge, query_knowledge
 from .ntriples import about_line, alias_line, fact_line, label_line, sitelinks_line
 from .options import SourceOptions
 from .pararel import Relation, language_folder, load_relations, relation_number
 from .queries import entity_id
+from .relation_queries import ENTITIES_A_QUERY
 from .sparql import SparqlSource
+from .surroundings import count_sitelinks, query_above
 from .truthy_dump import MOST, write_dump_slice
 
 Progress = Callable[[str, int, int | None], None]

@@ -32,10 +32,10 @@ from typing import Any, BinaryIO, TypeVar, cast
 from counterfact.core.errors import BadInput
 
 from .dump_filter import LineFilter, entity_blocks, filter_block, read_label
-from .knowledge import STEPS_UP
 from .labels import clean_label
 from .pararel import Relation
 from .queries import ABOUT, ABOVE, ALIAS, DIRECT, ENTITY, LABEL
+from .surroundings import STEPS_UP
 
 T = TypeVar("T")
 

@@ -297,10 +297,11 @@ def check_politeness(there: Servers) -> None:
 
 
 def small_blocks(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    from counterfact.builders.sources import knowledge
+    from counterfact.builders.sources import knowledge, relation_queries, resolving, surroundings
 
-    monkeypatch.setattr(knowledge, "PAIRS_A_QUERY", size)
-    monkeypatch.setattr(knowledge, "ENTITIES_A_QUERY", size)
+    monkeypatch.setattr(resolving, "PAIRS_A_QUERY", size)
+    for module in (knowledge, relation_queries, resolving, surroundings):
+        monkeypatch.setattr(module, "ENTITIES_A_QUERY", size)
     monkeypatch.setattr(knowledge, "ROWS_A_PAGE", 3 * size)
 
 

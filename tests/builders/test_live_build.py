@@ -10,10 +10,10 @@ import pytest
 import counterfact.builders.sources.options
 from counterfact.builders.request_estimate import Assumptions, estimate_requests
 from counterfact.builders.sources import wikipedia
-from counterfact.builders.sources.knowledge import STEPS_UP
 from counterfact.builders.sources.options import SourceOptions
 from counterfact.builders.sources.pararel import load_pararel
 from counterfact.builders.sources.pararel_download import UPSTREAM
+from counterfact.builders.sources.surroundings import STEPS_UP
 from counterfact.builders.sources.wikipedia import wiki_of
 from counterfact.cli.main import main
 from counterfact.core.errors import BadInput
