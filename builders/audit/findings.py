@@ -25,6 +25,7 @@ class Kind(NamedTuple):
     meaning: str
 
 
+UNUSABLE = "unusable record"
 KINDS = (
     Kind("duplicate record", "the same fact with the same new object stands twice"),
     Kind("near-duplicate record", "subjects that differ by case, accents, punctuation or word order alone"),
@@ -48,7 +49,7 @@ KINDS = (
     Kind("odd label", "letters of another script, notes, quotes, ids or nothing at all where a name is expected"),
     Kind("few neighbors", "one or two subjects behind three neighborhood prompts or more"),
     Kind("template reads badly", "it ends so that the object cannot follow: an article before a name, plays in"),
-    Kind("unusable record", "it cannot be read, and counts in nothing else"),
+    Kind(UNUSABLE, "it cannot be read, and counts in nothing else"),
 )
 """All kinds, in the order in which they are shown."""
 
@@ -109,7 +110,7 @@ def audit(records: Sequence[CounterFactRecord], unusable: Sequence[BadRecord] = 
     """
     index = _Index(records)
     found = [finding for record in records for finding in _of_record(record, index)]
-    found += [Finding("unusable record", record.case_id, record.reason) for record in unusable]
+    found += [Finding(UNUSABLE, record.case_id, record.reason) for record in unusable]
     return Audit(len(records) + len(unusable), tuple(found))
 
 

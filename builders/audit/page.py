@@ -13,7 +13,7 @@ from counterfact.core.relations import relation_name
 from counterfact.core.seeds import derive_seed
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 
-from .findings import KINDS, Audit, audit
+from .findings import KINDS, UNUSABLE, Audit, audit
 from .loading import load_counterfact
 
 _EXAMPLES = 5
@@ -77,7 +77,7 @@ def audit_page(records: Sequence[CounterFactRecord], found: Audit, title: str, s
         f"<title>{escape(title)}: audit</title><style>{STYLE}{_STYLE}</style></head><body>\n"
         f"<h1>{escape(title)}</h1>\n<p>{len(records):,} records, {len(names)} relations. This page is for reading "
         "through: what was found are hints, and some of it the released CounterFact has too.</p>\n"
-        f"{_findings(found)}\n<nav>{links}</nav>\n{''.join(sections)}</body></html>\n"
+        f"{_findings(found)}\n{_unusable(found)}<nav>{links}</nav>\n{''.join(sections)}</body></html>\n"
     )
 
 
@@ -95,6 +95,14 @@ def _findings(found: Audit) -> str:
         )
     head = "<tr><th>found</th><th class=number>times</th><th class=number>records</th><th class=number>share</th></tr>"
     return f"<table>{head}{''.join(rows)}</table>"
+
+
+def _unusable(found: Audit) -> str:
+    """Return the records that cannot be used, each with its reason."""
+    lines = [f"record {one.case_id}: {one.text}" for one in found.findings if one.kind == UNUSABLE]
+    if not lines:
+        return ""
+    return f"<h2>Records that cannot be used <small>{len(lines):,}</small></h2>{_lines(map(escape, lines))}\n"
 
 
 def _share(records: int, of: int) -> str:

@@ -213,6 +213,13 @@ def test_labels_are_escaped_on_the_page() -> None:
     assert "<b>Ada" not in page and "&lt;b&gt;Ada &amp; Co&lt;/b&gt;" in page
 
 
+def test_records_that_cannot_be_used_stand_on_the_page_with_their_reason() -> None:
+    bad = BadRecord(7, "it has <no> subject")
+    page = audit_page([record()], audit([record()], [bad]), "x", 1, 0)
+    assert "Records that cannot be used" in page and "record 7: it has &lt;no&gt; subject" in page
+    assert "Records that cannot be used" not in audit_page([record()], audit([record()]), "x", 1, 0)
+
+
 def test_the_genuine_records_are_looked_through(real_data: Path) -> None:
     data = load_dataset(real_data / "counterfact" / "counterfact_100.json")
     records = [r for r in data.records if isinstance(r, CounterFactRecord)]
