@@ -31,7 +31,7 @@ STEPS = {
     "sort": "document.querySelectorAll('[data-sort]')[{turn} % 4 + 2].click()",
     "filter": "const field{turn} = document.getElementById('filter-editor'); field{turn}.value = "
     "['rome', 'mend', 'ft', 'layer=7', ''][{turn}]; field{turn}.dispatchEvent(new Event('input'))",
-    "next_page": "document.querySelector('button[data-key$=\" more\"]').click()",
+    "next_page": "document.querySelector('button[data-key$=\" more\"]')?.click()",
 }
 """What a reader does, and what is run for it."""
 
