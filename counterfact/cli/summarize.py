@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
 def summarize(
     results: Annotated[list[Path], typer.Argument(help="Folders; every finished run below them is read.")],
     form: Form = "terminal",
-    paper: Annotated[str | None, typer.Option(help="Add the paper's rows for this model, e.g. gpt2-xl.")] = None,
+    paper: Annotated[str | None, typer.Option(help="Add printed rows for this model, e.g. gpt2-xl.")] = None,
     protocols: Annotated[
         bool, typer.Option("--protocols", help="One table for a model: all protocols, and where editors change places.")
     ] = False,

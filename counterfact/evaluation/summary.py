@@ -14,7 +14,7 @@ from counterfact.contracts.benchmarks import Benchmark
 from counterfact.contracts.metrics import METRICS, TEXT_METRICS
 from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json
-from counterfact.evaluation.paper import PaperRow, Published, paper_rows
+from counterfact.evaluation.paper import IN_WORDS, Edits, PaperRow, Published, edits_of, paper_rows
 from counterfact.evaluation.schedule import alike, in_words
 from counterfact.evaluation.sequential_rows import condition_table, notes_of, sequential_rows
 from counterfact.evaluation.store import Run
@@ -49,14 +49,14 @@ def summary_tables(runs: Sequence[Run], paper: str | None = None) -> list[Table]
 
     Args:
         runs: finished runs.
-        paper: a model of the paper ("gpt2-xl") whose printed rows follow ours.
+        paper: a model of the papers ("gpt2-xl") whose printed rows follow ours, of the same sort of edits.
 
     Raises:
-        BadInput: the paper has no rows for that model on any of the benchmarks.
+        BadInput: no paper has rows for that model on any of the benchmarks.
     """
-    if paper is not None and not any(paper_rows(run.benchmark.name, paper) for run in runs):
-        measured = ", ".join(dict.fromkeys(run.benchmark.title for run in runs))
-        raise BadInput(f"the paper has no rows for {paper!r} on {measured}; it has gpt2-xl and a few others")
+    if paper is not None and not any(_printed(run, paper) for run in runs):
+        measured = ", ".join(dict.fromkeys(f"{run.benchmark.title}, {IN_WORDS[_edits(run)]}" for run in runs))
+        raise BadInput(f"no paper has rows for {paper!r} on {measured}; there are some for gpt2-xl and gpt-j-6b")
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         model, dataset = run.data["model"], run.data["dataset"]
@@ -165,7 +165,8 @@ def _table(runs: Sequence[Run], paper: str | None) -> Table:
     if as_published:
         note = "x100, ± 1.96 standard deviations / √n, as the paper has it; S with its interval from a bootstrap"
     if paper is not None:
-        published = paper_rows(benchmark.name, paper)
+        published = _printed(runs[0], paper)
+        note += "".join(f"; paper: {source}" for source in dict.fromkeys(row.source for row in published))
         rows += [Row(f"paper: {row.label}", _published(row), str(row.n), rows[-1].section + 1) for row in published]
     return Table(
         title=_title(runs),
@@ -176,6 +177,14 @@ def _table(runs: Sequence[Run], paper: str | None) -> Table:
             [note, *(notes_of(runs) if sequential else []), *_other_units(benchmark), *_fewer(runs), *_not_taken(runs)]
         ),
     )
+
+
+def _printed(run: Run, model: str) -> list[PaperRow]:
+    return paper_rows(run.benchmark.name, model, _edits(run))
+
+
+def _edits(run: Run) -> Edits:
+    return edits_of(run.data["protocol"]["schedule"])
 
 
 def _title(runs: Sequence[Run]) -> str:

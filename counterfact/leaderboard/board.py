@@ -7,15 +7,12 @@ from typing import Any
 
 from counterfact.contracts.benchmarks import BENCHMARKS
 from counterfact.contracts.editors import EDITORS
-from counterfact.evaluation.paper import paper_rows
+from counterfact.evaluation.paper import Edits, edits_of, paper_rows
 from counterfact.evaluation.schedule import in_words
 from counterfact.leaderboard.entries import Entry
 from counterfact.leaderboard.ranking import Ranking, columns_of, rank
 from counterfact.leaderboard.significance import best_and_tied
 
-PAPER = "https://arxiv.org/abs/2202.05262v5"
-TABLES = {("zsre", "gpt2-xl"): 1, ("counterfact", "gpt2-xl"): 4, ("counterfact", "gpt-j-6b"): 4}
-"""Of the paper; the smaller models are in Table 5 (CounterFact) and 6 (zsRE)."""
 RELEASED = {"counterfact": "CounterFact (released)", "zsre": "zsRE (MEND's split)"}
 """The data sets that the paper measured on, by benchmark."""
 PAPER_MODELS = ("gpt2-xl", "gpt-j-6b", "gpt2-large", "gpt2-medium")
@@ -56,26 +53,24 @@ def places(marks: Sequence[Mapping[str, str]]) -> list[tuple[int, bool]]:
     return [(1, first > 1) if place <= first else (place, False) for place in range(1, len(marks) + 1)]
 
 
-def published(benchmark: str, model: str) -> list[dict[str, Any]]:
-    """Return the paper's rows for a model, as rows of a board: marked, with their source, never ranked.
+def published(benchmark: str, model: str, edits: Edits = "single") -> list[dict[str, Any]]:
+    """Return printed rows for a model and sort of edits, as rows of a board: marked, with their source, never ranked.
 
     >>> published("zsre", "gpt2-xl")[-1]["cells"]["efficacy"], published("zsre", "gpt2-xl")[-1]["source"][-7:]
     ([99.8, 99.8, 99.8, 10000], 'Table 1')
     """
     name = model.rpartition("/")[2].lower()
-    table = TABLES.get((benchmark, name), 5 if benchmark == "counterfact" else 6)
     rows: list[dict[str, Any]] = []
-    for row in paper_rows(benchmark, model):
+    for row in paper_rows(benchmark, model, edits):
         cells = {}
         for column, cell in row.cells.items():
             half = cell.half
             ends = [None, None] if half is None else [round(cell.value - half, 6), round(cell.value + half, 6)]
             cells[column] = [cell.value, *ends, row.n]
-        source = f"{PAPER} Table {table}"
         rows.append(
             {
                 "id": None, "editor": row.editor or row.label, "label": row.label, "model": name, "n": row.n,
-                "failed": 0, "rank": None, "tied": False, "control": False, "published": True, "source": source,
+                "failed": 0, "rank": None, "tied": False, "control": False, "published": True, "source": row.source,
                 "cells": cells, "marks": {},
             }
         )  # fmt: skip
@@ -109,6 +104,7 @@ def _group(ranking: Ranking, by_id: Mapping[str, Entry]) -> dict[str, Any]:
         for entry, marked, (place, shared) in zip(mine, marks, places(marks), strict=True)
     ]
     rows += [_unedited(ranking), *(_row(ranking, entry, {}) | {"control": True} for entry in controls)]
+    printed = published(ranking.benchmark.name, first["model"]["name"], edits_of(first["protocol"]["schedule"]))
     protocol = f"{first['protocol'].get('name')} {first['protocol'].get('version')}"
     if schedule := in_words(first["protocol"]["schedule"]):
         protocol += f", {schedule}"
@@ -117,7 +113,7 @@ def _group(ranking: Ranking, by_id: Mapping[str, Entry]) -> dict[str, Any]:
         "n": ranking.n, "ranked": ranked,
         "content": first["dataset"]["content_hash"][:12], "weights": first["model"]["weights_hash"][:12],
         "columns": ranking.columns, "headings": ranking.benchmark.columns, "parts": ranking.benchmark.score_parts,
-        "rows": rows + published(ranking.benchmark.name, first["model"]["name"]),
+        "rows": rows + printed,
     }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from counterfact.contracts.datasets import Dataset
 from counterfact.core.errors import BadInput
 from counterfact.evaluation.export import export
 from counterfact.evaluation.options import Options
-from counterfact.evaluation.paper import BASES, PaperRow, Published, paper_rows
+from counterfact.evaluation.paper import BASES, Edits, PaperRow, Published, paper_rows
 from counterfact.evaluation.reproduce import records_needed, reproduce, verdict, verdict_table
 from counterfact.evaluation.store import Run, find_runs
 from counterfact.evaluation.summary import compare, paired, render, summary_tables
@@ -174,21 +174,42 @@ def test_rows_of_the_paper() -> None:
     assert xl["KE-CF"].editor == "ke_cf"
     assert len(paper_rows("zsre", "gpt2-xl")) == 8
     assert paper_rows("counterfact", "factlm") == [] == paper_rows("zsre", "gpt-j-6b")
+    for edits, table, n in (("at once", "2210.07229 Table 2", 10_000), ("sequential", "2410.02355 Table 1", 2_000)):
+        rows = {row.label: row for row in paper_rows("counterfact", "EleutherAI/gpt-j-6B", edits)}
+        assert rows["GPT-J"].editor == "unedited" and rows["MEMIT"].editor == "memit"
+        assert all(row.source.endswith(table) and row.n == n for row in rows.values())
 
 
-@pytest.mark.parametrize("model", ["gpt2-xl", "gpt2-medium", "gpt2-large", "gpt-j-6b"])
-def test_the_papers_s_is_the_harmonic_mean_of_its_means(model: str) -> None:
-    for row in paper_rows("counterfact", model):
+def test_printed_rows_are_of_the_runs_own_sort_of_edits(runs: list[Run]) -> None:
+    fake = of(runs, "fake")
+    several = {**fake.data["protocol"]["schedule"], "edits_at_once": 10}
+    together = replace(fake, data={**fake.data, "protocol": {**fake.data["protocol"], "schedule": several}})
+    [table] = summary_tables([together], paper="gpt-j-6b")
+    assert "2210.07229 Table 2" in table.note and table.rows[-1].n == "10000"
+    assert table.text(table.rows[-1].cells["S"]) == "85.8" and "PM" not in table.rows[-1].cells
+    with pytest.raises(BadInput, match="'gpt2-xl' on CounterFact, many facts in one edit;"):
+        summary_tables([together], paper="gpt2-xl")
+
+
+@pytest.mark.parametrize(
+    ("model", "edits"),
+    [
+        *((model, "single") for model in ("gpt2-xl", "gpt2-medium", "gpt2-large", "gpt-j-6b")),
+        *((model, "at once") for model in ("gpt-j-6b", "gpt-neox-20b")),
+    ],
+)
+def test_the_papers_s_is_the_harmonic_mean_of_its_means(model: str, edits: Edits) -> None:
+    for row in paper_rows("counterfact", model, edits):
         means = [row.cells[name].value for name in ("ES", "PS", "NS")]
         assert float(harmonic_mean(means)) == pytest.approx(row.cells["S"].value, abs=0.2), row.label
-    assert sum(row.label in BASES for row in paper_rows("counterfact", model)) == 1
+    assert sum(row.label in BASES for row in paper_rows("counterfact", model, edits)) == 1
 
 
 def test_the_papers_rows_stand_below_ours(runs: list[Run]) -> None:
     table = summary_tables([of(runs, "fake")], paper="gpt2-xl")[0]
     assert table.rows[-1].label == "paper: ROME" and table.rows[-1].n == "7500"
     assert table.text(table.rows[-1].cells["S"]) == "89.2" and table.text(table.rows[-1].cells["PM"]) == "62.7 (0.8)"
-    with pytest.raises(BadInput, match="no rows for 'factlm'"):
+    with pytest.raises(BadInput, match="no paper has rows for 'factlm' on CounterFact, single edits"):
         summary_tables(runs, paper="factlm")
 
 
