@@ -11,7 +11,7 @@ from typing import Any
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from counterfact.contracts.metrics import TextMeasure, text_metric
-from counterfact.core.references import ReferenceTexts
+from counterfact.core.records import ReferenceTexts
 
 
 def fit_vectoriser(documents: Iterable[str]) -> TfidfVectorizer | None:

@@ -5,7 +5,7 @@ https://arxiv.org/abs/2202.05262, in its code only.
 """
 
 from counterfact.contracts.metrics import Block, metric
-from counterfact.core.numbers import finite
+from counterfact.core.files import finite
 
 
 @metric("essence", "perplexity", "lower", "arXiv:2202.05262", "counterfact", bounds=(0.0, None), scale=1.0)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from counterfact.contracts.metrics import TextMeasure, text_metric
 from counterfact.core.errors import BadInput
-from counterfact.core.references import ReferenceTexts
+from counterfact.core.records import ReferenceTexts
 
 Splitter = Literal["untrained", "none", "english"]
 

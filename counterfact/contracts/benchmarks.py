@@ -8,8 +8,7 @@ from pydantic import ValidationError
 
 from counterfact.contracts.judges import Exchange
 from counterfact.contracts.metrics import METRICS, Metric, TextMetric, text_metrics
-from counterfact.core.records import BadRecord, Border, Record, check_request
-from counterfact.core.references import ReferenceTexts
+from counterfact.core.records import BadRecord, Border, Record, ReferenceTexts, check_request
 from counterfact.core.registry import Registry
 from counterfact.lm.queries import Continuation, Drift, OpenQuery, Query, Shift, TargetScore
 

@@ -12,8 +12,7 @@ from counterfact.contracts.formats import FORMATS, Format, OtherFormat, format_o
 from counterfact.core.errors import BadInput
 from counterfact.core.files import canonical_json, hash_file, read_json, read_jsonl
 from counterfact.core.hub import published_source, read_published
-from counterfact.core.records import BadRecord, Record, has_outer_blanks
-from counterfact.core.references import ReferenceTexts
+from counterfact.core.records import BadRecord, Record, ReferenceTexts, has_outer_blanks
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import update_wrapper
 from typing import Any, Literal
 
-from counterfact.core.numbers import finite
-from counterfact.core.references import ReferenceTexts
+from counterfact.core.files import finite
+from counterfact.core.records import ReferenceTexts
 from counterfact.core.registry import Registry
 
 Block = Mapping[str, Any]

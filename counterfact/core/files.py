@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -33,6 +34,15 @@ def hash_file(path: Path) -> str:
     """Return the sha256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def finite(value: Any) -> float | None:
+    """Return a number as files hold it: finite, and `None` for NaN, an infinity or anything else.
+
+    >>> finite(2), finite(float("nan")), finite("2")
+    (2.0, None, None)
+    """
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")

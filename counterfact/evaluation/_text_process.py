@@ -9,7 +9,7 @@ from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
-from counterfact.core.references import ReferenceTexts
+from counterfact.core.records import ReferenceTexts
 from counterfact.core.registry import load_plugin
 from counterfact.evaluation.text_metrics import Measured, TextScorer, measure
 

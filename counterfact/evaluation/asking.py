@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from counterfact.contracts.benchmarks import Answers
 from counterfact.contracts.judges import Exchange, Judge
-from counterfact.core.references import ReferenceTexts
+from counterfact.core.records import ReferenceTexts
 from counterfact.core.seeds import derive_seed
 from counterfact.evaluation.job import Job, State
 from counterfact.evaluation.passages import text_perplexities

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from counterfact.core.numbers import finite
+from counterfact.core.files import finite
 from counterfact.core.records import Record
 from counterfact.evaluation.plain_texts import SAMPLE, is_ruined, mean_divergence, mean_rise, text_drift
 from counterfact.lm.drift import text_drifts

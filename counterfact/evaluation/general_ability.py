@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from counterfact.core.errors import BadInput, Failed, did_you_mean
-from counterfact.core.numbers import finite
+from counterfact.core.files import finite
 from counterfact.lm.edits.apply import Edit, merged
 from counterfact.lm.edits.whole_model import check_in_weights
 from counterfact.lm.model.loading import LM

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from counterfact.contracts.metrics import TextMeasure, TextMetric
 from counterfact.core.errors import BadInput
-from counterfact.core.references import ReferenceTexts
+from counterfact.core.records import ReferenceTexts
 
 
 class TextScorer:

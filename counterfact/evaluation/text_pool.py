@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from counterfact.contracts.datasets import Dataset
-from counterfact.core.references import ReferenceTexts
+from counterfact.core.records import ReferenceTexts
 from counterfact.core.registry import loaded_plugins
 from counterfact.evaluation import _text_process
 from counterfact.evaluation.chunks import Outcome

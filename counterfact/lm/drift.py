@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from counterfact.core.numbers import finite
+from counterfact.core.files import finite
 from counterfact.lm.edits.apply import Edit, EditStack
 from counterfact.lm.forward.blocks import embed, logits, pad_right, run_blocks
 from counterfact.lm.forward.fused_activations import fused_activations

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from counterfact.core.numbers import finite
+from counterfact.core.files import finite
 from counterfact.lm.edits.apply import EditStack
 from counterfact.lm.edits.edit import Edit, in_context
 from counterfact.lm.forward.blocks import embed, logits, run_blocks

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from operator import lt
 
 from counterfact.contracts.metrics import Block
-from counterfact.core.numbers import finite
+from counterfact.core.files import finite
 
 Pair = tuple[float | None, float | None]
 """Negative log-likelihoods in nats of (o*, o_c) after one prompt; `None` where the model gave no number."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from counterfact.contracts.datasets import Dataset
-from counterfact.core.references import ReferenceTexts
+from counterfact.core.records import ReferenceTexts
 from counterfact.evaluation.chunks import Outcome
 from counterfact.evaluation.text_pool import TextPool
 from counterfact.evaluation.units import Computed, Unit

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from counterfact.contracts.metrics import METRICS
-from counterfact.core.references import ReferenceTexts
+from counterfact.core.records import ReferenceTexts
 from counterfact.evaluation.benchmarks.counterfact import COUNTERFACT, CounterFactRecord, essence_text
 from counterfact.evaluation.benchmarks.zsre import ZSRE
 from counterfact.evaluation.passages import perplexity

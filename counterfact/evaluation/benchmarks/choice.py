@@ -14,7 +14,7 @@ from pydantic import Field
 
 from counterfact.contracts.benchmarks import Answers, Benchmark, benchmark
 from counterfact.contracts.metrics import Block, metric
-from counterfact.core.numbers import finite
+from counterfact.core.files import finite
 from counterfact.core.records import BadRecord, Border, Request
 from counterfact.core.seeds import derive_seed
 from counterfact.lm.queries import Query

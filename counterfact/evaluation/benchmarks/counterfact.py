@@ -10,9 +10,8 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 
 from counterfact.contracts.benchmarks import Answers, Benchmark, Lesson, benchmark
-from counterfact.core.numbers import finite
-from counterfact.core.records import Border, Record, Request
-from counterfact.core.references import ReferenceTexts
+from counterfact.core.files import finite
+from counterfact.core.records import Border, Record, ReferenceTexts, Request
 from counterfact.lm.queries import Query
 
 OFFICIAL = "d017056125178a13728594e66a801357a8db9ed7973a7425554bb4271de9fc6f"
