@@ -19,7 +19,7 @@ from counterfact.editing.batches import edit_each
 from counterfact.editing.requests import Encoded, Row, encode
 from counterfact.lm.edits.edit import Edit, LowRank
 from counterfact.lm.forward.blocks import embed, logits, pad_right, run_blocks
-from counterfact.lm.forward.prefix import KV, KVRecorder, PrefixKV, padding_mask
+from counterfact.lm.forward.caches import KV, KVRecorder, PrefixKV, padding_mask
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.loading import LM

@@ -16,7 +16,7 @@ from counterfact.contracts.editors import EDITORS, Resources, edit_singly
 from counterfact.core.seeds import derive_seed
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from counterfact.lm.edits.apply import Edit
-from counterfact.lm.forward.packed_products import packed_products, packs_products
+from counterfact.lm.forward.products import packed_products, packs_products
 from counterfact.lm.generation import Generation, generate
 from counterfact.lm.model.loading import LM
 from counterfact.lm.planning.batch_plan import Plan

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from counterfact.editing.requests import encode
-from counterfact.lm.forward.packed_products import packs_products
+from counterfact.lm.forward.products import packs_products
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.precision import float32_products
 from speed.jobs import STAGES, UNEDITED, Outcome, Times, Way, deviations, many_at_once, one_by_one

@@ -22,7 +22,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from counterfact.core.files import write_json
 from counterfact.core.process import keep_freed_memory
-from counterfact.lm.forward.packed_products import packs_products
+from counterfact.lm.forward.products import packs_products
 from counterfact.lm.model.loading import DTYPES, LM, wrap_lm
 from counterfact.tracing.corruption import make_corruption
 from counterfact.tracing.facts import Fact, encode

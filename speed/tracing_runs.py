@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from counterfact.lm.forward.packed_products import packed_products, packs_products
+from counterfact.lm.forward.products import packed_products, packs_products
 from counterfact.lm.model.loading import LM
 from counterfact.tracing.causal import Traced, trace
 from counterfact.tracing.cells import KINDS, SEVERED, Kind, Scan

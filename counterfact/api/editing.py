@@ -21,7 +21,7 @@ from counterfact.core.records import Request
 from counterfact.core.settings import Choices, Resolved
 from counterfact.core.texts import load_texts
 from counterfact.lm.edits.edit import Edit
-from counterfact.lm.forward.packed_products import packed_products
+from counterfact.lm.forward.products import packed_products
 from counterfact.lm.model.loading import LM
 
 

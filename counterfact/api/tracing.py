@@ -12,7 +12,7 @@ from counterfact.core.places import data_folder
 from counterfact.core.records import BadRecord
 from counterfact.core.seeds import derive_seed
 from counterfact.core.texts import load_texts
-from counterfact.lm.forward.packed_products import packed_products
+from counterfact.lm.forward.products import packed_products
 from counterfact.lm.model.loading import LM
 from counterfact.tracing import known
 from counterfact.tracing.causal import trace_plan

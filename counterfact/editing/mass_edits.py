@@ -33,8 +33,7 @@ from counterfact.editing.requests import Encoded, encode
 from counterfact.editing.value_search import find_targets
 from counterfact.editing.values import SearchCache, Targets
 from counterfact.lm.edits.edit import Delta, Edit, LowRank
-from counterfact.lm.forward.packed_products import packed_products
-from counterfact.lm.forward.wide_passes import wide_passes
+from counterfact.lm.forward.products import packed_products, wide_passes
 from counterfact.lm.model.encoding import SubjectRule
 from counterfact.lm.model.hooks import Site
 from counterfact.lm.model.loading import LM

@@ -18,7 +18,7 @@ from torch import Tensor
 from counterfact.editing.requests import Encoded, Row
 from counterfact.editing.values import DescentAtLayer, SearchAtLayer, SearchSettings, Targets, Values
 from counterfact.lm.forward.blocks import pad_right
-from counterfact.lm.forward.wide_passes import wide_passes
+from counterfact.lm.forward.products import wide_passes
 from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.sites import weight_shape

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from counterfact.editing.requests import Row
 from counterfact.lm.forward.blocks import embed, run_blocks, stream_change
-from counterfact.lm.forward.prefix import KVRecorder, PrefixKV, RecordedKV
+from counterfact.lm.forward.caches import KVRecorder, PrefixKV, RecordedKV
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.loading import LM

@@ -24,8 +24,7 @@ from counterfact.editing.requests import Encoded
 from counterfact.editing.suffixes import Suffixes, split_rows
 from counterfact.editing.values import SearchAtLayer, SearchSettings, Targets, Values
 from counterfact.lm.forward.blocks import final_norm, head
-from counterfact.lm.forward.packed_products import packed_products
-from counterfact.lm.forward.wide_passes import wide_passes
+from counterfact.lm.forward.products import packed_products, wide_passes
 from counterfact.lm.model.loading import LM
 from counterfact.lm.planning.memory import SEARCH_LOGITS
 

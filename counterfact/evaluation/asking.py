@@ -9,14 +9,12 @@ from counterfact.contracts.judges import Exchange, Judge
 from counterfact.core.records import ReferenceTexts
 from counterfact.core.seeds import derive_seed
 from counterfact.evaluation.job import Job, State
-from counterfact.evaluation.passages import text_perplexities
 from counterfact.lm.continuation import continuations
-from counterfact.lm.drift import text_drifts
+from counterfact.lm.drift import next_token_shifts, text_drifts, text_perplexities
 from counterfact.lm.edits.apply import Edit
 from counterfact.lm.generation import Generation, before_end, clean_text, generate
 from counterfact.lm.queries import Unscored
 from counterfact.lm.scoring import score
-from counterfact.lm.shifts import next_token_shifts
 
 Q = TypeVar("Q")
 A = TypeVar("A")

@@ -16,7 +16,7 @@ from counterfact.core.records import BadRecord, Record
 from counterfact.evaluation.asking import generate_all, judge_all, measure_texts, score_all
 from counterfact.evaluation.job import Job, State
 from counterfact.lm.edits.apply import Edit
-from counterfact.lm.forward.packed_products import packed_products
+from counterfact.lm.forward.products import packed_products
 from counterfact.lm.planning.batch_plan import Plan, Split, is_out_of_memory
 
 Stage = Literal["edit", "score", "judge", "generate", "text"]

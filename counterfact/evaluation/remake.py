@@ -14,7 +14,7 @@ from counterfact.evaluation.rescore import dataset_of
 from counterfact.evaluation.schedule import Schedule
 from counterfact.evaluation.store import Run
 from counterfact.lm.edits.edit import Edit
-from counterfact.lm.forward.packed_products import packed_products
+from counterfact.lm.forward.products import packed_products
 from counterfact.lm.model.loading import LM
 
 

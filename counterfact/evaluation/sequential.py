@@ -32,7 +32,7 @@ from counterfact.evaluation.units import Computed, Unit, units_of
 from counterfact.lm.edits.apply import merged
 from counterfact.lm.edits.edit import Edit
 from counterfact.lm.edits.totals import added, is_finite, multiplied_out
-from counterfact.lm.forward.packed_products import packed_products
+from counterfact.lm.forward.products import packed_products
 
 MOST = 500
 """Records that are measured at a checkpoint, at most; each of them was measured at every one before, once edited."""

@@ -8,7 +8,7 @@ from counterfact.core.records import Request
 from counterfact.core.seeds import derive_seed
 from counterfact.lm.edits.apply import Edit, per_row
 from counterfact.lm.edits.edit import in_context
-from counterfact.lm.forward.packed_products import packed_products
+from counterfact.lm.forward.products import packed_products
 from counterfact.lm.generation import Generation, before_end, generate
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.precision import float32_products

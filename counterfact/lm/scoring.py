@@ -11,7 +11,7 @@ from torch import Tensor
 from counterfact.lm.edits.apply import Edit, EditStack
 from counterfact.lm.edits.edit import in_context
 from counterfact.lm.forward.blocks import embed, logits, run_blocks
-from counterfact.lm.forward.fused_activations import fused_activations
+from counterfact.lm.forward.products import fused_activations
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.model.loading import LM
 from counterfact.lm.planning.batch_plan import Plan, cut_at, default_plan, in_halves

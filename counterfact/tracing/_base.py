@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from counterfact.lm.forward.blocks import embed, logits, run_blocks
-from counterfact.lm.forward.prefix import KVRecorder
+from counterfact.lm.forward.caches import KVRecorder
 from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.loading import LM
 from counterfact.lm.planning.batch_plan import is_out_of_memory

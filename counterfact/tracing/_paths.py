@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from counterfact.lm.forward.blocks import logits, run_blocks
-from counterfact.lm.forward.prefix import KV, PrefixKV
+from counterfact.lm.forward.caches import KV, PrefixKV
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.model.loading import LM
 from counterfact.tracing._base import Base, Module, probability, run_beside

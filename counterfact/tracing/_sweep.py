@@ -15,7 +15,7 @@ from torch import Tensor
 
 from counterfact.lm.forward.attention import attend
 from counterfact.lm.forward.blocks import attend_by, call_blocks, logits
-from counterfact.lm.forward.prefix import PrefixKV
+from counterfact.lm.forward.caches import PrefixKV
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.model.hooks import Patch, Site, hooked, only
 from counterfact.lm.model.loading import LM

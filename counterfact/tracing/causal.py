@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from counterfact.core.errors import BadInput
-from counterfact.lm.forward.fused_activations import fused_activations
+from counterfact.lm.forward.products import fused_activations
 from counterfact.lm.model.loading import LM
 from counterfact.lm.planning.batch_plan import FEWEST, Plan, Shape, in_halves, plan_for
 from counterfact.lm.planning.memory import needs, say

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from counterfact.core.errors import BadInput
-from counterfact.lm.forward.packed_products import packed_products
+from counterfact.lm.forward.products import packed_products
 from counterfact.lm.model.loading import LM
 from counterfact.tracing._base import Base, costs_a_fact, run_base
 from counterfact.tracing._paths import slopes

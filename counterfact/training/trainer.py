@@ -20,7 +20,7 @@ from counterfact.core.errors import BadInput, Failed
 from counterfact.core.files import JsonLog, differences, one_writer, read_json, write_json, write_jsonl
 from counterfact.core.settings import Resolved
 from counterfact.editing.networks import INFO, NETWORKS, Hypernetwork, NetworkSettings, Task, read_info, save_network
-from counterfact.lm.forward.packed_products import packed_products
+from counterfact.lm.forward.products import packed_products
 from counterfact.lm.model.loading import LM
 from counterfact.training.examples import Example, Sampler, Source, validation_examples
 from counterfact.training.state import load_state, remove_states, save_state

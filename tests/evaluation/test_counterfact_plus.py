@@ -15,12 +15,12 @@ from counterfact.evaluation.benchmarks.counterfact_plus import plus_prompts
 from counterfact.evaluation.harness import evaluate
 from counterfact.evaluation.options import Options
 from counterfact.evaluation.store import Run
+from counterfact.lm.drift import next_token_shifts
 from counterfact.lm.edits.apply import merged
 from counterfact.lm.edits.edit import Dense, Edit
 from counterfact.lm.model.loading import LM, load_lm
 from counterfact.lm.planning.batch_plan import Plan
 from counterfact.lm.queries import Shift, Unscored
-from counterfact.lm.shifts import next_token_shifts
 from tests.support.evaluating import FakeSettings, counterfact, fake_spec, low_rank_edit, options
 from tests.support.models import FAMILIES, SENTENCES, tiny_lm
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from counterfact.lm.forward import operators
 from counterfact.lm.forward.blocks import embed, logits, run_blocks
+from counterfact.lm.forward.caches import KV, KVRecorder, PrefixKV, padding_mask
 from counterfact.lm.forward.operators import Operator, attention_and_sums, packed_linear, softmax_backward
-from counterfact.lm.forward.packed_products import packs_products
-from counterfact.lm.forward.prefix import KV, KVRecorder, PrefixKV, padding_mask
+from counterfact.lm.forward.products import packs_products
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.generation import generate
 from counterfact.lm.model.loading import LM

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from counterfact.lm.forward.blocks import attend_by, embed, logits, run_blocks
-from counterfact.lm.forward.prefix import KVRecorder
+from counterfact.lm.forward.caches import KVRecorder
 from counterfact.lm.model.loading import LM
 from tests.support.models import FAMILIES, rounding, tiny_lm
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from counterfact.lm.forward.blocks import call_blocks, decode_attention, embed, logits, run_blocks
-from counterfact.lm.forward.decode_cache import STEP, DecodeCache
+from counterfact.lm.forward.caches import STEP, DecodeCache
 from counterfact.lm.model.loading import LM
 from tests.support.models import FAMILIES, rounding, tiny_lm
 

@@ -12,12 +12,12 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from counterfact.core.errors import BadInput
+from counterfact.lm.drift import next_token_shifts
 from counterfact.lm.generation import generate
 from counterfact.lm.model.encoding import Encoding, SubjectRule
 from counterfact.lm.model.loading import LM
 from counterfact.lm.queries import Query, Unscored
 from counterfact.lm.scoring import score
-from counterfact.lm.shifts import next_token_shifts
 from tests.support.models import BEGIN, END, FAMILIES, make_tokenizer, tiny_lm
 
 TEMPLATES = ("{} speaks French", "The mother tongue of {} is", "She met {}", "{}", "In {}, the ferry", "What, {}?")

@@ -18,9 +18,8 @@ from counterfact.editors.rome import Rome, RomeSettings
 from counterfact.evaluation.harness import evaluate
 from counterfact.lm.edits.edit import Edit, LowRank
 from counterfact.lm.forward import operators
-from counterfact.lm.forward.fused_activations import fused_activations
 from counterfact.lm.forward.operators import bfloat16_units
-from counterfact.lm.forward.packed_products import packed_products
+from counterfact.lm.forward.products import fused_activations, packed_products
 from counterfact.lm.model.hooks import find_module
 from counterfact.lm.model.loading import LM, load_lm
 from counterfact.lm.model.precision import check_precision, float32_products

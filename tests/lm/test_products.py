@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from counterfact.lm.forward.blocks import embed, logits, run_blocks
-from counterfact.lm.forward.fused_activations import fused_activations
-from counterfact.lm.forward.packed_products import packed_products, packs_products
+from counterfact.lm.forward.products import fused_activations, packed_products, packs_products
 from counterfact.lm.model.hooks import Site, hooked
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.sites import weight_view

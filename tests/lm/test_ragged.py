@@ -8,7 +8,7 @@ from torch import Tensor
 
 from counterfact.lm.edits.apply import EditStack
 from counterfact.lm.forward.blocks import embed, logits, run_blocks
-from counterfact.lm.forward.prefix import KVRecorder, RecordedKV
+from counterfact.lm.forward.caches import KVRecorder, RecordedKV
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.model.loading import LM
 from tests.lm.test_apply import one_by_one, some_edits

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from counterfact.lm.forward.wide_passes import wide_passes
+from counterfact.lm.forward.products import wide_passes
 from counterfact.lm.model.hooks import Site, find_module, hooked
 from counterfact.lm.model.loading import LM
 from tests.lm.test_apply import ids

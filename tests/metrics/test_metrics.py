@@ -12,7 +12,7 @@ from counterfact.contracts.metrics import METRICS
 from counterfact.core.records import ReferenceTexts
 from counterfact.evaluation.benchmarks.counterfact import COUNTERFACT, CounterFactRecord, essence_text
 from counterfact.evaluation.benchmarks.zsre import ZSRE
-from counterfact.evaluation.passages import perplexity
+from counterfact.lm.drift import perplexity
 from counterfact.metrics.consistency import ReferenceScorer, cosine, fit_vectoriser, join_vector
 from counterfact.metrics.fluency import Splitter, generation_entropy, n_gram_entropy, split_words, text_entropy
 from counterfact.metrics.score import harmonic_mean

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from counterfact.contracts.editors import EDITORS
 from counterfact.editing.networks import NETWORKS
 from counterfact.evaluation.harness import evaluate
-from counterfact.evaluation.passages import text_perplexities
 from counterfact.evaluation.schedule import Schedule
 from counterfact.evaluation.showcase import say
+from counterfact.lm.drift import text_perplexities
 from counterfact.lm.model.loading import LM
 from counterfact.lm.moments.second_moment import second_moments
 from counterfact.tracing.causal import Traced, trace

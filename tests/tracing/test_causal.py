@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from counterfact.core.errors import BadInput
-from counterfact.lm.forward.attention_calls import KERNEL
-from counterfact.lm.forward.fused_activations import fused_activations
-from counterfact.lm.forward.packed_products import packed_products, packs_products
+from counterfact.lm.forward.products import fused_activations, packed_products, packs_products
+from counterfact.lm.model.families import KERNEL
 from counterfact.lm.model.hooks import Site, hooked
 from counterfact.lm.model.loading import LM, load_lm, wrap_lm
 from counterfact.lm.planning.batch_plan import Plan

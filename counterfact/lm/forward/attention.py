@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from counterfact.lm.forward.attention_calls import AttentionSite
 from counterfact.lm.forward.attention_gradient import attend_with_gradient
-from counterfact.lm.forward.decode_cache import DecodeCache
+from counterfact.lm.forward.caches import KV, DecodeCache
 from counterfact.lm.forward.operators import attention_and_sums
-from counterfact.lm.forward.prefix import KV
 from counterfact.lm.forward.ragged import RaggedRows, causal_mask
+from counterfact.lm.model.families import AttentionSite
 
 
 def attend(rows: RaggedRows, site: AttentionSite, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -8,28 +8,18 @@ function of ours then stands in its place, between the model's own projections (
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
 from counterfact.lm.forward.attention import attend, attend_newest, attend_rectangle
-from counterfact.lm.forward.attention_calls import KERNEL, Attend, replaced
-from counterfact.lm.forward.decode_cache import DecodeCache
+from counterfact.lm.forward.caches import Cache, DecodeCache
 from counterfact.lm.forward.ragged import RaggedRows
+from counterfact.lm.model.families import KERNEL, Attend, replaced
 from counterfact.lm.model.hooks import find_module, first, hooked, only
 from counterfact.lm.model.loading import LM
-
-
-class Cache(Protocol):
-    """A KV cache, as the blocks ask for it."""
-
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Take a layer's new keys and values (rows, heads, tokens, head width); return all that it may look at."""
-
-    def length(self, layer: int) -> int:
-        """Return how many tokens of a layer it holds."""
 
 
 def pad_right(rows: Sequence[Sequence[int]], device: torch.device, length: int | None = None) -> tuple[Tensor, Tensor]:

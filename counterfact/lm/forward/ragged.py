@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from counterfact.lm.forward.prefix import PrefixKV
+from counterfact.lm.forward.caches import PrefixKV
 
 
 class RowGroup(NamedTuple):

@@ -16,9 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_file, hash_json
 from counterfact.core.places import check_hub_name, model_place
-from counterfact.lm.model.adapting import adapt
-from counterfact.lm.model.attention_scores import ScoreChange, score_changes
 from counterfact.lm.model.encoding import Encoding, Located, SubjectRule
+from counterfact.lm.model.families import ScoreChange, adapt, score_changes
 from counterfact.lm.model.gguf import Announce, convert_once, is_gguf
 from counterfact.lm.model.hooks import find_module
 from counterfact.lm.model.packaged import fetch, packaged_model

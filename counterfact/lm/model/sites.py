@@ -11,7 +11,7 @@ from counterfact.core.errors import BadInput
 from counterfact.lm.model.hooks import find_module
 
 AttentionCall = Literal["interface", "method", "bloom", "falcon"]
-"""How an attention is given queries, keys and values; see `lm.forward.attention_calls`."""
+"""How an attention is given queries, keys and values; see `lm.model.families`."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from counterfact.lm.forward.packed_products import packs_products
+from counterfact.lm.forward.products import packs_products
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.sites import weight_shape
 
