@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from counterfact.core.records import Request
     from counterfact.core.texts import load_texts
     from counterfact.evaluation.general_ability import general_ability
-    from counterfact.evaluation.judging import JudgeSource
-    from counterfact.evaluation.options import Options
     from counterfact.evaluation.showcase import say
+    from counterfact.evaluation.task import JudgeSource, Options
     from counterfact.evaluation.task_files import write_task_files
     from counterfact.lm.edits.adapter import load_adapter, save_adapter
     from counterfact.lm.edits.apply import merged, per_row
@@ -89,9 +88,8 @@ _HOMES = {
     "core.records": "Request",
     "core.texts": "load_texts",
     "evaluation.general_ability": "general_ability",
-    "evaluation.judging": "JudgeSource",
-    "evaluation.options": "Options",
     "evaluation.showcase": "say",
+    "evaluation.task": "JudgeSource Options",
     "evaluation.task_files": "write_task_files",
     "lm.edits.adapter": "load_adapter save_adapter",
     "lm.edits.apply": "merged per_row",

@@ -26,8 +26,8 @@ from counterfact.core.places import cache_folder, data_folder
 from counterfact.core.texts import load_texts
 from counterfact.editing.contexts import context_templates
 from counterfact.evaluation.harness import evaluate
-from counterfact.evaluation.options import Options
 from counterfact.evaluation.store import Run
+from counterfact.evaluation.task import Options
 from counterfact.lm.model.loading import LM, Dtype, default_device, load_lm
 from counterfact.lm.model.precision import Precision, check_precision
 from counterfact.lm.planning.batch_plan import Plan, default_plan

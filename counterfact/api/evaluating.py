@@ -14,10 +14,10 @@ from counterfact.core.settings import Choices, Resolved
 from counterfact.core.texts import load_texts
 from counterfact.evaluation import harness
 from counterfact.evaluation.known import known_records
-from counterfact.evaluation.options import Options
 from counterfact.evaluation.store import Run
 from counterfact.evaluation.summary import render, summary_tables
 from counterfact.evaluation.tables import Table
+from counterfact.evaluation.task import Options
 from counterfact.lm.model.loading import LM
 
 Announce = Callable[[str, Resolved[Any]], None]

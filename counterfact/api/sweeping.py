@@ -10,7 +10,7 @@ from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.contracts.editors import EDITORS
 from counterfact.core.errors import BadInput
 from counterfact.core.settings import Resolved
-from counterfact.evaluation.options import Options
+from counterfact.evaluation.task import Options
 from counterfact.lm.model.encoding import SubjectRule
 from counterfact.lm.model.loading import LM
 from counterfact.tracing.sweeps import Point, write_sweep

@@ -219,9 +219,8 @@ def evaluate(
     from counterfact import Options  # noqa: PLC0415
     from counterfact import evaluate as evaluate_editors  # noqa: PLC0415
     from counterfact.contracts.editors import edited_at_first_token, settings_of  # noqa: PLC0415
-    from counterfact.evaluation.judging import JudgeSource  # noqa: PLC0415
-    from counterfact.evaluation.options import UNTOUCHED  # noqa: PLC0415
     from counterfact.evaluation.schedule import POWERS, Schedule  # noqa: PLC0415
+    from counterfact.evaluation.task import UNTOUCHED, JudgeSource  # noqa: PLC0415
 
     load_plugins(plugin)
     templates = None if contexts is None else read_templates(contexts)

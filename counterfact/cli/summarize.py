@@ -111,9 +111,9 @@ def reproduce(
     from counterfact.contracts.datasets import load_dataset  # noqa: PLC0415
     from counterfact.contracts.editors import Resources  # noqa: PLC0415
     from counterfact.core.texts import load_texts  # noqa: PLC0415
-    from counterfact.evaluation.options import Options  # noqa: PLC0415
     from counterfact.evaluation.reproduce import records_needed, verdict_table  # noqa: PLC0415
     from counterfact.evaluation.reproduce import reproduce as check  # noqa: PLC0415
+    from counterfact.evaluation.task import Options  # noqa: PLC0415
 
     data = load_dataset(dataset, min(limit or records_needed(model), records_needed(model)))
     lm = open_model(model, device, dtype)

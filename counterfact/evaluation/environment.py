@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from counterfact.evaluation.folder import Computed
 from counterfact.evaluation.task import Prepared
-from counterfact.evaluation.units import Computed
 from counterfact.lm.planning.batch_plan import Split
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "nltk")

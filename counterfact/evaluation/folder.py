@@ -1,22 +1,66 @@
-"""A folder of results that grows unit by unit and can be resumed after a kill."""
+"""A folder of results that grows unit by unit and can be resumed after a kill.
 
+A unit is a fixed range of records, whoever computes it; one that is finished before those in front of it waits in a
+file of its own.
+"""
+
+import json
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from counterfact.core.errors import BadInput, Failed
-from counterfact.core.files import JsonLog, disk_full, read_json, write_json, write_jsonl
+from counterfact.core.files import JsonLog, disk_full, json_line, read_json, write_atomic, write_json, write_jsonl
 from counterfact.core.records import BadRecord, Record
+from counterfact.evaluation.chunks import Outcome
 from counterfact.evaluation.identity import check_unmoved
-from counterfact.evaluation.units import Computed, Unit, UnitFiles, units_of
+from counterfact.lm.planning.batch_plan import Split
 
 UNFINISHED = "unfinished.json"
 """Holds what a run was begun with, until it is finished."""
 TIMINGS = "timings.jsonl"
 UNITS = "units"
 """Units that finished before those in front of them."""
+
+
+@dataclass(frozen=True, order=True)
+class Unit:
+    """The records `start` to `stop` (exclusive) of a data set: one chunk of the plan."""
+
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        """The stem of its file; names sort as units do."""
+        return f"{self.start:08d}"
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A unit that is finished."""
+
+    unit: Unit
+    outcomes: list[Outcome]
+    splits: Sequence[Split] = ()
+    """Batches of it that had to be halved."""
+    peak_memory: Mapping[str, int | None] = field(default_factory=dict)
+    """The most that its worker has held so far, in bytes."""
+
+
+def units_of(records: int, chunk: int) -> list[Unit]:
+    """Cut a data set into units: whole chunks, a function of these two numbers and of nothing else.
+
+    >>> [(unit.start, unit.stop) for unit in units_of(7, 3)]
+    [(0, 3), (3, 6), (6, 7)]
+    """
+    return [Unit(start, min(start + chunk, records)) for start in range(0, records, chunk)]
 
 
 def begin(folder: Path, identity: Mapping[str, Any]) -> None:
@@ -129,6 +173,48 @@ class Merge:
         self._times.append(outcome.times for outcome in computed.outcomes)
         self._log.append(outcome.line for outcome in computed.outcomes)
         self.done = computed.unit.stop
+
+
+class UnitFiles:
+    """A folder of finished units, one file each, written as a whole or not at all."""
+
+    def __init__(self, folder: Path, records: Sequence[Record | BadRecord]) -> None:
+        self.folder = folder
+        self._ids = [record.case_id for record in records]
+
+    def put(self, computed: Computed) -> None:
+        """Write a unit's file."""
+        values = [{"line": outcome.line, "times": outcome.times} for outcome in computed.outcomes]
+        facts = {"unit": [computed.unit.start, computed.unit.stop], "outcomes": values}
+        facts |= {"splits": [list(split) for split in computed.splits], "peak_memory": dict(computed.peak_memory)}
+        write_atomic(self._path(computed.unit), json_line(facts))
+
+    def get(self, unit: Unit) -> Computed | None:
+        """Read a unit's file; `None` where there is none, or none of just these records."""
+        try:
+            found = read_json(self._path(unit))
+            outcomes = [Outcome(value["line"], value["times"]) for value in found["outcomes"]]
+            ids = [outcome.line["case_id"] for outcome in outcomes]
+            splits = [Split(*split) for split in found["splits"]]
+            peak = dict(found["peak_memory"])
+        except (BadInput, KeyError, TypeError, json.JSONDecodeError):
+            return None
+        whole = found["unit"] == [unit.start, unit.stop] and ids == self._ids[unit.start : unit.stop]
+        return Computed(unit, outcomes, splits, peak) if whole else None
+
+    def present(self, units: Sequence[Unit]) -> Iterator[Computed]:
+        """Yield those of some units that are there."""
+        names = {path.name for path in self.folder.glob("*.json")}
+        for unit in units:
+            if f"{unit.name}.json" in names and (computed := self.get(unit)) is not None:
+                yield computed
+
+    def remove(self, unit: Unit) -> None:
+        """Remove a unit's file."""
+        self._path(unit).unlink(missing_ok=True)
+
+    def _path(self, unit: Unit) -> Path:
+        return self.folder / f"{unit.name}.json"
 
 
 @contextmanager

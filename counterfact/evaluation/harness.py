@@ -16,22 +16,20 @@ from counterfact.core.provenance import code_identity
 from counterfact.core.records import BadRecord
 from counterfact.core.runs import RUN
 from counterfact.core.settings import Resolved
+from counterfact.evaluation.asking import Job
 from counterfact.evaluation.environment import Account, describe, peak_memory, seconds_by_stage
-from counterfact.evaluation.folder import TIMINGS, UNFINISHED, begin, clear, disk_full_is_said, walk
+from counterfact.evaluation.folder import TIMINGS, UNFINISHED, Computed, Unit, begin, clear, disk_full_is_said, walk
 from counterfact.evaluation.identity import Trial, check_unmoved, editor_identity, trial_of
-from counterfact.evaluation.job import Job
 from counterfact.evaluation.known import known_records
-from counterfact.evaluation.options import UNTOUCHED, Options
-from counterfact.evaluation.rescore import fill_texts, rescore
-from counterfact.evaluation.retention import lines_of, sequence_of
+from counterfact.evaluation.rescore import rescore
+from counterfact.evaluation.retention import sequence_of
 from counterfact.evaluation.runners import Runner
 from counterfact.evaluation.runners.local import LocalRunner
 from counterfact.evaluation.sequential import SequentialRun
-from counterfact.evaluation.store import CASES, PRE, SCHEMA, Run, load_run, migrated, write_run
-from counterfact.evaluation.task import Prepared, Task
-from counterfact.evaluation.text_metrics import TextScorer
+from counterfact.evaluation.store import CASES, PRE, SCHEMA, Run, lines_of, load_run, migrated, write_run
+from counterfact.evaluation.task import UNTOUCHED, Options, Prepared, Task
+from counterfact.evaluation.text_metrics import TextScorer, fill_texts
 from counterfact.evaluation.text_pool import TextPool
-from counterfact.evaluation.units import Computed, Unit
 from counterfact.lm.model.loading import LM
 
 PRE_FILE = "pre.json"

@@ -15,10 +15,10 @@ from counterfact.core.errors import BadInput
 from counterfact.core.files import read_jsonl
 from counterfact.evaluation.benchmarks.counterfact import COUNTERFACT
 from counterfact.evaluation.harness import evaluate, evaluate_unedited
-from counterfact.evaluation.options import Options
 from counterfact.evaluation.paper import N, PaperRow, Published, paper_rows
 from counterfact.evaluation.store import PRE, results
 from counterfact.evaluation.tables import Cell, Row, Table
+from counterfact.evaluation.task import Options
 from counterfact.lm.model.loading import LM
 
 ROUNDING = 0.05

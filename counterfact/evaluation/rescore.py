@@ -1,14 +1,13 @@
 """Fill in the metrics of texts that a run deferred, where nltk is at hand."""
 
 from pathlib import Path
-from typing import Any
 
 from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.core.errors import BadInput
-from counterfact.core.files import one_writer, read_jsonl, write_jsonl
-from counterfact.evaluation.retention import lines_of, sequence_of
-from counterfact.evaluation.store import PRE, Run, load_run, write_run
-from counterfact.evaluation.text_metrics import TextScorer
+from counterfact.core.files import one_writer
+from counterfact.evaluation.retention import sequence_of
+from counterfact.evaluation.store import PRE, Run, lines_of, load_run, write_run
+from counterfact.evaluation.text_metrics import TextScorer, fill_texts
 
 
 def score_texts(folder: Path, dataset: Dataset | None = None) -> Run:
@@ -54,15 +53,3 @@ def rescore(run: Run, texts: TextScorer) -> Run:
     if "sequence" in data:
         data["sequence"] = sequence_of(run.folder, run.benchmark, run.data["seeds"]["run"])
     return write_run(run.folder, data, run.data["environment"])
-
-
-def fill_texts(path: Path, side: str, texts: TextScorer | None) -> None:
-    """Fill in what was deferred in a file of lines; the file is replaced as a whole."""
-    if texts is None:
-        return
-    lines: list[dict[str, Any]] = list(read_jsonl(path))
-    deferred = [line for line in lines if side in line and texts.is_unscored(line[side])]
-    for line in deferred:
-        line[side] |= texts.values(line[side]["text"], line["requested_rewrite"])
-    if deferred:
-        write_jsonl(path, lines)

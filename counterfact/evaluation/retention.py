@@ -4,7 +4,7 @@
 is retained after the last one, and is what a run's `metrics` hold.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,6 @@ Lines = Sequence[Mapping[str, Any]]
 def after(edits: int) -> str:
     """Return the folder of what was measured after so many edits; names sort as numbers do."""
     return f"after-{edits:08d}"
-
-
-def lines_of(folder: Path) -> Iterator[Path]:
-    """Yield every file of lines of a run, of the run itself and of a sequential run's other passes."""
-    yield folder / CASES
-    yield from sorted(folder.glob(f"*/{CASES}"))
 
 
 def sequence_of(folder: Path, benchmark: Benchmark[Any], seed: int) -> dict[str, Any]:

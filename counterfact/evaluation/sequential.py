@@ -20,15 +20,14 @@ from counterfact.core.errors import BadInput
 from counterfact.core.files import disk_full, read_json, read_jsonl, write_json
 from counterfact.core.records import BadRecord, Record, Request
 from counterfact.core.seeds import derive_seed
+from counterfact.evaluation.asking import Job
 from counterfact.evaluation.checkpoint import Checkpoints, Progressed
 from counterfact.evaluation.chunks import Attempt, Outcome, reason_of, run_under
 from counterfact.evaluation.condition import condition
 from counterfact.evaluation.environment import Account
-from counterfact.evaluation.folder import walk
-from counterfact.evaluation.job import Job
+from counterfact.evaluation.folder import Computed, Unit, units_of, walk
 from counterfact.evaluation.retention import CONDITION, IMMEDIATE, after
 from counterfact.evaluation.store import CASES
-from counterfact.evaluation.units import Computed, Unit, units_of
 from counterfact.lm.edits.apply import merged
 from counterfact.lm.edits.edit import Edit
 from counterfact.lm.edits.totals import added, is_finite, multiplied_out

@@ -4,7 +4,7 @@ A file of a newer schema is refused; one of an older schema is brought up to dat
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -142,6 +142,12 @@ def find_runs(*roots: Path) -> list[Run]:
         BadInput: there are none.
     """
     return [load_run(folder) for folder in find_run_folders(roots, "evaluation")]
+
+
+def lines_of(folder: Path) -> Iterator[Path]:
+    """Yield every file of lines of a run, of the run itself and of a sequential run's other passes."""
+    yield folder / CASES
+    yield from sorted(folder.glob(f"*/{CASES}"))
 
 
 def migrated(data: Any, path: Path) -> dict[str, Any]:

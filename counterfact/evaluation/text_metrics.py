@@ -1,14 +1,25 @@
-"""Metrics of one record's generated texts: while a run goes on, or afterwards where they were deferred."""
+"""Metrics of one record's generated texts: while a run goes on, or afterwards where they were deferred.
+
+They may be taken in a process that does nothing else: nothing here needs a model, or imports one.
+"""
 
 import importlib.util
+import os
+import pickle
+import signal
+import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from multiprocessing import parent_process
+from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
 from counterfact.contracts.metrics import TextMeasure, TextMetric
 from counterfact.core.errors import BadInput
+from counterfact.core.files import read_jsonl, write_jsonl
 from counterfact.core.records import ReferenceTexts
+from counterfact.core.registry import load_plugin
 
 
 class TextScorer:
@@ -70,3 +81,46 @@ def measure(scorer: TextScorer, texts: Sequence[tuple[list[str | None], Mapping[
             error = f"{type(fault).__name__}: {fault}"
         found.append(Measured(values, error, perf_counter() - start))
     return found
+
+
+def fill_texts(path: Path, side: str, texts: TextScorer | None) -> None:
+    """Fill in what was deferred in a file of lines; the file is replaced as a whole."""
+    if texts is None:
+        return
+    lines: list[dict[str, Any]] = list(read_jsonl(path))
+    deferred = [line for line in lines if side in line and texts.is_unscored(line[side])]
+    for line in deferred:
+        line[side] |= texts.values(line[side]["text"], line["requested_rewrite"])
+    if deferred:
+        write_jsonl(path, lines)
+
+
+_scorer: list[TextScorer] = []
+"""Of this process: a pool's tasks share nothing else with its start."""
+
+
+def start_process(plugins: Sequence[Path], metrics: bytes, references: ReferenceTexts | None) -> None:
+    """Begin: an interruption is the parent's business, and without a parent there is nothing left to do.
+
+    Args:
+        plugins: files that may register some of the metrics.
+        metrics: the text metrics, pickled: they are found once the plug-ins are loaded.
+        references: of the data set.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    for path in plugins:
+        load_plugin(path)
+    _scorer[:] = [TextScorer(pickle.loads(metrics), references)]
+
+
+def measure_in_process(texts: Sequence[tuple[list[str | None], Mapping[str, Any]]]) -> list[Measured]:
+    """Measure the texts of several records; see `measure`."""
+    return measure(_scorer[0], texts)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

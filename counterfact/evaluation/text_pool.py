@@ -14,10 +14,10 @@ from typing import Any, Literal
 from counterfact.contracts.datasets import Dataset
 from counterfact.core.records import ReferenceTexts
 from counterfact.core.registry import loaded_plugins
-from counterfact.evaluation import _text_process
+from counterfact.evaluation import text_metrics
 from counterfact.evaluation.chunks import Outcome
+from counterfact.evaluation.folder import Computed
 from counterfact.evaluation.text_metrics import Measured, TextScorer, measure
-from counterfact.evaluation.units import Computed
 
 Texts = list[tuple[list[str | None], Mapping[str, Any]]]
 Side = Literal["pre", "post"]
@@ -87,9 +87,9 @@ class TextPool:
             return None
         try:
             self._pool = self._pool or ProcessPoolExecutor(
-                self._workers, get_context("spawn"), _text_process.start, self._start
+                self._workers, get_context("spawn"), text_metrics.start_process, self._start
             )
-            return self._pool.submit(_text_process.run, texts)
+            return self._pool.submit(text_metrics.measure_in_process, texts)
         except BrokenExecutor:
             self._lost()
             return None

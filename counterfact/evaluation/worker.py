@@ -8,12 +8,12 @@ import torch
 
 from counterfact.contracts.editors import EDITORS, Editor, EditorSpec, provenance, seen_in_training
 from counterfact.core.records import BadRecord
+from counterfact.evaluation.asking import Job
 from counterfact.evaluation.chunks import run_chunk
 from counterfact.evaluation.environment import machine, peak_memory
-from counterfact.evaluation.job import Job
+from counterfact.evaluation.folder import Computed, Unit
 from counterfact.evaluation.task import ModelSource, Prepared, Task
 from counterfact.evaluation.text_metrics import TextScorer
-from counterfact.evaluation.units import Computed, Unit
 from counterfact.lm.model.loading import LM
 from counterfact.lm.planning.batch_plan import TEXT, Plan, Shape, default_plan
 from counterfact.lm.planning.memory import needs, plan_within

@@ -13,8 +13,8 @@ from counterfact.core.files import write_json
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from counterfact.evaluation.benchmarks.counterfact_plus import plus_prompts
 from counterfact.evaluation.harness import evaluate
-from counterfact.evaluation.options import Options
 from counterfact.evaluation.store import Run
+from counterfact.evaluation.task import Options
 from counterfact.lm.drift import next_token_shifts
 from counterfact.lm.edits.apply import merged
 from counterfact.lm.edits.edit import Dense, Edit

@@ -31,10 +31,10 @@ from counterfact.core.files import (
 from counterfact.core.records import BadRecord, Request
 from counterfact.evaluation.benchmarks.counterfact import COUNTERFACT, CounterFactRecord
 from counterfact.evaluation.harness import evaluate, evaluate_unedited
-from counterfact.evaluation.options import Options
 from counterfact.evaluation.rescore import score_texts
 from counterfact.evaluation.schedule import Schedule
 from counterfact.evaluation.store import MIGRATIONS, SCHEMA, Run, load_run
+from counterfact.evaluation.task import Options
 from counterfact.lm.drift import text_perplexities
 from counterfact.lm.edits.apply import Edit, LowRank, merged
 from counterfact.lm.generation import Generation, generate

@@ -10,12 +10,11 @@ import pytest
 
 from counterfact.contracts.datasets import Dataset
 from counterfact.core.errors import BadInput
+from counterfact.evaluation.folder import Computed, Unit, units_of
 from counterfact.evaluation.harness import evaluate_unedited
-from counterfact.evaluation.options import Options
 from counterfact.evaluation.runners.exchange import PREFIX, Exchange, Order
 from counterfact.evaluation.runners.local import LocalRunner
-from counterfact.evaluation.task import Task
-from counterfact.evaluation.units import Computed, Unit, units_of
+from counterfact.evaluation.task import Options, Task
 from counterfact.evaluation.worker import Worker
 from counterfact.lm.planning.batch_plan import Plan
 from tests.support import ROOT

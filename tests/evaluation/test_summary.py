@@ -11,12 +11,12 @@ import pytest
 from counterfact.contracts.datasets import Dataset
 from counterfact.core.errors import BadInput
 from counterfact.evaluation.export import export
-from counterfact.evaluation.options import Options
 from counterfact.evaluation.paper import BASES, Edits, PaperRow, Published, paper_rows
 from counterfact.evaluation.reproduce import records_needed, reproduce, verdict, verdict_table
 from counterfact.evaluation.store import Run, find_runs
 from counterfact.evaluation.summary import compare, paired, render, summary_tables
 from counterfact.evaluation.tables import Cell, Row, Table, to_json, to_latex, to_markdown
+from counterfact.evaluation.task import Options
 from counterfact.lm.planning.batch_plan import Plan
 from counterfact.metrics.score import harmonic_mean
 from tests.support import ROOT

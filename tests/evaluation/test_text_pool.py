@@ -12,8 +12,8 @@ import pytest
 from counterfact.contracts.datasets import Dataset
 from counterfact.core.records import ReferenceTexts
 from counterfact.evaluation.chunks import Outcome
+from counterfact.evaluation.folder import Computed, Unit
 from counterfact.evaluation.text_pool import TextPool
-from counterfact.evaluation.units import Computed, Unit
 from counterfact.metrics.fluency import generation_entropy
 from tests.support.evaluating import contents, references
 from tests.support.faulty import FOLDER

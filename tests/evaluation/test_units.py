@@ -13,9 +13,10 @@ from counterfact.contracts.datasets import Dataset
 from counterfact.core.errors import BadInput, Failed
 from counterfact.core.files import JsonLog, one_writer, read_jsonl
 from counterfact.core.records import Request
+from counterfact.evaluation.folder import Computed, Unit, UnitFiles
+from counterfact.evaluation.runners.hand_out import ATTEMPTS
 from counterfact.evaluation.runners.local import LocalRunner
 from counterfact.evaluation.task import Prepared, Task
-from counterfact.evaluation.units import ATTEMPTS, Computed, Unit, UnitFiles
 from counterfact.lm.edits.apply import Edit
 from counterfact.lm.model.loading import LM
 from tests.support.evaluating import contents, fake_spec, low_rank_edit, run_fake
@@ -135,7 +136,7 @@ def test_a_full_disk_where_a_unit_waits(
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
     with monkeypatch.context() as patched:
-        patched.setattr("counterfact.evaluation.units.write_atomic", full)
+        patched.setattr("counterfact.evaluation.folder.write_atomic", full)
         with pytest.raises(OSError, match="the disk is full"):
             run_with(Anyhow(1), dataset, tmp_path)
     run_with(None, dataset, tmp_path)

@@ -13,7 +13,7 @@ from counterfact.core.records import Request
 from counterfact.evaluation.benchmarks._answers import is_answer
 from counterfact.evaluation.benchmarks.wild_judged import JudgedBlock
 from counterfact.evaluation.judges.letters import NEW_TOKENS, PROMPT, STOPS, is_yes
-from counterfact.evaluation.judging import JudgeSource
+from counterfact.evaluation.task import JudgeSource
 from counterfact.lm.continuation import continuations
 from counterfact.lm.edits.edit import Edit
 from counterfact.lm.model.loading import LM, load_lm

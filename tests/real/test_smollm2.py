@@ -16,9 +16,9 @@ from counterfact.contracts.datasets import load_dataset
 from counterfact.core.records import BadRecord, Request
 from counterfact.core.texts import load_texts
 from counterfact.evaluation.known import write_known
-from counterfact.evaluation.options import Options
 from counterfact.evaluation.showcase import next_tokens
 from counterfact.evaluation.store import Run
+from counterfact.evaluation.task import Options
 from counterfact.lm.edits.edit import Edit
 from counterfact.lm.model.loading import LM, load_lm
 from counterfact.lm.model.packaged import PACKAGED, describe, fetch

@@ -14,8 +14,8 @@ from counterfact.core.records import Request
 from counterfact.core.seeds import derive_seed
 from counterfact.core.settings import Resolved, Settings
 from counterfact.evaluation.harness import evaluate
-from counterfact.evaluation.options import Options
 from counterfact.evaluation.store import Run
+from counterfact.evaluation.task import Options
 from counterfact.lm.edits.apply import Edit, LowRank
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.sites import weight_shape

@@ -12,9 +12,9 @@ from counterfact.core.places import cache_folder, data_folder
 from counterfact.core.texts import load_texts
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from counterfact.evaluation.harness import evaluate
-from counterfact.evaluation.options import Options
 from counterfact.evaluation.store import Run
 from counterfact.evaluation.summary import paired
+from counterfact.evaluation.task import Options
 from counterfact.lm.model.loading import LM, load_lm
 from counterfact.lm.queries import Query, TargetScore
 from counterfact.lm.scoring import score

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from counterfact.contracts.editors import EditorSpec
+from counterfact.evaluation.folder import Computed, Unit
 from counterfact.evaluation.task import Prepared, Task
-from counterfact.evaluation.units import Computed, Unit
 from counterfact.lm.model.loading import LM
 
 

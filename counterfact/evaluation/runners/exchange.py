@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from counterfact.core.files import write_atomic
+from counterfact.evaluation.folder import Unit, UnitFiles
 from counterfact.evaluation.task import ModelSource, Prepared, Task
-from counterfact.evaluation.units import Unit, UnitFiles
 
 PREFIX = "exchange-"
 

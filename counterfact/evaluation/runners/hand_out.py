@@ -1,11 +1,37 @@
 """How units are handed to workers, whoever these are: what fails is tried again, and given up after some attempts."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from counterfact.core.errors import Failed
-from counterfact.evaluation.units import ATTEMPTS, Attempts, Computed, Unit
+from counterfact.core.records import BadRecord, Record
+from counterfact.evaluation.chunks import Outcome
+from counterfact.evaluation.folder import Computed, Unit
+
+ATTEMPTS = 3
+"""How often a unit is begun before its records are recorded as failed."""
+
+
+class Attempts:
+    """Counts what went wrong with each unit, and gives up on one that fails again and again."""
+
+    def __init__(self, records: Sequence[Record | BadRecord], faults: list[dict[str, str]] | None = None) -> None:
+        self._records = records
+        self._count: Counter[Unit] = Counter()
+        self.faults: list[dict[str, str]] = [] if faults is None else faults
+        """Every attempt that failed, for `environment`."""
+
+    def charge(self, unit: Unit, reason: str) -> Computed | None:
+        """Note a failed attempt; return outcomes that say so after the last one, `None` where another is due."""
+        self._count[unit] += 1
+        self.faults.append({"records": f"{unit.start}-{unit.stop - 1}", "reason": reason})
+        if self._count[unit] < ATTEMPTS:
+            return None
+        error = {"stage": "unit", "reason": f"{ATTEMPTS} attempts failed; the last one: {reason}"}
+        ids = [record.case_id for record in self._records[unit.start : unit.stop]]
+        return Computed(unit, [Outcome({"case_id": i, "error": dict(error)}, {"case_id": i}) for i in ids])
 
 
 @dataclass(frozen=True)
@@ -63,3 +89,13 @@ def hand_out(workers: Workers, units: Sequence[Unit], attempts: Attempts) -> Ite
             if computed is not None:
                 left.discard(computed.unit)
                 yield computed
+
+
+def summary_of_faults(faults: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Return faults as a run file holds them, equal ones counted.
+
+    >>> summary_of_faults([{"records": "0-2", "reason": "died"}, {"records": "0-2", "reason": "died"}])
+    [{'records': '0-2', 'reason': 'died', 'n': 2}]
+    """
+    counted = Counter((fault["records"], fault["reason"]) for fault in faults)
+    return [{"records": records, "reason": reason, "n": n} for (records, reason), n in counted.items()]

@@ -9,10 +9,10 @@ import torch
 
 from counterfact.contracts.editors import EditorSpec
 from counterfact.core.files import disk_full
-from counterfact.evaluation.job import Job
-from counterfact.evaluation.runners.hand_out import Fault, hand_out
+from counterfact.evaluation.asking import Job
+from counterfact.evaluation.folder import Computed, Unit
+from counterfact.evaluation.runners.hand_out import Attempts, Fault, hand_out, summary_of_faults
 from counterfact.evaluation.task import Prepared, Task
-from counterfact.evaluation.units import Attempts, Computed, Unit, summary_of_faults
 from counterfact.evaluation.worker import Worker
 from counterfact.lm.model.loading import LM
 

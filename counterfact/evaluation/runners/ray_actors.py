@@ -11,10 +11,10 @@ from typing import Any, Self
 
 from counterfact.contracts.editors import EditorSpec
 from counterfact.core.errors import Failed
+from counterfact.evaluation.folder import Computed, Unit
 from counterfact.evaluation.runners._ray_cluster import RayCluster
-from counterfact.evaluation.runners.hand_out import Fault, hand_out
+from counterfact.evaluation.runners.hand_out import ATTEMPTS, Attempts, Fault, hand_out, summary_of_faults
 from counterfact.evaluation.task import ModelSource, Prepared, Task
-from counterfact.evaluation.units import ATTEMPTS, Attempts, Computed, Unit, summary_of_faults
 from counterfact.lm.model.loading import LM
 
 

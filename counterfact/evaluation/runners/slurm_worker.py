@@ -7,10 +7,10 @@ from pathlib import Path
 
 from counterfact.core.errors import BadInput
 from counterfact.core.files import disk_full
+from counterfact.evaluation.folder import Computed
 from counterfact.evaluation.runners.exchange import Exchange, Order
 from counterfact.evaluation.task import Prepared
 from counterfact.evaluation.text_pool import TextPool
-from counterfact.evaluation.units import Computed
 from counterfact.evaluation.worker import RemoteWorker
 
 
