@@ -17,9 +17,8 @@ from counterfact.contracts.editors import Edited, Editor, Engine, Failure, Group
 from counterfact.core.records import Request
 from counterfact.core.settings import Settings
 from counterfact.editing.adam import Adam
-from counterfact.editing.batches import edit_each
 from counterfact.editing.plain import TrainedWeight, train_alone
-from counterfact.editing.requests import Encoded, encode
+from counterfact.editing.requests import Encoded, edit_each, encode
 from counterfact.editing.teacher_forcing import Labels
 from counterfact.lm.edits.edit import Dense, Edit
 from counterfact.lm.forward.blocks import embed, pad_right, run_blocks, stream_change

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 
 from counterfact.contracts.editors import Edited, Editor, Group, Resources, editor
 from counterfact.core.settings import Settings
-from counterfact.editing.batches import encode_group, failures_of
-from counterfact.editing.requests import encode
+from counterfact.editing.requests import encode, encode_group, failures_of
 from counterfact.lm.edits.edit import Edit
 from counterfact.lm.model.loading import LM
 

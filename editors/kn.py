@@ -15,8 +15,7 @@ from torch import Tensor
 from counterfact.contracts.editors import Edited, Editor, Failure, Group, Resources, editor
 from counterfact.core.records import Request
 from counterfact.core.settings import Settings
-from counterfact.editing.batches import edit_each
-from counterfact.editing.requests import Encoded, Row, encode
+from counterfact.editing.requests import Encoded, Row, edit_each, encode
 from counterfact.lm.edits.edit import Edit, LowRank
 from counterfact.lm.forward.blocks import embed, logits, pad_right, run_blocks
 from counterfact.lm.forward.caches import KV, KVRecorder, PrefixKV, padding_mask

@@ -29,9 +29,8 @@ from counterfact.core.files import hash_json
 from counterfact.core.records import Request
 from counterfact.core.settings import Settings
 from counterfact.editing import plain
-from counterfact.editing.batches import edit_each
 from counterfact.editing.contexts import context_templates
-from counterfact.editing.requests import Encoded, encode
+from counterfact.editing.requests import Encoded, edit_each, encode
 from counterfact.editing.value_search import find_values
 from counterfact.editing.values import SearchCache, Values
 from counterfact.lm.edits.edit import Edit, LowRank

@@ -2,18 +2,43 @@
 
 import re
 from collections.abc import Collection, Iterable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
+import typer
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from counterfact.cli._common import console
 
+if TYPE_CHECKING:
+    from counterfact.evaluation.tables import Table as ResultTable
+
 LONG = 24
 """Letters of a word beyond which it may be folded."""
 _WORD = re.compile(r"[^\W\d_]{3}")
 Placed = tuple[list[str], int, bool]
 """A column as it is printed, head first; its width; and whether it holds numbers."""
+
+
+def print_tables(tables: Sequence["ResultTable"], form: str) -> None:
+    """Print tables in one of the forms."""
+    from counterfact.evaluation.summary import render  # noqa: PLC0415
+
+    if form != "terminal":
+        typer.echo(render(tables, form), nl=False)
+        return
+    for table in tables:
+        sections = [row.section for row in table.rows]
+        print_table(
+            [table.heading, *table.columns, "n"],
+            [[row.label, *(table.text(row.cells.get(name)) for name in table.columns), row.n] for row in table.rows],
+            title=table.title,
+            note=table.note,
+            rules=[place for place, pair in enumerate(pairwise(sections)) if len(set(pair)) > 1],
+        )
+        console.print()
 
 
 def print_table(

@@ -7,8 +7,8 @@ import typer
 
 from counterfact.cli._common import Json, Plugin, load_plugins, note, print_json
 from counterfact.cli._recovery import print_recovery
-from counterfact.cli._tables import print_table
-from counterfact.cli.summarize import Form, print_tables
+from counterfact.cli._tables import print_table, print_tables
+from counterfact.cli.summarize import Form
 from counterfact.core.errors import BadInput
 
 if TYPE_CHECKING:

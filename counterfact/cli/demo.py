@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from counterfact.cli._common import Seed, console, note_settings, open_model, progress_bar
-from counterfact.cli._tables import print_table
+from counterfact.cli._tables import print_table, print_tables
 from counterfact.cli.build import build, zsre
 from counterfact.cli.data import print_statistics
 from counterfact.cli.leaderboard import write_board
-from counterfact.cli.summarize import print_tables
 from counterfact.cli.train import train_all
 from counterfact.core.errors import BadInput
 

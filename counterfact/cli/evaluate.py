@@ -40,7 +40,7 @@ from counterfact.cli._common import (
     say_first_tokens,
 )
 from counterfact.cli._runners import RayAddress, Runners, Slurm, TextWorkers, Threads, Workers, open_runner
-from counterfact.cli.summarize import print_tables
+from counterfact.cli._tables import print_tables
 from counterfact.core.errors import BadInput, Failed
 from counterfact.core.places import model_place
 from counterfact.core.prompts import read_templates

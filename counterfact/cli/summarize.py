@@ -1,8 +1,7 @@
 """`counterfact summarize`, `curves`, `export` and `reproduce`: finished runs as tables, files and verdicts."""
 
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -19,11 +18,8 @@ from counterfact.cli._common import (
     open_model,
     progress_bar,
 )
-from counterfact.cli._tables import print_table
+from counterfact.cli._tables import print_tables
 from counterfact.core.errors import BadInput
-
-if TYPE_CHECKING:
-    from counterfact.evaluation.tables import Table
 
 Form = Annotated[str, typer.Option("--format", help="terminal, markdown, latex or json.")]
 
@@ -124,22 +120,3 @@ def reproduce(
             verdicts.append(verdict)
             print_tables([verdict_table([verdict])], "terminal")
     raise typer.Exit(0 if all(verdict.inside for verdict in verdicts) else 1)
-
-
-def print_tables(tables: "list[Table]", form: str) -> None:
-    """Print tables in one of the forms."""
-    from counterfact.evaluation.summary import render  # noqa: PLC0415
-
-    if form != "terminal":
-        typer.echo(render(tables, form), nl=False)
-        return
-    for table in tables:
-        sections = [row.section for row in table.rows]
-        print_table(
-            [table.heading, *table.columns, "n"],
-            [[row.label, *(table.text(row.cells.get(name)) for name in table.columns), row.n] for row in table.rows],
-            title=table.title,
-            note=table.note,
-            rules=[place for place, pair in enumerate(pairwise(sections)) if len(set(pair)) > 1],
-        )
-        console.print()

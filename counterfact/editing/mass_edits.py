@@ -26,10 +26,9 @@ from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json
 from counterfact.core.settings import Settings
 from counterfact.editing import plain
-from counterfact.editing.batches import cut, encode_group, failures_of
 from counterfact.editing.contexts import word_templates
 from counterfact.editing.key_states import KeyStates
-from counterfact.editing.requests import Encoded, encode
+from counterfact.editing.requests import Encoded, cut, encode, encode_group, failures_of
 from counterfact.editing.value_search import find_targets
 from counterfact.editing.values import SearchCache, Targets
 from counterfact.lm.edits.edit import Delta, Edit, LowRank

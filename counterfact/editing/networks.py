@@ -25,8 +25,7 @@ from counterfact.core.files import read_json, write_atomic, write_json
 from counterfact.core.records import Request
 from counterfact.core.registry import Registry
 from counterfact.core.settings import Choices, Resolved, Settings, resolve_settings, settings_beside
-from counterfact.editing.batches import edit_each
-from counterfact.editing.requests import Encoded, encode
+from counterfact.editing.requests import Encoded, edit_each, encode
 from counterfact.lm.edits.edit import Edit, LowRank
 from counterfact.lm.edits.gradient_factors import Factors, LabelledRows, gradient_factors, run_below
 from counterfact.lm.model.loading import LM

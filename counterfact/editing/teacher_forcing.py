@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from counterfact.contracts.editors import Edited, Group
-from counterfact.editing.batches import encode_group, failures_of
-from counterfact.editing.requests import Encoded, encode
+from counterfact.editing.requests import Encoded, encode, encode_group, failures_of
 from counterfact.editing.values import DescentSettings
 from counterfact.lm.edits.edit import Delta, Edit
 from counterfact.lm.forward.blocks import logits

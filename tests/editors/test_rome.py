@@ -14,8 +14,7 @@ from counterfact.contracts.editors import Failure, provenance
 from counterfact.core.errors import BadInput
 from counterfact.core.prompts import fill
 from counterfact.editing import plain
-from counterfact.editing.batches import cut
-from counterfact.editing.requests import Encoded, encode
+from counterfact.editing.requests import Encoded, cut, encode
 from counterfact.editing.value_search import find_values
 from counterfact.editors.rome import RomeSettings
 from counterfact.lm.edits.apply import merged
