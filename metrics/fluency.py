@@ -8,52 +8,29 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Literal
 
 from counterfact.contracts.metrics import TextMeasure, text_metric
-from counterfact.core.errors import BadInput
 from counterfact.core.records import ReferenceTexts
 
-Splitter = Literal["untrained", "none", "english"]
 
+def split_words(text: str) -> list[str]:
+    """Split a text into words and punctuation: into sentences first, then as nltk's word tokenizer does.
 
-def split_words(text: str, sentences: Splitter = "untrained") -> list[str]:
-    """Split a text into words and punctuation, as nltk's word tokenizer does.
-
-    Args:
-        text: any text.
-        sentences: what splits it into sentences first, which decides whether a full stop inside the text is a word of
-            its own. `untrained`: Punkt with its default parameters, which needs no download and is our definition (it
-            also splits after "U.S."); `none`: no split; `english`: the trained model that the reference used, where
-            a user has it.
-
-    Raises:
-        BadInput: the trained model is wanted and not installed.
+    What splits it into sentences decides whether a full stop inside the text is a word of its own: here Punkt with its
+    default parameters, which needs no download (it also splits after "U.S.").
 
     >>> split_words("It rains. They stay.")
     ['It', 'rains', '.', 'They', 'stay', '.']
-    >>> split_words("It rains. They stay.", "none")
-    ['It', 'rains.', 'They', 'stay', '.']
     """
-    return _splitter(sentences)(text)
+    return _splitter()(text)
 
 
 @cache
-def _splitter(sentences: Splitter) -> Callable[[str], list[str]]:
+def _splitter() -> Callable[[str], list[str]]:
     """Return what splits a text; making it compiles patterns, which takes longer than a text does."""
-    from nltk.tokenize import NLTKWordTokenizer, PunktSentenceTokenizer, sent_tokenize  # noqa: PLC0415
+    from nltk.tokenize import NLTKWordTokenizer, PunktSentenceTokenizer  # noqa: PLC0415
 
-    words = NLTKWordTokenizer().tokenize
-    if sentences == "none":
-        return lambda text: list(words(text))
-    if sentences == "untrained":
-        split = PunktSentenceTokenizer().tokenize
-    else:
-        split = sent_tokenize
-        try:
-            split("")
-        except LookupError as error:
-            raise BadInput("no English Punkt model: python -m nltk.downloader punkt_tab, or use `untrained`") from error
+    words, split = NLTKWordTokenizer().tokenize, PunktSentenceTokenizer().tokenize
     return lambda text: [word for part in split(text) for word in words(part)]
 
 
@@ -70,23 +47,23 @@ def n_gram_entropy(words: Sequence[str], n: int) -> float:
     return math.fsum(-count / total * math.log2(count / total) for count in counts.values()) if total else 0.0
 
 
-def text_entropy(text: str, sentences: Splitter = "untrained") -> float:
+def text_entropy(text: str) -> float:
     r"""Return $(H_2 + 2 H_3) / 3$ of one text, in bits: the mean of $\frac{2}{3} H_2$ and $\frac{4}{3} H_3$.
 
     >>> text_entropy("so so so so")
     0.0
     """
-    words = split_words(text, sentences)
+    words = split_words(text)
     return (n_gram_entropy(words, 2) + 2 * n_gram_entropy(words, 3)) / 3
 
 
-def generation_entropy(texts: Sequence[str], sentences: Splitter = "untrained") -> float | None:
+def generation_entropy(texts: Sequence[str]) -> float | None:
     """Return the mean of `text_entropy` over the texts of one record, in bits; `None` where there is none.
 
     >>> generation_entropy([]) is None
     True
     """
-    return math.fsum(text_entropy(text, sentences) for text in texts) / len(texts) if texts else None
+    return math.fsum(text_entropy(text) for text in texts) / len(texts) if texts else None
 
 
 @text_metric(

@@ -1,6 +1,5 @@
 """Chromium without a window, spoken to over its debugging pipe: nothing but the browser need be installed."""
 
-import base64
 import json
 import os
 import shutil
@@ -38,11 +37,6 @@ class Browser:
         self.call("Page.navigate", url="about:blank")
         self.call("Page.navigate", url=page.as_uri())
         self.wait("document.querySelector('main h2') !== null")
-
-    def screenshot(self, path: Path, whole: bool = False) -> None:
-        """Save what is shown, or the whole page, as PNG."""
-        shot = self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
-        path.write_bytes(base64.b64decode(shot))
 
     def close(self) -> None:
         """End the browser."""

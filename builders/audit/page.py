@@ -3,18 +3,15 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from html import escape
-from pathlib import Path
 from random import Random
 
-from counterfact.core.files import write_atomic
 from counterfact.core.page_style import STYLE
 from counterfact.core.prompts import fill
 from counterfact.core.relations import relation_name
 from counterfact.core.seeds import derive_seed
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 
-from .findings import KINDS, UNUSABLE, Audit, audit
-from .loading import load_counterfact
+from .findings import KINDS, UNUSABLE, Audit
 
 _EXAMPLES = 5
 _STYLE = """
@@ -31,28 +28,6 @@ dd div { padding-left: 1em; text-indent: -1em; } .context, .answer { color: var(
 .id, details { color: var(--faint); font-size: .9em; } b { font-weight: 600; }
 @media (max-width: 40rem) { dl { grid-template-columns: 1fr; } td, th { padding: .3rem .25rem; } }
 """
-
-
-def write_audit(source: str, page: Path, sample: int = 3, seed: int = 0, limit: int | None = None) -> tuple[str, Audit]:
-    """Audit a data set and write the page.
-
-    Args:
-        source: a data set, as `contracts.datasets.load_dataset` takes it.
-        page: file to be written.
-        sample: records of every relation that the page shows.
-        seed: seed of their choice.
-        limit: number of records to audit, from the first; None for all.
-
-    Returns:
-        the data set's label, and the audit.
-
-    Raises:
-        BadInput: there is no such data set, or it holds no CounterFact records.
-    """
-    data = load_counterfact(source, limit)
-    found = audit(data.records)
-    write_atomic(page, audit_page(data.records, found, data.label, sample, seed))
-    return data.label, found
 
 
 def audit_page(records: Sequence[CounterFactRecord], found: Audit, title: str, sample: int, seed: int) -> str:

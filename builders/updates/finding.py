@@ -47,7 +47,6 @@ def find_updates(
     *,
     workers: int = 1,
     progress: Progress | None = None,
-    scratch: Path | None = None,
 ) -> Found:
     """Compare two dumps.
 
@@ -57,14 +56,13 @@ def find_updates(
         language: of labels, else `mul`.
         workers: processes that filter lines.
         progress: function that is told the stage and how much is done.
-        scratch: folder for some hundredths of both dumps; by default the system's.
 
     Raises:
         BadInput: a dump is missing, cut off, or has no fact of the relations.
     """
     tell = progress or (lambda _stage, _done, _total: None)
     wanted = Wanted(frozenset(relations), language)
-    with TemporaryDirectory(prefix="counterfact-updates-", dir=scratch) as folder:
+    with TemporaryDirectory(prefix="counterfact-updates-") as folder:
         before, now = (
             Spool.fill(Path(folder) / name, dump, wanted, workers, _megabytes(tell, name))
             for name, dump in (("old", old), ("new", new))

@@ -21,7 +21,9 @@ from counterfact.lm.queries import Query, Unscored
 from counterfact.lm.scoring import score
 
 
-def condition(lm: LM, total: Edit, known: Sequence[Record], plan: Plan) -> dict[str, Any]:
+def condition(
+    lm: LM, total: Edit, known: Sequence[Record], plan: Plan, unedited: dict[str, float | None]
+) -> dict[str, Any]:
     """Measure a model as it was edited so far beside the unedited one, on what no edit was about.
 
     Args:
@@ -29,6 +31,7 @@ def condition(lm: LM, total: Edit, known: Sequence[Record], plan: Plan) -> dict[
         total: all edits as one.
         known: records that were not edited, whose facts the unedited model knows.
         plan: sizes of batches.
+        unedited: the largest singular values of unedited weights, by module; what is not there yet is put there.
 
     Returns:
         JSON values: `ruined`, `perplexity_rise` (nats per token) and `divergence` (nats) on the plain texts, `texts`
@@ -38,18 +41,24 @@ def condition(lm: LM, total: Edit, known: Sequence[Record], plan: Plan) -> dict[
     [drifts] = text_drifts(lm, SAMPLE, [0], [whole], plan=plan)
     unread = {"nll": None, "unedited_nll": None, "kl": None}
     texts = [dict(unread) if isinstance(each, Unscored) else text_drift(each) for each in drifts]
+    for module in {delta.module for delta in whole.deltas} - unedited.keys():
+        unedited[module] = largest_singular_value(weight_view(lm.model, module).detach().double())
     return {
         "ruined": is_ruined(texts),
         "perplexity_rise": mean_rise(texts),
         "divergence": mean_divergence(texts),
         "texts": texts,
         "known_facts": _known_facts(lm, whole, known, plan),
-        "weights": {delta.module: size_of_change(lm, delta.module, delta.weight_change) for delta in whole.deltas},
+        "weights": {
+            delta.module: _size_of_change(lm, delta.module, delta.weight_change)
+            | {"weight_spectral": unedited[delta.module]}
+            for delta in whole.deltas
+        },
         "hidden": _hidden(lm, whole, known),
     }
 
 
-def size_of_change(lm: LM, module: str, change: Tensor) -> dict[str, float | None]:
+def _size_of_change(lm: LM, module: str, change: Tensor) -> dict[str, float | None]:
     r"""Return how large a change of a weight is, in float64 and beside the weight W_0.
 
     Args:
@@ -58,15 +67,14 @@ def size_of_change(lm: LM, module: str, change: Tensor) -> dict[str, float | Non
         change: $\Delta = W_t - W_0$, (d_in, d_out).
 
     Returns:
-        `norm_ratio` $\|W_t\|_F / \|W_0\|_F$, `change` $\|\Delta\|_F$, and the largest singular values
-        `change_spectral` of Δ and `weight_spectral` of W_0; `None` for what is not finite.
+        `norm_ratio` $\|W_t\|_F / \|W_0\|_F$, `change` $\|\Delta\|_F$, and `change_spectral`, the largest singular
+        value of Δ; `None` for what is not finite.
     """
     before, change = weight_view(lm.model, module).detach().double(), change.double()
     return {
         "norm_ratio": finite(float((before + change).norm() / before.norm())),
         "change": finite(float(change.norm())),
         "change_spectral": largest_singular_value(change),
-        "weight_spectral": largest_singular_value(before),
     }
 
 

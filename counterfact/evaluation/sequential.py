@@ -60,6 +60,8 @@ class SequentialRun:
         self._part = most_at_once or len(self._records)
         self._checkpoints = Checkpoints(self._folder / "edits", job.lm, [r.case_id for r in self._records])
         self._now = Progressed()
+        self._unedited: dict[str, float | None] = {}
+        """The largest singular values of weights that edits change, by module."""
 
     def run(self, progress: Tell) -> None:
         """Make all edits and measure, or go on where an earlier call stopped.
@@ -163,7 +165,7 @@ class SequentialRun:
         """Return what has become of the model, looked up or measured."""
         path = self._folder / after(self._edits) / CONDITION
         if not path.exists():
-            found = condition(self._job.lm, self._now.total, self._known, self._job.plan)
+            found = condition(self._job.lm, self._now.total, self._known, self._job.plan, self._unedited)
             write_json(path, {"edits": self._edits, "step": self._now.step, **found})
         read: dict[str, Any] = read_json(path)
         return read

@@ -116,7 +116,7 @@ def module_at_subject(lm: LM, prompt: str, subject: str, layer: int) -> tuple[Te
     module, tape = lm.layout.fc_out(layer), Tape()
     with hooked(lm.model, tape.read(Site(module, "in")), tape.read(Site(module))), torch.no_grad():
         lm.model(torch.tensor([lm.prompt_tokens(fill(prompt, subject))]))
-    place = lm.subject_last(prompt, subject)
+    place = lm.subject_position(prompt, subject, "subject_last")
     return tape[Site(module, "in")][0, place], tape[Site(module)][0, place]
 
 

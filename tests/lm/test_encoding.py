@@ -50,7 +50,7 @@ def test_positions_by_counting_bytes(family: str, template: str, subject: str) -
     space = template.partition("{}")[0].endswith(" ")
     first = next(i for i, stop in enumerate(ends) if stop > begin - space) + offset
     final = len(ends) - 1 + offset
-    assert lm.subject_last(template, subject) == last
+    assert lm.subject_position(template, subject, "subject_last") == last
     assert lm.subject_position(template, subject, "subject_first") == first
     assert lm.subject_position(template, subject, "subject_first_after_last") == min(last + 1, final)
     assert lm.subject_position(template, subject, "last") == final == len(lm.prompt_tokens(text)) - 1
@@ -60,7 +60,7 @@ def test_some_of_these_subjects_end_within_a_character() -> None:
     lm = tiny_lm()
     for subject in ("Ý", "東京", "Zoë"):
         assert len(lm.tokens(subject[-1])) > 1
-    assert lm.subject_last("{}", "Ý") == 1
+    assert lm.subject_position("{}", "Ý", "subject_last") == 1
     assert lm.subject_position("{}", "Ý", "subject_first") == 0
 
 
@@ -69,13 +69,15 @@ def test_many_at_once_are_as_one_by_one() -> None:
     located = lm.locate(list(TEMPLATES), list(SUBJECTS[: len(TEMPLATES)]))
     for template, subject, (ids, position) in zip(TEMPLATES, SUBJECTS, located, strict=False):
         assert ids == lm.prompt_tokens(template.replace("{}", subject))
-        assert position == lm.subject_last(template, subject)
+        assert position == lm.subject_position(template, subject, "subject_last")
     assert lm.locate([], []) == []
 
 
 def test_spaces_around_a_subject_are_not_its_last_character() -> None:
     lm = tiny_lm()
-    assert lm.subject_last("In {}is", " Turin ") == lm.subject_last("In  {} is", "Turin")
+    assert lm.subject_position("In {}is", " Turin ", "subject_last") == lm.subject_position(
+        "In  {} is", "Turin", "subject_last"
+    )
 
 
 def test_bad_subjects_and_templates() -> None:
@@ -86,7 +88,7 @@ def test_bad_subjects_and_templates() -> None:
         ("{} is", " ", "the subject is empty"),
     ):
         with pytest.raises(ValueError, match=message):
-            lm.subject_last(template, subject)
+            lm.subject_position(template, subject, "subject_last")
     with pytest.raises(ValueError, match="expected a rule among subject_last"):
         lm.subject_position("{}", "Anna", "middle")  # type: ignore[arg-type]
 
@@ -199,7 +201,7 @@ def test_both_rules_agree_on_real_records(real_data: Path) -> None:
         prefix, suffix = template.split("{}")
         p = len(lm.tokens(prefix.rstrip(" "))) if prefix else 0
         w, s = len(lm.tokens(f" {subject}" if prefix else subject)), len(lm.tokens(suffix))
-        assert lm.subject_last(template, subject) == p + w - 1
+        assert lm.subject_position(template, subject, "subject_last") == p + w - 1
         assert lm.subject_position(template, subject, "subject_first") == p
         assert lm.subject_position(template, subject, "subject_first_after_last") == p + w - (s == 0)
         assert lm.subject_position(template, subject, "last") == p + w + s - 1

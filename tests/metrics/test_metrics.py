@@ -14,7 +14,7 @@ from counterfact.evaluation.benchmarks.counterfact import COUNTERFACT, CounterFa
 from counterfact.evaluation.benchmarks.zsre import ZSRE
 from counterfact.lm.drift import perplexity
 from counterfact.metrics.consistency import ReferenceScorer, cosine, fit_vectoriser, join_vector
-from counterfact.metrics.fluency import Splitter, generation_entropy, n_gram_entropy, split_words, text_entropy
+from counterfact.metrics.fluency import generation_entropy, n_gram_entropy, text_entropy
 from counterfact.metrics.score import harmonic_mean
 from counterfact.statistics.summary import blocks_of, paired_differences, summarise
 
@@ -132,12 +132,6 @@ def test_entropy_by_hand() -> None:
     assert generation_entropy([]) is None
 
 
-def test_the_sentence_splitter_decides_what_a_full_stop_is() -> None:
-    text = "He left. She stayed."
-    assert split_words(text).count(".") == 2
-    assert split_words(text, "none").count(".") == 1
-
-
 def references(*entries: tuple[str, str, list[str]]) -> ReferenceTexts:
     return ReferenceTexts(
         {"relation_id": r, "target_id": t, "samples": [{"name": f"{t}-{i}", "text": x} for i, x in enumerate(texts)]}
@@ -180,9 +174,6 @@ def load(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-SPLITTERS: dict[Splitter, str] = {"none": "no_sentence_split", "untrained": "punkt_default_split"}
-
-
 def test_entropy_of_the_reference(real_data: Path) -> None:
     golden = load(real_data / "golden" / "entropy.json")["records"]
     generations = {entry["fname"]: entry for entry in load(real_data / "counterfact" / "generations_40.json")}
@@ -190,11 +181,9 @@ def test_entropy_of_the_reference(real_data: Path) -> None:
     for record in golden:
         for system, expected in record["systems"].items():
             texts = generations[record["fname"]][system]
-            for splitter, name in SPLITTERS.items():
-                each = [text_entropy(text, splitter) for text in texts]
-                assert each == pytest.approx(expected[f"texts_{name}"], abs=1e-9)
-                assert sum(each) / len(each) == pytest.approx(expected[name], abs=1e-9)
-            assert [len(split_words(text, "none")) for text in texts] == expected["n_tokens_no_split"]
+            each = [text_entropy(text) for text in texts]
+            assert each == pytest.approx(expected["texts_punkt_default_split"], abs=1e-9)
+            assert sum(each) / len(each) == pytest.approx(expected["punkt_default_split"], abs=1e-9)
         assert generation_entropy(texts) == pytest.approx(expected["punkt_default_split"], abs=1e-9)
 
 

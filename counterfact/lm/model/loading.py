@@ -178,10 +178,6 @@ class LM:
         """Return the index that `rule` names in `prompt_tokens(fill(template, subject))`, never negative."""
         return self.locate([template], [subject], rule)[0].position
 
-    def subject_last(self, template: str, subject: str) -> int:
-        """Return the index of the last token that overlaps the subject's final character."""
-        return self.subject_position(template, subject, "subject_last")
-
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids, special tokens included."""
         return self.encoding.decode(ids)

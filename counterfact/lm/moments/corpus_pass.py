@@ -41,8 +41,6 @@ class Advance:
     """How many texts there are to read, if that is known."""
     tokens: int
     tokens_per_second: float
-    seconds_left: float | None
-    """Seconds left at this speed; `None` where the end, or as yet the speed, is not known."""
 
 
 Progress = Callable[[Advance], None]
@@ -110,7 +108,7 @@ class Pass:
 
     def _go(self, budget: int, progress: Progress | None, checkpoint_every: int | None) -> None:
         limits = self.limits
-        clock = _Clock(self.read, self.tokens, limits, self.source)
+        clock = _Clock(self.tokens, limits, self.source)
         if progress is not None:
             progress(clock.tell(self.read, self.tokens))
         keeper = _Keeper(self.save, self.read, checkpoint_every)
@@ -184,22 +182,14 @@ def batches(rows: Sequence[Row], budget: int, device: torch.device) -> Iterator[
 class _Clock:
     """Tells how fast this run is, from where it began."""
 
-    def __init__(self, texts: int, tokens: int, limits: PassLimits, source: TextSource) -> None:
-        self._texts, self._tokens, self._limits = texts, tokens, limits
-        self._total = limits.texts
-        if limits == PassLimits():
-            self._total = source.size()
+    def __init__(self, tokens: int, limits: PassLimits, source: TextSource) -> None:
+        self._tokens = tokens
+        self._total = source.size() if limits == PassLimits() else limits.texts
         self._since = time.monotonic()
 
     def tell(self, texts: int, tokens: int) -> Advance:
         seconds = max(time.monotonic() - self._since, 1e-6)
-        left = []
-        if self._total is not None and texts > self._texts:
-            left.append((self._total - texts) * seconds / (texts - self._texts))
-        if self._limits.tokens is not None and tokens > self._tokens:
-            left.append((self._limits.tokens - tokens) * seconds / (tokens - self._tokens))
-        remaining = max(0.0, min(left)) if left else None
-        return Advance(texts, self._total, tokens, (tokens - self._tokens) / seconds, remaining)
+        return Advance(texts, self._total, tokens, (tokens - self._tokens) / seconds)
 
 
 class _Keeper:
