@@ -6,12 +6,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json, read_json, write_json, write_jsonl
+from counterfact.core.provenance import version_of
 
 from .sources.client import ResponseCounts
 
@@ -97,7 +97,7 @@ def write_build(
         "seconds": round(time.perf_counter() - started, 2),
         "places": dict(places),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: version_of(name) for name in _PACKAGES},
     }
     # The content hash is the one that `contracts.datasets` finds when it reads the records.
     content_hash = hash_json(list(files["records.jsonl"]))
@@ -117,10 +117,3 @@ def write_build(
     for left in work.parent.glob(f".{out.name}.*.unfinished"):
         shutil.rmtree(left, ignore_errors=True)
     return BuildReport(out, whole, files["stats.json"], reused=False)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

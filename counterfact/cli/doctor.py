@@ -3,7 +3,6 @@
 import platform
 import shutil
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +11,7 @@ from counterfact.cli._common import Device, Dtype, DtypeName, Json, console, ope
 from counterfact.cli._tables import print_table
 from counterfact.core.errors import BadInput
 from counterfact.core.places import cache_folder, data_folder
+from counterfact.core.provenance import version_of
 
 if TYPE_CHECKING:
     from counterfact.api.describing import ModelDescription
@@ -58,10 +58,8 @@ def _installation() -> tuple[dict[str, str], list[str]]:
     faults: list[str] = []
     facts: dict[str, str] = {"python": platform.python_version()}
     for package in PACKAGES.split():
-        try:
-            facts[package] = version(package)
-        except PackageNotFoundError:
-            facts[package] = "missing"
+        facts[package] = version_of(package) or "missing"
+        if facts[package] == "missing":
             faults.append(f"{package} is not installed: run `make setup`")
     gpu = torch.cuda.is_available()
     facts["device"] = torch.cuda.get_device_name() if gpu else f"cpu, {torch.get_num_threads()} threads"

@@ -17,14 +17,18 @@ BUILT_FROM = "built_from.json"
 
 def code_identity() -> dict[str, Any]:
     """Return version, commit and dirty flag of this code; `None` where they cannot be known."""
-    try:
-        version: str | None = metadata.version(DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        version = None
     here = Path(__file__).resolve()
     built = here.with_name(BUILT_FROM)
     state = json.loads(built.read_text(encoding="utf-8")) if built.exists() else checkout_state(here.parents[2])
-    return {"version": version, **state}
+    return {"version": version_of(DISTRIBUTION), **state}
+
+
+def version_of(distribution: str) -> str | None:
+    """Return the version of an installed distribution; `None` where there is none."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 @cache

@@ -5,11 +5,11 @@ import platform
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import Any
 
 import torch
 
+from counterfact.core.provenance import version_of
 from counterfact.evaluation.folder import Computed
 from counterfact.evaluation.task import Prepared
 from counterfact.lm.planning.batch_plan import Split
@@ -21,7 +21,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     """Return versions, device and threads of this process."""
     return {
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version_of(name) for name in PACKAGES},
         "system": platform.platform(),
         "device": _device_name(device),
         "threads": torch.get_num_threads(),
@@ -95,10 +95,3 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({platform.processor() or platform.machine()}, {os.cpu_count()} cores)"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None

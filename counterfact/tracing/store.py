@@ -7,7 +7,6 @@ holds its numbers. A fact's arrays are written before its line, so a line that i
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from counterfact.core.errors import BadInput
 from counterfact.core.files import JsonLog, differences, hash_json, one_writer, read_json, write_atomic, write_json
+from counterfact.core.provenance import DISTRIBUTION, version_of
 from counterfact.core.runs import RUN, check_kind, find_run_folders
 from counterfact.lm.model.loading import LM
 from counterfact.tracing.facts import BadFact, Fact
@@ -168,7 +168,7 @@ def _begin(folder: Path, identity: Mapping[str, Any]) -> None:
     for half in (folder / ARRAYS).glob(".*.npz.*"):
         half.unlink()
     if not (folder / RUN).exists():
-        write_json(folder / RUN, {"kind": "trace", **identity, "version": _version()})
+        write_json(folder / RUN, {"kind": "trace", **identity, "version": version_of(DISTRIBUTION)})
         return
     before = read_json(folder / RUN)
     moved = [name for key, value in identity.items() for name in differences(key, before.get(key), value)]
@@ -208,10 +208,3 @@ def _bytes(arrays: Arrays) -> bytes:
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **arrays)
     return file.getvalue()
-
-
-def _version() -> str | None:
-    try:
-        return metadata.version("counterfact-toolkit")
-    except metadata.PackageNotFoundError:
-        return None

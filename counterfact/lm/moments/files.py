@@ -1,4 +1,4 @@
-"""Files of sums and second moments: tensors, facts about them, and a checksum over both."""
+"""Files of sums and second moments: tensors, facts about them, a checksum over both, and the names they lie under."""
 
 import json
 import logging
@@ -9,11 +9,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from counterfact.core.files import canonical_json
+from counterfact.core.files import canonical_json, hash_json
+from counterfact.core.provenance import DISTRIBUTION, version_of
+from counterfact.core.texts import TextSource
+from counterfact.lm.model.loading import LM
 
 log = logging.getLogger(__name__)
 
@@ -123,3 +127,49 @@ def _checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def keep_moment(folder: Path, matrix: Tensor, facts: Mapping[str, Any]) -> Path:
+    """Write a second moment's file under the name that its facts give it, and return its path."""
+    path = moment_path(folder, facts, facts["layer"])
+    write_state(path, {"matrix": matrix}, facts)
+    return path
+
+
+def moment_hash(key: str, layer: int, count: int, matrix: Tensor) -> str:
+    """Return what names a second moment in the results that rest on it."""
+    digest = sha256(f"{key} {layer} {count}".encode())
+    digest.update(matrix.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def pass_facts(lm: LM, texts: TextSource, max_texts: int | None, max_tokens: int | None) -> dict[str, Any]:
+    """Everything a second moment depends on, but for its layer; `key` is a hash of it."""
+    identity = {
+        "model": lm.weights_hash,
+        "dtype": str(lm.dtype),
+        "length": lm.max_length,
+        "texts": texts.content_hash,
+        "max_texts": max_texts,
+        "max_tokens": max_tokens,
+        **({} if lm.precision == "strict" else {"precision": lm.precision}),
+    }
+    return {
+        "key": hash_json(identity),
+        "model": lm.identity,
+        "length": lm.max_length,
+        "texts": {"name": texts.name, "hash": texts.content_hash},
+        "max_texts": max_texts,
+        "max_tokens": max_tokens,
+        "complete": True,
+        "package": version_of(DISTRIBUTION),
+        "torch": torch.__version__,
+    }
+
+
+def moment_path(folder: Path, facts: Mapping[str, Any], layer: int) -> Path:
+    """Return where the second moment of a layer lies, by what it is of and the key of its facts."""
+    plain = f"{Path(facts['model']['name']).name}-{facts['texts']['name']}"
+    name = "".join(c if c.isalnum() or c in "-." else "_" for c in plain)
+    part = "" if facts["complete"] else f"-first-{facts['read']}-texts"
+    return folder / f"{name}-layer{layer}-{facts['key'][:16]}{part}.safetensors"

@@ -18,8 +18,8 @@ from torch import Tensor
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_file
 from counterfact.lm.model.loading import LM
-from counterfact.lm.moments.files import Damaged, State, read_facts, read_state
-from counterfact.lm.moments.second_moment import SecondMoment, keep_moment, moment_hash, moment_of
+from counterfact.lm.moments.files import Damaged, State, keep_moment, moment_hash, read_facts, read_state
+from counterfact.lm.moments.second_moment import SecondMoment, moment_of
 from counterfact.lm.moments.sums import key_width
 
 log = logging.getLogger(__name__)

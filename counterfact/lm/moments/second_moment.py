@@ -8,8 +8,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,18 @@ import torch
 from torch import Tensor
 
 from counterfact.core.errors import BadInput
-from counterfact.core.files import hash_json
 from counterfact.core.texts import TextSource
 from counterfact.lm.model.loading import LM
-from counterfact.lm.moments.cholesky import solve_factored
 from counterfact.lm.moments.corpus_pass import Advance, Pass, PassLimits, Progress, sums_of
-from counterfact.lm.moments.files import State, find_state, find_unfinished, write_state
+from counterfact.lm.moments.files import (
+    State,
+    find_state,
+    find_unfinished,
+    moment_hash,
+    moment_path,
+    pass_facts,
+    write_state,
+)
 from counterfact.lm.moments.sampling import SamplingError, sampling_error
 from counterfact.lm.moments.sums import Sums
 from counterfact.lm.planning.batch_plan import default_plan
@@ -32,7 +36,6 @@ __all__ = [
     "Progress",
     "SamplingError",
     "SecondMoment",
-    "keep_moment",
     "moment_of",
     "second_moments",
     "so_far",
@@ -131,6 +134,20 @@ class SecondMoment:
         return solve_factored(self._factor[0], rows).reshape(keys.shape)
 
 
+def solve_factored(lower: Tensor, rows: Tensor) -> Tensor:
+    r"""Return $A^{-1} b$ for each row b, (n, d), where $A = L L^\top$ and L is `lower`, (d, d).
+
+    `torch.cholesky_solve` copies the factor for each call, which at a width of 16,384 takes two gigabytes, and for few
+    rows most of the time.
+
+    >>> solve_factored(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.ones(1, 2))
+    tensor([[0.2500, 1.0000]])
+    """
+    half = torch.linalg.solve_triangular(lower, rows.mT, upper=False)
+    found: Tensor = torch.linalg.solve_triangular(lower.mT, half, upper=True).mT
+    return found
+
+
 def second_moments(
     lm: LM,
     layers: Sequence[int],
@@ -168,8 +185,8 @@ def second_moments(
     wrong = [layer for layer in layers if not 0 <= layer < lm.n_layers]
     if wrong:
         raise BadInput(f"expected layers from 0 to {lm.n_layers - 1} of {lm.name}, got {wrong[0]}")
-    facts = _facts(lm, texts, max_texts, max_tokens)
-    paths = {layer: _path(folder, facts, layer) for layer in dict.fromkeys(layers)}
+    facts = pass_facts(lm, texts, max_texts, max_tokens)
+    paths = {layer: moment_path(folder, facts, layer) for layer in dict.fromkeys(layers)}
     found = {}
     for layer, path in paths.items():
         if (state := find_state(path, facts["key"])) is not None:
@@ -203,7 +220,7 @@ def so_far(
     Raises:
         BadInput: there is no such pass.
     """
-    facts = _facts(lm, texts, max_texts, max_tokens)
+    facts = pass_facts(lm, texts, max_texts, max_tokens)
     found = {}
     for layer in dict.fromkeys(layers):
         state = find_unfinished(folder, facts["key"], {layer})
@@ -213,7 +230,7 @@ def so_far(
         share = _share(state, texts, max_texts, max_tokens)
         made = {**facts, **done, "complete": False, "share": share}
         sums = sums_of(state, layer, lm.device)
-        found[layer] = _finish(lm, layer, sums, _path(folder, made, layer), made, texts)
+        found[layer] = _finish(lm, layer, sums, moment_path(folder, made, layer), made, texts)
     return found
 
 
@@ -232,13 +249,6 @@ def moment_of(state: State, path: Path | None, lm: LM) -> SecondMoment:
     matrix = state.tensors["matrix"].to(lm.device)
     name = facts["texts"]["name"]
     return SecondMoment(matrix, facts["count"], facts["layer"], name, facts["hash"], facts["complete"], error, path)
-
-
-def keep_moment(folder: Path, matrix: Tensor, facts: Mapping[str, Any]) -> Path:
-    """Write a second moment's file under the name that its facts give it, and return its path."""
-    path = _path(folder, facts, facts["layer"])
-    write_state(path, {"matrix": matrix}, facts)
-    return path
 
 
 def _finish(lm: LM, layer: int, sums: Sums, path: Path, facts: Mapping[str, Any], texts: TextSource) -> SecondMoment:
@@ -275,48 +285,3 @@ def _error(sums: Sums, moment: SecondMoment) -> SamplingError | None:
     except ValueError:
         return None
     return sampling_error(sums.half(0), sums.half(1), directions, keys)
-
-
-def moment_hash(key: str, layer: int, count: int, matrix: Tensor) -> str:
-    """Return what names a second moment in the results that rest on it."""
-    digest = sha256(f"{key} {layer} {count}".encode())
-    digest.update(matrix.cpu().contiguous().numpy().data)
-    return digest.hexdigest()
-
-
-def _facts(lm: LM, texts: TextSource, max_texts: int | None, max_tokens: int | None) -> dict[str, Any]:
-    """Everything a second moment depends on, but for its layer; `key` is a hash of it."""
-    identity = {
-        "model": lm.weights_hash,
-        "dtype": str(lm.dtype),
-        "length": lm.max_length,
-        "texts": texts.content_hash,
-        "max_texts": max_texts,
-        "max_tokens": max_tokens,
-        **({} if lm.precision == "strict" else {"precision": lm.precision}),
-    }
-    return {
-        "key": hash_json(identity),
-        "model": lm.identity,
-        "length": lm.max_length,
-        "texts": {"name": texts.name, "hash": texts.content_hash},
-        "max_texts": max_texts,
-        "max_tokens": max_tokens,
-        "complete": True,
-        "package": _version(),
-        "torch": torch.__version__,
-    }
-
-
-def _version() -> str | None:
-    try:
-        return metadata.version("counterfact-toolkit")
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _path(folder: Path, facts: Mapping[str, Any], layer: int) -> Path:
-    plain = f"{Path(facts['model']['name']).name}-{facts['texts']['name']}"
-    name = "".join(c if c.isalnum() or c in "-." else "_" for c in plain)
-    part = "" if facts["complete"] else f"-first-{facts['read']}-texts"
-    return folder / f"{name}-layer{layer}-{facts['key'][:16]}{part}.safetensors"
