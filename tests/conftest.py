@@ -21,7 +21,9 @@ def real_data() -> Path:
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep tests out of the user's cache; one cache for the whole session, so that nothing is computed twice."""
-    monkeypatch.setenv("COUNTERFACT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    base = tmp_path_factory.getbasetemp()  # of each worker, where several share the session
+    session = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    monkeypatch.setenv("COUNTERFACT_CACHE", str(session / "cache"))
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ from counterfact.contracts.datasets import Dataset
 from counterfact.core.records import ReferenceTexts
 from counterfact.evaluation.chunks import Outcome
 from counterfact.evaluation.folder import Computed, Unit
+from counterfact.evaluation.task import Task
 from counterfact.evaluation.text_pool import TextPool
+from counterfact.evaluation.worker import Worker
 from counterfact.metrics.fluency import generation_entropy
-from tests.support.evaluating import contents, references
+from tests.support.evaluating import contents, options, references
 from tests.support.faulty import FOLDER
+from tests.support.models import tiny_lm
 from tests.support.running import processes_of, records, run_with
 
 
@@ -54,6 +59,13 @@ def test_a_run_with_text_workers_is_the_same_bytes(
     assert contents(tmp_path / "results") == undisturbed
     assert run.data["environment"]["wall_seconds"]["text"] > 0
     wait_until_gone(tmp_path)
+
+
+def test_one_process_measures_beside_an_accelerator(dataset: Dataset, tmp_path: Path) -> None:
+    lm = tiny_lm("gpt2", "float32")
+    elsewhere = replace(lm, model=deepcopy(lm.model).to("meta"))
+    processes = [Worker(one).take(Task(dataset, tmp_path, options())).text_workers for one in (lm, elsewhere)]
+    assert processes == [0, 1]
 
 
 def wait_until_gone(mark: Path) -> None:

@@ -25,7 +25,7 @@ ELSEWHERE = (
     *("*.npz*", "*--so-far*", "*half.safetensors*", "*mend_cf*", "*--editor kn*", "*--load *", "*--plugin *"),
     *("* push *", "* lm-eval *", "* train *", "* fetch-model *", "* demo *", "* many-edits *", "* snapshot *"),
     *("* reproduce *", "* score-texts *", "*--push *", "* save-edited edit.safetensors*"),
-    *("* updates *", "*datasets/updates*", "*datasets/fr*"),
+    *("* updates *", "*datasets/updates*", "*datasets/fr*", "* figures results --out *", "* curves results --out *"),
 )
 """What is not run here: other tests do, with servers and packages of their own."""
 SMALLER = (

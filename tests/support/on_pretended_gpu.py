@@ -23,6 +23,7 @@ from counterfact.evaluation.showcase import say
 from counterfact.lm.drift import text_perplexities
 from counterfact.lm.model.loading import LM
 from counterfact.lm.moments.second_moment import second_moments
+from counterfact.lm.planning.batch_plan import Plan
 from counterfact.tracing.causal import Traced, trace
 from counterfact.tracing.gradients import Attributed, attribute
 from counterfact.training.trainer import train
@@ -61,14 +62,14 @@ def edits(lm: LM, name: str, *overrides: str) -> Found:
 
 
 def run(lm: LM, kind: str, name: str, schedule: Schedule | None = None) -> Found:
-    """The records of a whole evaluation, and what became of the model in a sequential one."""
+    """The records of a whole evaluation, in one batch and of short texts; what became of a model edited in sequence."""
     spec = EDITORS.get(name)
     resolved = spec.resolve(lm.name, lm.n_layers, QUICK.get(name, []))
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        dataset = counterfact(place / "data", bad=()) if kind == "counterfact" else zsre(place / "zsre.json")
+        dataset = counterfact(place / "data", n=4, bad=()) if kind == "counterfact" else zsre(place / "zsre.json")
         given = resources(lm, place / "cache")
-        chosen = options(schedule=schedule or Schedule())
+        chosen = options(schedule=schedule or Schedule(), length=16, plan=Plan(chunk=4), text_workers=0)
         done = evaluate(lm, spec, resolved, dataset, place / "results", resources=given, options=chosen)
         checkpoints = done.data.get("sequence", {}).get("checkpoints", [])
         cases = {str(case["case_id"]): {key: case[key] for key in case if key != "time"} for case in done.cases}
@@ -84,7 +85,8 @@ def moments(lm: LM) -> Found:
 
 def trained(lm: LM) -> Found:
     """The weights of a trained network."""
-    settings = NETWORKS.get("mend").resolve("tiny", lm.n_layers, ["blocks=2", *BRIEF, *SMALL["mend"]])
+    briefer = ["steps=6", "validate_every=3", "validation_edits=4"]
+    settings = NETWORKS.get("mend").resolve("tiny", lm.n_layers, ["blocks=2", *BRIEF, *SMALL["mend"], *briefer])
     with tempfile.TemporaryDirectory() as folder:
         train(lm, "mend", "text", settings, Sentences(lm), Path(folder))
         return {name: tensor.double() for name, tensor in load_file(next(Path(folder).glob("*.safetensors"))).items()}
