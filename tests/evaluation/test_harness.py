@@ -511,7 +511,7 @@ def kill_and_resume(dataset: Dataset, results: Path, sizes: list[int]) -> None:
                 if size is not None and written >= size:
                     process.send_signal(signal.SIGKILL)
                     break
-                time.sleep(0.001)
+                time.sleep(0.01)
         if size is None:
             assert process.returncode == 0
 

@@ -47,7 +47,7 @@ def test_a_worker_killed_in_a_unit_and_a_unit_that_fails(
 ) -> None:
     (faults / "kill-3").touch()
     (faults / "break-8").touch()
-    with RayRunner(source(tmp_path), 2, 1) as runner:
+    with RayRunner(source(tmp_path), 1, 1) as runner:
         run = run_with(runner, dataset, tmp_path / "results")
     assert contents(tmp_path / "results") == undisturbed
     said = run.data["environment"]

@@ -8,8 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.support import ROOT
 from tests.support.evaluating import counterfact
 from tests.support.models import make_model, make_tokenizer, tiny_folder
@@ -95,9 +93,11 @@ def test_a_model_family(tmp_path: Path) -> None:
     assert run["metrics"]["EM"]["value"] > run["pre"]["EM"]["value"]
 
 
-@pytest.mark.parametrize("name", ["metric", "text_metric", "benchmark"])
-def test_doctests_of_the_examples(name: str, tmp_path: Path) -> None:
-    (tmp_path / f"{name}.py").write_text(example(name), encoding="utf-8")
-    command = [sys.executable, "-m", "doctest", str(tmp_path / f"{name}.py")]
+def test_doctests_of_the_examples(tmp_path: Path) -> None:
+    files = [tmp_path / f"{name}.py" for name in ("metric", "text_metric", "benchmark")]
+    for file in files:
+        file.write_text(example(file.stem), encoding="utf-8")
+    command = [sys.executable, "-m", "doctest", "-v", *map(str, files)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+    assert done.stdout.count("Test passed.") == len(files)
