@@ -491,16 +491,14 @@ def sizes(results: Path) -> dict[Path, int]:
 def kill_and_resume(dataset: Dataset, results: Path, kills: int, expected: dict[str, Any]) -> None:
     """Kill so many processes at random moments after they began to write, letting each go on where the last one was.
 
-    A run that comes to its end before all are killed is compared, and begun again.
+    A run that comes to its end before all are killed is compared, and begun again; the last one is finished here.
     """
-    moments, killed, ended = random.Random(kills), 0, False
+    moments, killed = random.Random(kills), 0
     command = [sys.executable, "-c", SCRIPT, dataset.path, str(results)]
-    while killed < kills or not ended:
-        if ended:
-            shutil.rmtree(results)
+    while killed < kills:
         before = sizes(results)
         with subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
-            while killed < kills and process.poll() is None:
+            while process.poll() is None:
                 if sizes(results) != before:
                     time.sleep(moments.uniform(0, 0.3))
                     if process.poll() is None:
@@ -508,10 +506,12 @@ def kill_and_resume(dataset: Dataset, results: Path, kills: int, expected: dict[
                         killed += 1
                     break
                 time.sleep(0.01)
-        ended = process.returncode == 0
-        assert ended or process.returncode == -signal.SIGKILL
-        if ended:
+        assert process.returncode in {0, -signal.SIGKILL}
+        if process.returncode == 0:
             assert contents(results) == expected
+            shutil.rmtree(results)
+    one_after_another(dataset, results, remembering())
+    assert contents(results) == expected
 
 
 def test_killed_and_resumed(dataset: Dataset, tmp_path: Path, remembered: dict[str, Any]) -> None:

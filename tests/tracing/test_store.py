@@ -15,7 +15,7 @@ from counterfact.tracing.corruption import make_corruption
 from counterfact.tracing.facts import BadFact, Fact
 from counterfact.tracing.methods import causal_method
 from counterfact.tracing.store import Result, array_path, find_runs, keep, load_run, run_folder, run_identity
-from tests.support import ROOT
+from tests.support import ROOT, Command
 from tests.support.models import tiny_folder, tiny_lm
 
 SUBJECTS = ("Anna Ferrand", "Norway", "Harlan Reed", "Pavel Dvořák", "the ferry", "Oslo")
@@ -54,23 +54,18 @@ def test_a_stopped_run_goes_on_and_gives_the_same(tmp_path: Path) -> None:
     assert len(calls) == 4, "nothing is computed twice"
 
 
-def start(arguments: Sequence[object]) -> subprocess.Popen[bytes]:
-    """Start the command in a process of its own."""
-    return subprocess.Popen(
+def kill_while_it_writes(arguments: Sequence[object], log: Path, delay: float) -> bool:
+    """Run the command in a process of its own and kill it some time after its log's next line; False if it ended."""
+    before = log.stat().st_size if log.exists() else 0
+    process = subprocess.Popen(
         [sys.executable, "-m", "counterfact.cli.main", *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-
-
-def kill_while_it_writes(arguments: Sequence[object], log: Path, delay: float) -> bool:
-    """Kill the command some time after the next line of its log; False if it ended before."""
-    before = log.stat().st_size if log.exists() else 0
-    process = start(arguments)
     while process.poll() is None and (not log.exists() or log.stat().st_size <= before):
-        time.sleep(0.002)
+        time.sleep(0.01)
     time.sleep(delay)
     running = process.poll() is None
     process.kill()
@@ -79,20 +74,20 @@ def kill_while_it_writes(arguments: Sequence[object], log: Path, delay: float) -
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(25, marks=pytest.mark.soak)])
-def test_a_trace_killed_at_random_moments_gives_the_same_bytes(times: int, tmp_path: Path) -> None:
+def test_a_trace_killed_at_random_moments_gives_the_same_bytes(times: int, tmp_path: Path, command: Command) -> None:
     facts = [
         Fact(known_id=place, subject=subject, attribute="x", prompt=f"{'In Turin ' * (place % 3)}{subject} is a")
         for place, subject in enumerate(SUBJECTS * 8 * times)
     ]
     write_json(tmp_path / "facts.json", [fact.model_dump() for fact in facts])
     traced = ["trace", "--facts", tmp_path / "facts.json", "--model", tiny_folder("gpt2"), "--samples", 2, "--out"]
-    assert start([*traced, tmp_path / "calm"]).wait() == 0
+    assert command(*traced, tmp_path / "calm")[0] == 0
     [calm] = find_runs([tmp_path / "calm"])
     folder = tmp_path / "wild" / calm.folder.relative_to(tmp_path / "calm")
     chance = random.Random(times)
     moments = [chance.uniform(0, 0.3) for _ in range(times)]
     killed = [kill_while_it_writes([*traced, tmp_path / "wild"], folder / "facts.jsonl", d) for d in moments]
-    assert start([*traced, tmp_path / "wild"]).wait() == 0
+    assert command(*traced, tmp_path / "wild")[0] == 0
     assert any(killed)
     names = [path.relative_to(calm.folder) for path in sorted(calm.folder.rglob("*")) if path.is_file()]
     assert names == [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]

