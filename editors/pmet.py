@@ -28,7 +28,7 @@ from counterfact.contracts.editors import Editor, Resources
 from counterfact.editing import plain
 from counterfact.editing.mass_edits import Goal, MassEditor, mass_editor
 from counterfact.editing.requests import Encoded
-from counterfact.editing.values import SearchSettings, Targets
+from counterfact.editing.values import Searched, SearchSettings, Targets
 from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.sites import Layout
@@ -65,10 +65,8 @@ def find_projections(lm: LM, batch: Sequence[Encoded], layer: int, settings: Sea
     found = []
     for record in batch:
         initial, delta, terms = search(lm, record, layer, settings)
-        trace = terms.new_full((settings.steps, 4), torch.nan)
-        trace[: len(terms)] = terms
-        found.append((initial[1], delta[1], trace, torch.tensor(len(terms), device=delta.device)))
-    return Targets(*(torch.stack(parts) for parts in zip(*found, strict=True)))
+        found.append(Targets(**vars(Searched.alone(delta[1], terms, settings.steps)), initial=initial[1]))
+    return Targets.stack(found)
 
 
 def search(lm: LM, record: Encoded, layer: int, settings: SearchSettings) -> tuple[Tensor, Tensor, Tensor]:

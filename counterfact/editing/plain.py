@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from counterfact.editing.requests import Encoded, Row
-from counterfact.editing.values import DescentAtLayer, SearchAtLayer, SearchSettings, Targets, Values
+from counterfact.editing.values import DescentAtLayer, SearchAtLayer, Searched, SearchSettings, Targets, Values
 from counterfact.lm.forward.blocks import pad_right
 from counterfact.lm.forward.products import wide_passes
 from counterfact.lm.model.hooks import Site, Tape, hooked
@@ -41,16 +41,12 @@ def find_value(lm: LM, record: Encoded, settings: SearchAtLayer) -> Values:
     with torch.no_grad():
         keys, outputs = keys_and_outputs(lm, record, settings.layer)
     delta, terms = search(lm, record, Site(lm.layout.fc_out(settings.layer)), outputs[0], settings)
-    trace = terms.new_full((settings.steps, 4), torch.nan)
-    trace[: len(terms)] = terms
     return Values(
+        **vars(Searched.alone(delta, terms, settings.steps)),
         bare_key=keys[0],
         mean_key=keys.mean(0),
         bare_output=outputs[0],
         mean_output=outputs.mean(0),
-        delta=delta,
-        trace=trace,
-        passes=torch.tensor(len(terms), device=delta.device),
     )
 
 
@@ -64,10 +60,8 @@ def find_targets(lm: LM, batch: Sequence[Encoded], layer: int, settings: SearchS
                 forward(lm, [bare.ids])
             initial = tape[site][0, bare.lookup].to(lm.working_dtype)
             delta, terms = search(lm, record, site, initial, settings)
-        trace = terms.new_full((settings.steps, 4), torch.nan)
-        trace[: len(terms)] = terms
-        found.append((initial, delta, trace, torch.tensor(len(terms), device=delta.device)))
-    return Targets(*(torch.stack(parts) for parts in zip(*found, strict=True)))
+        found.append(Targets(**vars(Searched.alone(delta, terms, settings.steps)), initial=initial))
+    return Targets.stack(found)
 
 
 def keys_and_outputs(lm: LM, record: Encoded, layer: int) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from counterfact.editing.adam import Adam
 from counterfact.editing.requests import Encoded
 from counterfact.editing.suffixes import Suffixes, split_rows
-from counterfact.editing.values import SearchAtLayer, SearchSettings, Targets, Values
+from counterfact.editing.values import SearchAtLayer, Searched, SearchSettings, Targets, Values
 from counterfact.lm.forward.blocks import final_norm, head
 from counterfact.lm.forward.products import packed_products, wide_passes
 from counterfact.lm.model.loading import LM
@@ -137,8 +137,14 @@ def find_values(lm: LM, batch: Sequence[Encoded], settings: SearchAtLayer) -> Va
         # All rows of a record but the last, which is for the KL term alone: (records, templates, d_in or width).
         keys, outputs = (states.to(dtype).view(count, each, -1)[:, :-1] for states in (at.keys, at.outputs))
         problem = Problem.of(suffixes, outputs[:, 0].norm(dim=1), [item.target for item in batch])
-        delta, trace, passes = search(lm, problem, settings)
-    return Values(keys[:, 0], keys.mean(1), outputs[:, 0], outputs.mean(1), delta, trace, passes)
+        found = search(lm, problem, settings)
+    return Values(
+        **vars(found),
+        bare_key=keys[:, 0],
+        mean_key=keys.mean(1),
+        bare_output=outputs[:, 0],
+        mean_output=outputs.mean(1),
+    )
 
 
 def find_targets(lm: LM, batch: Sequence[Encoded], layer: int, settings: SearchSettings) -> Targets:
@@ -161,11 +167,11 @@ def find_targets(lm: LM, batch: Sequence[Encoded], layer: int, settings: SearchS
         suffixes = replace(suffixes, outputs=None)
         initial = suffixes.hidden[0, suffixes.firsts[::each]].to(lm.working_dtype)
         problem = Problem.of(suffixes, initial.norm(dim=1), [item.target for item in batch])
-        return Targets(initial, *search(lm, problem, settings))
+        return Targets(**vars(search(lm, problem, settings)), initial=initial)
 
 
-def search(lm: LM, problem: Problem, settings: SearchSettings) -> tuple[Tensor, Tensor, Tensor]:
-    """Minimise the objective for every record by itself; return delta, trace and passes, as in `Values`."""
+def search(lm: LM, problem: Problem, settings: SearchSettings) -> Searched:
+    """Minimise the objective for every record by itself."""
     count, width = len(problem.value_norm), lm.width
     found = problem.value_norm.new_zeros(count, width)
     trace = problem.value_norm.new_full((count, settings.steps, 4), torch.nan)
@@ -191,7 +197,7 @@ def search(lm: LM, problem: Problem, settings: SearchSettings) -> tuple[Tensor, 
             rest = torch.tensor([i for i, keep in enumerate(still) if keep], device=alive.device)
             problem, alive, is_open, delta = problem.keep(lm, still), alive[rest], is_open[rest], delta[rest]
             adam.keep(rest)
-    return found, trace, passes
+    return Searched(found, trace, passes)
 
 
 def objective(

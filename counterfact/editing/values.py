@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -65,8 +65,45 @@ class SearchAtLayer(SearchSettings, AtLayer, Protocol):
 
 
 @dataclass(frozen=True)
-class Values:
-    """Keys and values of a batch of records, in float32 (float64 for a float64 model)."""
+class Searched:
+    """What a search found for a batch of records, in float32 (float64 for a float64 model)."""
+
+    delta: Tensor
+    """By how much what stands at the subject of the bare prompt is to be moved, (records, width)."""
+    trace: Tensor
+    """Loss, NLL, KL and weight-decay term at each forward pass, (records, steps, 4), nats; NaN after the last."""
+    passes: Tensor
+    """Forward passes, (records,), int64."""
+
+    @staticmethod
+    def alone(delta: Tensor, terms: Tensor, steps: int) -> "Searched":
+        """Hold what was found for one record, without the first dimension.
+
+        Args:
+            delta: (width,).
+            terms: the loss and its three terms at each forward pass, (passes, 4).
+            steps: the most passes there could have been.
+        """
+        trace = terms.new_full((steps, 4), torch.nan)
+        trace[: len(terms)] = terms
+        return Searched(delta, trace, torch.tensor(len(terms), device=delta.device))
+
+    @classmethod
+    def stack(cls, records: Sequence[Self]) -> Self:
+        """Put single records, without the first dimension, together."""
+        return cls(
+            **{field.name: torch.stack([getattr(each, field.name) for each in records]) for field in fields(cls)}
+        )
+
+    @property
+    def loss(self) -> Tensor:
+        """The loss of the returned delta."""
+        return self.trace[..., 0].gather(-1, self.passes[..., None] - 1)[..., 0]
+
+
+@dataclass(frozen=True)
+class Values(Searched):
+    """Keys and values of a batch of records; delta is v* - v_0."""
 
     bare_key: Tensor
     """k_0, the edited module's input at the subject of the bare prompt, (records, d_in)."""
@@ -76,52 +113,23 @@ class Values:
     """v_0, the module's output at the subject of the bare prompt, (records, width)."""
     mean_output: Tensor
     """v_bar, its mean over the context templates, (records, width)."""
-    delta: Tensor
-    """v* - v_0, (records, width)."""
-    trace: Tensor
-    """Loss, NLL, KL and weight-decay term at each forward pass, (records, steps, 4), nats; NaN after the last."""
-    passes: Tensor
-    """Forward passes, (records,), int64."""
-
-    @classmethod
-    def stack(cls, records: Sequence["Values"]) -> "Values":
-        """Put single records, without the first dimension, together."""
-        return cls(
-            **{name: torch.stack([getattr(record, name) for record in records]) for name in cls.__dataclass_fields__}
-        )
 
     def at(self, record: int) -> "Values":
         """One record, without the first dimension."""
         return Values(**{field.name: getattr(self, field.name)[record] for field in fields(self)})
 
-    @property
-    def loss(self) -> Tensor:
-        """The loss of the returned delta."""
-        return self.trace[..., 0].gather(-1, self.passes[..., None] - 1)[..., 0]
-
 
 @dataclass(frozen=True)
-class Targets:
-    """What the residual stream is wanted to be, for a batch of records; dtypes as in `Values`."""
+class Targets(Searched):
+    """What the residual stream is wanted to be, for a batch of records; delta is z - z_0."""
 
     initial: Tensor
     """z_0, the stream after the layer at the subject of the bare prompt, (records, width)."""
-    delta: Tensor
-    """z - z_0, (records, width)."""
-    trace: Tensor
-    """As in `Values`."""
-    passes: Tensor
-    """As in `Values`."""
 
     @property
     def wanted(self) -> Tensor:
         """z, (records, width)."""
         return self.initial + self.delta
-
-    @property
-    def loss(self) -> Tensor:
-        """The loss at z, (records,)."""
-        return self.trace[..., 0].gather(-1, self.passes[..., None] - 1)[..., 0]
 
 
 Found = TypeVar("Found", Values, Targets)
