@@ -12,22 +12,11 @@ from counterfact.core.errors import BadInput
 from tests.support import ROOT
 from tests.support.evaluating import contents
 from tests.support.faulty import FOLDER
-from tests.support.running import records, run_with, source, undisturbed_run
+from tests.support.running import run_with, source
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'counterfact-toolkit[ray]'")
 
 from counterfact.evaluation.runners.ray_actors import RayRunner
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return records(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    with undisturbed_run(dataset, tmp_path_factory.mktemp("undisturbed")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Slurm: the same bytes as in one process, by jobs that submitit runs on this machine in Slurm's place."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,22 +20,11 @@ from tests.support import ROOT
 from tests.support.evaluating import LENGTH, contents
 from tests.support.faulty import FOLDER
 from tests.support.models import tiny_lm
-from tests.support.running import CHUNK, processes_of, records, run_with, source, undisturbed_run
+from tests.support.running import CHUNK, processes_of, run_with, source
 
 pytest.importorskip("submitit", reason="needs submitit: pip install 'counterfact-toolkit[slurm]'")
 
 from counterfact.evaluation.runners.slurm_jobs import SlurmRunner
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return records(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    with undisturbed_run(dataset, tmp_path_factory.mktemp("undisturbed")) as made:
-        yield made
 
 
 @pytest.fixture

@@ -22,19 +22,7 @@ from counterfact.metrics.fluency import generation_entropy
 from tests.support.evaluating import contents, options, references
 from tests.support.faulty import FOLDER
 from tests.support.models import tiny_lm
-from tests.support.running import processes_of, records, run_with
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return records(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    run_with(None, dataset, folder)
-    return contents(folder)
+from tests.support.running import processes_of, run_with
 
 
 def unit(start: int, *texts: list[str | None] | None) -> Computed:

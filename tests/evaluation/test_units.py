@@ -21,7 +21,7 @@ from counterfact.lm.edits.apply import Edit
 from counterfact.lm.model.loading import LM
 from tests.support.evaluating import contents, fake_spec, low_rank_edit, run_fake
 from tests.support.faulty import FOLDER
-from tests.support.running import records, run_with
+from tests.support.running import run_with
 
 UNITS = 7
 
@@ -45,18 +45,6 @@ class Anyhow(LocalRunner):
             self.left -= 1
             self.computed.append(computed.unit)
             yield computed
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return records(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    run_with(None, dataset, folder)
-    return contents(folder)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,21 +1,16 @@
 """What the tests of runners share: a data set of seven units, and a run of it by whichever runner."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from counterfact.contracts.datasets import Dataset
 from counterfact.evaluation.harness import evaluate
 from counterfact.evaluation.runners import Runner
-from counterfact.evaluation.runners.local import LocalRunner
 from counterfact.evaluation.store import Run
 from counterfact.evaluation.task import ModelSource
 from counterfact.lm.planning.batch_plan import Plan
-from tests.support.evaluating import contents, counterfact, options
+from tests.support.evaluating import counterfact, options
 from tests.support.faulty import FOLDER, RESOLVED, SPEC, write_plugin
 from tests.support.models import tiny_folder, tiny_lm
 
@@ -53,14 +48,3 @@ def processes_of(faults: Path) -> list[int]:
         except OSError:
             continue
     return found
-
-
-@contextmanager
-def undisturbed_run(dataset: Dataset, folder: Path) -> Iterator[dict[str, Any]]:
-    """What one process with one thread makes; torch's own number of threads comes back after the block."""
-    threads = torch.get_num_threads()
-    run_with(LocalRunner(1), dataset, folder)
-    try:
-        yield contents(folder)
-    finally:
-        torch.set_num_threads(threads)
