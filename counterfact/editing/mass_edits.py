@@ -15,7 +15,8 @@ R. Methods differ by their writers; some also by their `Goal`, by what is kept o
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self, TypeVar
+from itertools import islice
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from pydantic import Field
@@ -24,6 +25,7 @@ from torch import Tensor
 from counterfact.contracts.editors import Edited, Editor, Engine, Group, Progress, Resources, State, check_layer, editor
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json
+from counterfact.core.records import Request
 from counterfact.core.settings import Settings
 from counterfact.editing import plain
 from counterfact.editing.contexts import word_templates
@@ -107,6 +109,16 @@ def stream_goal(resources: Resources) -> Goal:
     return Goal(find, Layout.block, float)
 
 
+class Sought(NamedTuple):
+    """A request whose search came to an end."""
+
+    rows: Encoded
+    z: Tensor
+    """(width,)."""
+    loss: float
+    """In nats, at z."""
+
+
 @dataclass(frozen=True)
 class MassEditor:
     """A prepared editor of groups of any size."""
@@ -150,8 +162,9 @@ class MassEditor:
         return {"context_templates": templates, "context_templates_hash": hash_json(templates), **self.facts}
 
     def __call__(self, groups: Sequence[Group], _seed: int, /) -> list[Edited]:
-        """Edit; see `contracts.editors.Editor`. Nothing here is random."""
-        return [self.edit(group, {})[0] for group in groups]
+        """Edit; see `contracts.editors.Editor`. Nothing here is random, and one search serves all groups."""
+        found = iter(self._search([request for group in groups for request in group]))
+        return [self._make(group, list(islice(found, len(group))), {})[0] for group in groups]
 
     def edit(self, group: Group, past: Mapping[int, Tensor]) -> tuple[Edited, dict[int, Tensor]]:
         """Make one edit of all requests of a group that can be edited.
@@ -163,49 +176,56 @@ class MassEditor:
         Returns:
             What became of the group, and the keys that were written, (n, d_in) by layer, float64.
         """
-        encoded, failed = encode_group(
-            group, lambda request: encode(self.lm, request, self.templates, self.settings.position, kl_row=True)
-        )
-        wanted, losses = self._targets(encoded, failed)
-        kept = sorted(wanted)
-        written: tuple[LowRank, ...] = ()
-        keys: dict[int, Tensor] = {}
-        if kept:
-            try:
-                with packed_products(self.lm), wide_passes(self.lm):
-                    states = KeyStates.of(self.lm, [encoded[i] for i in kept], self.settings.layers[0], self.plan)
-                    written, keys = self._write(states, torch.stack([wanted[i] for i in kept]).double(), past)
-            except ArithmeticError as error:
-                failed.update(dict.fromkeys(kept, f"the group's closed form has no solution: {error}"))
-        failures = failures_of(group, failed)
-        if not written:
-            return Edited(None, failures), {}
-        edit = Edit(tuple(map(self.revise, written)), tuple(group[i].id for i in kept))
-        loss = math.fsum(losses[i] for i in kept) / len(kept)
-        return Edited(replace(edit, diagnostics={"update_frobenius": edit.frobenius(), "loss": loss}), failures), keys
+        return self._make(group, self._search(group), past)
 
-    def _targets(
-        self, encoded: dict[int, Encoded], failed: dict[int, str]
-    ) -> tuple[dict[int, Tensor], dict[int, float]]:
-        """Return z and the loss of each request whose search came to an end; note why the others have none."""
-        wanted, losses = dict[int, Tensor](), dict[int, float]()
+    def _search(self, requests: Sequence[Request]) -> list[Sought | str]:
+        """Search for z of all requests together; return for each what was found, or why nothing was."""
+        encoded, failed = encode_group(
+            requests, lambda request: encode(self.lm, request, self.templates, self.settings.position, kl_row=True)
+        )
+        found: dict[int, Sought | str] = {**failed}
 
         def run(batch: Sequence[int]) -> None:
-            found = self.goal.find(self.lm, [encoded[i] for i in batch], self.settings.layers[-1], self.settings)
-            for i, z, loss, passes in zip(batch, found.wanted, found.loss.tolist(), found.passes.tolist(), strict=True):
+            targets = self.goal.find(self.lm, [encoded[i] for i in batch], self.settings.layers[-1], self.settings)
+            ends = zip(batch, targets.wanted, targets.loss.tolist(), targets.passes.tolist(), strict=True)
+            for i, z, loss, passes in ends:
                 if math.isfinite(loss) and bool(z.isfinite().all()):
-                    wanted[i], losses[i] = z.to(self.lm.device), loss
+                    found[i] = Sought(encoded[i], z.to(self.lm.device), loss)
                 else:
-                    failed[i] = f"the loss became {loss} at forward pass {passes}"
+                    found[i] = f"the loss became {loss} at forward pass {passes}"
 
         done = 0
         for batch in cut(encoded, lambda item: item.suffixes, self.plan.tokens_per_batch, padded=False):
             for i in in_halves("edit", batch, run, self.plan):
-                failed[i] = "out of memory with one request"
+                found[i] = "out of memory with one request"
             done += len(batch)
             if self.progress is not None and len(batch) < len(encoded):
                 self.progress("facts searched for", done, len(encoded))
-        return wanted, losses
+        return [found[i] for i in range(len(requests))]
+
+    def _make(
+        self, group: Group, found: Sequence[Sought | str], past: Mapping[int, Tensor]
+    ) -> tuple[Edited, dict[int, Tensor]]:
+        """Write what was found for a group into one edit; return it as `edit` does."""
+        sought = {i: one for i, one in enumerate(found) if isinstance(one, Sought)}
+        failed = {i: one for i, one in enumerate(found) if isinstance(one, str)}
+        written: tuple[LowRank, ...] = ()
+        keys: dict[int, Tensor] = {}
+        if sought:
+            try:
+                with packed_products(self.lm), wide_passes(self.lm):
+                    rows = [one.rows for one in sought.values()]
+                    states = KeyStates.of(self.lm, rows, self.settings.layers[0], self.plan)
+                    wanted = torch.stack([one.z for one in sought.values()]).double()
+                    written, keys = self._write(states, wanted, past)
+            except ArithmeticError as error:
+                failed.update(dict.fromkeys(sought, f"the group's closed form has no solution: {error}"))
+        failures = failures_of(group, failed)
+        if not written:
+            return Edited(None, failures), {}
+        edit = Edit(tuple(map(self.revise, written)), tuple(group[i].id for i in sought))
+        loss = math.fsum(one.loss for one in sought.values()) / len(sought)
+        return Edited(replace(edit, diagnostics={"update_frobenius": edit.frobenius(), "loss": loss}), failures), keys
 
     def _write(
         self, states: KeyStates, wanted: Tensor, past: Mapping[int, Tensor]

@@ -124,6 +124,27 @@ def test_editors_share_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert searched == [1, 0, 1, 1]
 
 
+def test_groups_share_one_search_and_are_edited_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, batches = tiny_lm("gpt2"), list[int]()
+
+    def counted(*given: Any) -> Any:
+        batches.append(len(given[1]))
+        return find_targets(*given)
+
+    monkeypatch.setattr("counterfact.editing.mass_edits.find_targets", counted)
+    bad = replace(REQUESTS[4], prompt="{} or {}")
+    groups = [[REQUESTS[0]], [REQUESTS[1], bad], [bad], list(REQUESTS[2:4])]
+    editor = mass_editor("memit", lm, resources(lm, tmp_path), *CHOICES)
+    done = editor(groups, 0)
+    assert batches == [4]
+    assert [len(each.failures) for each in done] == [0, 1, 1, 0] and done[2].edit is None
+    for each, group in zip(done, ([0], [1], [], [2, 3]), strict=True):
+        if each.edit is not None:
+            assert each.edit.request_ids == tuple(REQUESTS[i].id for i in group)
+            alone = change(made(lm, "memit", tmp_path, [REQUESTS[i] for i in group], *CHOICES))
+            assert (change(each.edit) - alone).norm() <= 1e-4 * alone.norm()
+
+
 def test_a_long_search_is_told_of(tmp_path: Path) -> None:
     lm, told = tiny_lm("gpt2"), list[tuple[str, int, int | None]]()
     small = replace(default_plan(lm), tokens_per_batch=1)
