@@ -15,6 +15,7 @@ from torch import Tensor
 from counterfact.contracts.editors import Resources, edit_singly
 from counterfact.core.records import Request
 from counterfact.editing.requests import encode
+from counterfact.editing.values import SearchCache
 from counterfact.editors.finetune import BoxedFinetuneSettings, Finetune, FinetuneSettings, lay_out, train
 from counterfact.editors.rome import Rome, RomeSettings, rank_one
 from counterfact.lm.edits.apply import merged
@@ -75,7 +76,7 @@ def rome_of(lm: LM, golden: Any, overrides: dict[str, Any], moment: SecondMoment
     settings = settings_of({**golden["hyperparameters"], **overrides})
     given = moment if settings.covariance else None
     templates = tuple(golden["context_templates"])
-    return Rome(lm, settings, variant, templates, given, default_plan(lm), cache)
+    return Rome(lm, settings, variant, templates, given, default_plan(lm), SearchCache(cache, "batched"))
 
 
 def distance(found: Tensor, expected: Any) -> float:

@@ -14,6 +14,7 @@ from counterfact.core.errors import BadInput
 from counterfact.core.records import Request
 from counterfact.core.settings import Resolved
 from counterfact.editing.contexts import context_templates
+from counterfact.editing.values import SearchCache
 from counterfact.editors.rome import Rome, RomeSettings
 from counterfact.evaluation.harness import evaluate
 from counterfact.lm.edits.edit import Edit, LowRank
@@ -252,8 +253,9 @@ def test_a_run_has_its_precision_and_says_so(tmp_path: Path) -> None:
 def test_values_of_another_precision_are_not_taken_from_the_cache(tmp_path: Path) -> None:
     strict = tiny_lm("gpt2", "float32")
     settings = RomeSettings(layer=1, steps=2, covariance=False)
+    cache = SearchCache(tmp_path, "batched")
     for lm in (strict, replace(strict, precision="tf32")):
-        Rome(lm, settings, "rome", ("{}", "So. {}"), None, default_plan(lm), tmp_path)([[REQUESTS[0]]], 0)
+        Rome(lm, settings, "rome", ("{}", "So. {}"), None, default_plan(lm), cache)([[REQUESTS[0]]], 0)
     assert len(list(tmp_path.iterdir())) == 2
 
 
