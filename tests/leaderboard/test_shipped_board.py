@@ -45,7 +45,7 @@ def test_places_are_shared_and_controls_have_none(monkeypatch: pytest.MonkeyPatc
     best = max(ours.values(), key=lambda row: float(row["cells"]["NS"][0]))
     assert best["control"] and not best["marks"] and any(row["marks"].get("NS") == "best" for row in ours.values())
     assert ours["Unedited model"]["cells"]["S"] == pytest.approx(ours["No edit"]["cells"]["S"], abs=1e-6)
-    assert [row.label for row in table_of(group).rows[:2]] == ["1=. ROME", "1=. r-ROME"]
+    assert {row.label for row in table_of(group).rows[: len(first)]} == {f"1=. {label}" for label in first}
     monkeypatch.setattr(board, "LEAST", 101)
     few = board_of(entries)[0]
     assert not few["ranked"] and all(row["rank"] is None and not row["marks"] for row in few["rows"])
