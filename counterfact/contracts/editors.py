@@ -16,8 +16,9 @@ from counterfact.core.settings import Choices, Resolved, Settings, resolve_setti
 from counterfact.core.texts import TextSource
 from counterfact.lm.edits.edit import Edit
 from counterfact.lm.model.loading import LM
+from counterfact.lm.moments.corpus_pass import plan_passes, usual_limit
 from counterfact.lm.moments.given import given_moment
-from counterfact.lm.moments.second_moment import SecondMoment, second_moments
+from counterfact.lm.moments.second_moment import SecondMoment, absent_layers, second_moments
 from counterfact.lm.planning.batch_plan import Plan, default_plan
 
 S = TypeVar("S", bound=Settings)
@@ -136,35 +137,49 @@ class Resources:
         return self.networks.get(name, trained)
 
     def second_moment(self, lm: LM, layer: int) -> SecondMoment:
-        """The second moment of one layer's keys; see `moments`."""
-        return self.moments(lm, [layer])[layer]
-
-    def moments(self, lm: LM, layers: Sequence[int]) -> dict[int, SecondMoment]:
-        """The second moments of layers' keys: given ones, else of the cache, else computed in one pass over the texts.
+        """The second moment of one layer's keys: the given one, else computed over the texts, or read from the cache.
 
         Raises:
             BadInput: there are neither texts nor a second moment, or the files given are of no use.
         """
-        given = {layer: self.second_moments[layer] for layer in layers if layer in self.second_moments}
-        wanted = [layer for layer in layers if layer not in given]
-        if not wanted:
-            return given
+        if layer in self.second_moments:
+            return self.second_moments[layer]
         if self.second_moment_texts is None:
             raise BadInput(
                 "the second moment of keys needs texts: give a source of texts; or set covariance=false, another method"
             )
-        if files := self.second_moment_texts.moments:
-            return given | {layer: given_moment(files, lm, layer) for layer in wanted}
-        told, texts = self.progress, self.second_moment_texts
-        which = f"layer {wanted[0]}" if len(wanted) == 1 else f"layers {', '.join(map(str, wanted))}"
+        if self.second_moment_texts.moments:
+            return given_moment(self.second_moment_texts.moments, lm, layer)
+        return self._computed(lm, [layer], self.second_moment_texts)[layer]
+
+    def make_second_moments(self, lm: LM, layers: Sequence[int]) -> None:
+        """Compute the second moments that are neither given nor in the cache, in as few passes as memory allows.
+
+        They are left in the cache, where `second_moment` reads one at a time.
+        """
+        texts = self.second_moment_texts
+        if texts is None or texts.moments:
+            return
+        wanted = [layer for layer in layers if layer not in self.second_moments]
+        absent = absent_layers(lm, wanted, texts, max_texts=self.second_moment_max_texts, folder=self._moments_folder)
+        for of_one_pass in plan_passes(lm, absent, usual_limit(lm.device)) if absent else []:
+            self._computed(lm, of_one_pass, texts)
+
+    @property
+    def _moments_folder(self) -> Path:
+        return self.cache / "second_moments"
+
+    def _computed(self, lm: LM, layers: Sequence[int], texts: TextSource) -> dict[int, SecondMoment]:
+        told = self.progress
+        which = f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
         stage = f"second moment of {which} of {lm.name}, over texts of {texts.name}"
-        return given | second_moments(
+        return second_moments(
             lm,
-            wanted,
+            layers,
             texts,
             max_texts=self.second_moment_max_texts,
             tokens_per_batch=self.plan_for(lm).tokens_per_batch,
-            folder=self.cache / "second_moments",
+            folder=self._moments_folder,
             progress=None if told is None else lambda now: told(stage, now.texts, now.total),
         )
 

@@ -39,7 +39,7 @@ from counterfact.lm.model.encoding import SubjectRule
 from counterfact.lm.model.hooks import Site
 from counterfact.lm.model.loading import LM
 from counterfact.lm.model.sites import Layout
-from counterfact.lm.moments.corpus_pass import plan_passes, sum_bytes, usual_limit
+from counterfact.lm.moments.corpus_pass import sum_bytes
 from counterfact.lm.moments.second_moment import SecondMoment
 from counterfact.lm.planning.batch_plan import Plan, in_halves
 
@@ -135,7 +135,7 @@ class MassEditor:
     revise: Callable[[LowRank], Delta] = lambda delta: delta
     """What is kept of each change, once all layers are written."""
     progress: Progress | None = None
-    """Told how many facts of a group were searched for."""
+    """Told how many facts were searched for, of those that are edited in one call."""
 
     @classmethod
     def of(
@@ -299,15 +299,9 @@ def layer_moments(lm: LM, layers: Sequence[int], resources: Resources) -> tuple[
         BadInput: as `check_layers`, or there is no second moment.
     """
     check_layers(layers, lm)
-    together = sum(sum_bytes(lm, layer) for layer in layers) <= HELD
-    moments = LayerMoments(lm, resources, together)
-    provenance: dict[str, Any] = {}
-    for of_one_pass in plan_passes(lm, layers, usual_limit(lm.device)):
-        found = resources.moments(lm, of_one_pass)
-        provenance |= {str(layer): found[layer].provenance for layer in of_one_pass}
-        if together:
-            moments.held.update(found)
-    return moments, {"second_moments": provenance}
+    resources.make_second_moments(lm, layers)
+    moments = LayerMoments(lm, resources, sum(sum_bytes(lm, layer) for layer in layers) <= HELD)
+    return moments, {"second_moments": {str(layer): moments[layer].provenance for layer in layers}}
 
 
 def mass_editor(

@@ -101,9 +101,13 @@ def test_second_moments_too_large_together_are_held_one_at_a_time(
         assert moments[layer].layer == layer and list(moments.held) == [layer]
 
 
-def test_layers_share_one_pass_over_the_texts(tmp_path: Path) -> None:
+def test_layers_share_one_pass_over_the_texts_and_are_read_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("counterfact.editing.mass_edits.HELD", 0)
     lm, stages = tiny_lm("gpt2"), set[str]()
     given = Resources(second_moment_texts=TEXTS, cache=tmp_path, progress=lambda stage, *_: stages.add(stage))
-    layer_moments(lm, [0, 1], given)
+    moments, _ = layer_moments(lm, [0, 1], given)
+    assert list(moments.held) == [1]
     assert len(stages) == 1 and "second moment of layers 0, 1 of" in stages.pop()
     layer_moments(lm, [0, 1], replace(given, progress=lambda *_: pytest.fail("computed again")))

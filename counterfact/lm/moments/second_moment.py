@@ -204,6 +204,14 @@ def second_moments(
     return {layer: found[layer] for layer in layers}
 
 
+def absent_layers(
+    lm: LM, layers: Sequence[int], texts: TextSource, *, max_texts: int | None = None, folder: Path
+) -> list[int]:
+    """Return the layers whose second moments `second_moments` would compute; a damaged file counts as there."""
+    facts = pass_facts(lm, texts, max_texts, None)
+    return [layer for layer in layers if not moment_path(folder, facts, layer).is_file()]
+
+
 def so_far(
     lm: LM,
     layers: Sequence[int],
