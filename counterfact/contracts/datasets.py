@@ -14,6 +14,8 @@ from counterfact.core.files import canonical_json, hash_file, read_json, read_js
 from counterfact.core.hub import published_source, read_published
 from counterfact.core.records import BadRecord, Record, ReferenceTexts, has_outer_blanks
 
+BLANKS = "blanks at the ends of a prompt, subject or target are kept, and become tokens of their own"
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -122,9 +124,6 @@ def read_values(path: Path) -> list[Any]:
     return values
 
 
-BLANKS = "blanks at the ends of a prompt, subject or target are kept, and become tokens of their own"
-
-
 class Reading(NamedTuple):
     """Records of one file, and how they were read."""
 
@@ -166,7 +165,8 @@ def read_records(
             records.append(BadRecord(_number(value, place), flaw))
             continue
         record = _read(value, place, form, benchmark, said if counts else Counter())
-        said[BLANKS] += counts and not isinstance(record, BadRecord) and has_outer_blanks(record.request)
+        if counts and not isinstance(record, BadRecord) and has_outer_blanks(record.request):
+            said[BLANKS] += 1
         records.append(record)
         if form is not None and isinstance(value, dict) and counts:
             ignored |= dict.fromkeys(unread_keys(value, form))
@@ -261,7 +261,7 @@ def _notes(form: Format | None, ignored: dict[str, None], said: Counter[str], ba
         yield form.warning
     if ignored:
         yield f"keys that are ignored: {', '.join(ignored)}"
-    for note, count in sorted((+said).items()):
+    for note, count in sorted(said.items()):
         yield f"{_count(count)}: {note}"
     if bad:
         yield f"{_count(len(bad))} cannot be used; the first: record {bad[0].case_id}: {bad[0].reason}"

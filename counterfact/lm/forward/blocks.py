@@ -8,11 +8,10 @@ function of ours then stands in its place, between the model's own projections (
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from inspect import signature
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import embedding
 
 from counterfact.lm.forward.attention import attend, attend_newest, attend_rectangle
@@ -131,11 +130,6 @@ def _run_ragged(
     return hidden[:, rows.asked_for]
 
 
-def _cache_keyword(block: nn.Module, usual: str) -> str:
-    """Return what blocks call their KV cache: `cache` since transformers 5.24, as in all families to come."""
-    return "cache" if "cache" in signature(block.forward).parameters else usual
-
-
 def call_blocks(
     lm: LM,
     hidden: Tensor,
@@ -153,8 +147,7 @@ def call_blocks(
         cache: is given each block's new keys and values.
     """
     layout = lm.layout
-    cache_keyword = _cache_keyword(find_module(lm.model, layout.block(0)), layout.cache_keyword)
-    keywords = {**layout.block_keywords, cache_keyword: cache, "position_ids": positions, "attention_mask": None}
+    keywords = {**layout.block_keywords, layout.cache_keyword: cache, "position_ids": positions, "attention_mask": None}
     turns: dict[str | None, Any] = {}
     for layer in layers:
         kind = lm.rotary_kinds[layer]

@@ -52,7 +52,7 @@ class Layout:
     in_block_attention_core: str | None = None
     """Module that makes queries, keys and values, where it is another than the attention's."""
     cache_keyword: str = "past_key_values"
-    """What its blocks call their KV cache in transformers before 5.24."""
+    """What its blocks call their KV cache."""
     block_keywords: Mapping[str, Any] = field(default_factory=dict)
     """What else its blocks must be given."""
     adds_in_place: bool = False
