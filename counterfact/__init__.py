@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from counterfact.lm.edits.apply import merged, per_row
     from counterfact.lm.edits.edit import Edit, load_edits, save_edits
     from counterfact.lm.edits.whole_model import save_model
-    from counterfact.lm.model.loading import LM, load_lm
+    from counterfact.lm.model.language_model import LM
+    from counterfact.lm.model.loading import load_lm
     from counterfact.lm.queries import Query
     from counterfact.lm.scoring import score
 
@@ -95,7 +96,8 @@ _HOMES = {
     "lm.edits.apply": "merged per_row",
     "lm.edits.edit": "Edit load_edits save_edits",
     "lm.edits.whole_model": "save_model",
-    "lm.model.loading": "LM load_lm",
+    "lm.model.language_model": "LM",
+    "lm.model.loading": "load_lm",
     "lm.queries": "Query",
     "lm.scoring": "score",
 }

@@ -31,7 +31,7 @@ from counterfact.editing.mass_edits import (
     mass_editor,
 )
 from counterfact.editing.ridge import ridge_factor
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.moments.second_moment import SecondMoment
 
 from .memit import ALPHAEDIT

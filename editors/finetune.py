@@ -23,7 +23,7 @@ from counterfact.editing.teacher_forcing import Labels
 from counterfact.lm.edits.edit import Dense, Edit
 from counterfact.lm.forward.blocks import embed, pad_right, run_blocks, stream_change
 from counterfact.lm.model.hooks import Site, Tape, hooked
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import weight_shape
 from counterfact.lm.planning.batch_plan import Plan
 from counterfact.lm.planning.memory import TRAINED

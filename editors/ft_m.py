@@ -21,7 +21,7 @@ from counterfact.contracts.editors import Editor, Resources, check_layer, editor
 from counterfact.editing.requests import Encoded
 from counterfact.editing.teacher_forcing import GroupTraining
 from counterfact.lm.edits.edit import Delta, Dense
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import weight_shape
 
 from . import finetune

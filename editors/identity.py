@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from counterfact.contracts.editors import Edited, Editor, Group, Resources, editor
 from counterfact.core.settings import Settings
 from counterfact.lm.edits.edit import Edit
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 
 class IdentitySettings(Settings):

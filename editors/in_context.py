@@ -13,7 +13,7 @@ from counterfact.contracts.editors import Edited, Editor, Group, Resources, edit
 from counterfact.core.settings import Settings
 from counterfact.editing.requests import encode, encode_group, failures_of
 from counterfact.lm.edits.edit import Edit
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 PAPER = "https://arxiv.org/abs/2305.12740"
 FACT = "New Fact: {prompt}{joiner}{target}\n"

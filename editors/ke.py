@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from counterfact.editing.networks import Hypernetwork, NetworkSettings, hypernetwork
 from counterfact.lm.edits.gradient_factors import Factors, LabelledRows
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import weight_shape
 
 PAPER = "https://arxiv.org/abs/2104.08164"

@@ -21,7 +21,7 @@ from counterfact.lm.forward.blocks import embed, logits, pad_right, run_blocks
 from counterfact.lm.forward.caches import KV, KVRecorder, PrefixKV, padding_mask
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.model.hooks import Site, Tape, hooked
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import weight_shape
 from counterfact.lm.planning.batch_plan import Plan
 

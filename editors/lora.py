@@ -26,7 +26,7 @@ from counterfact.lm.edits.apply import low_rank_pairs
 from counterfact.lm.edits.edit import Delta, LowRank
 from counterfact.lm.forward.blocks import embed, pad_right, run_blocks
 from counterfact.lm.model.hooks import hooked
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import weight_shape
 
 PAPER = "https://arxiv.org/abs/2106.09685"

@@ -35,7 +35,7 @@ from counterfact.editing.mass_edits import (
     mass_editor,
 )
 from counterfact.editing.ridge import ridge_factor
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import weight_shape
 from counterfact.lm.moments.second_moment import SecondMoment
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from counterfact.editing.networks import Hypernetwork, NetworkSettings, hypernetwork
 from counterfact.lm.edits.gradient_factors import Factors, LabelledRows
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import weight_shape
 
 PAPER = "https://arxiv.org/abs/2110.11309"

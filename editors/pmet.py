@@ -30,7 +30,7 @@ from counterfact.editing.mass_edits import Goal, MassEditor, mass_editor
 from counterfact.editing.requests import Encoded
 from counterfact.editing.values import Searched, SearchSettings, Targets
 from counterfact.lm.model.hooks import Site, Tape, hooked
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import Layout
 
 from .memit import MemitSettings, memit_writer

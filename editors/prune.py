@@ -21,7 +21,7 @@ from torch import Tensor
 from counterfact.contracts.editors import Editor, Resources
 from counterfact.editing.mass_edits import MassEditor, mass_editor
 from counterfact.lm.edits.edit import Delta, Dense, Edit, LowRank
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import weight_view
 
 from .memit import MemitSettings, memit_writer

@@ -35,7 +35,7 @@ from counterfact.editing.value_search import find_values
 from counterfact.editing.values import SearchCache, Values
 from counterfact.lm.edits.edit import Edit, LowRank
 from counterfact.lm.model.encoding import SubjectRule
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import weight_shape
 from counterfact.lm.moments.second_moment import SecondMoment
 from counterfact.lm.planning.batch_plan import Plan

@@ -28,7 +28,8 @@ from counterfact.editing.contexts import context_templates
 from counterfact.evaluation.harness import evaluate
 from counterfact.evaluation.store import Run
 from counterfact.evaluation.task import Options
-from counterfact.lm.model.loading import LM, Dtype, default_device, load_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import Dtype, default_device, load_lm
 from counterfact.lm.model.precision import Precision, check_precision
 from counterfact.lm.planning.batch_plan import Plan, default_plan
 from speed.machine import describe

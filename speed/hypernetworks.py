@@ -23,7 +23,8 @@ from counterfact.core.texts import load_texts
 from counterfact.editing.networks import NETWORKS, Hypernetwork, NetworkSettings
 from counterfact.editors.ke import Ke
 from counterfact.editors.mend import Mend
-from counterfact.lm.model.loading import LM, load_lm, wrap_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import load_lm, wrap_lm
 from counterfact.training.examples import Example, Sampler, Source
 from counterfact.training.sources import open_source
 from counterfact.training.steps import Step

@@ -18,7 +18,7 @@ from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from counterfact.lm.edits.apply import Edit
 from counterfact.lm.forward.products import packed_products, packs_products
 from counterfact.lm.generation import Generation, generate
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.planning.batch_plan import Plan
 from counterfact.lm.queries import Query, TargetScore
 from counterfact.lm.scoring import score

@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from counterfact.lm.forward.operators import multiply_packed, pack_weight, packed_linear, rounded_linear
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.precision import Precision, float32_products
 from counterfact.lm.model.sites import weight_shape
 

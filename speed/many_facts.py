@@ -40,7 +40,7 @@ from counterfact.editing.value_search import find_targets
 from counterfact.lm.edits.apply import merged
 from counterfact.lm.edits.edit import Edit, LowRank
 from counterfact.lm.model.hooks import Site, Tape, hooked
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.moments.second_moment import SecondMoment
 from speed.machine import describe, device_name, forget_peak, peak_memory, resident_memory, synchronize
 from speed.main_job import RESULTS, command_of, rounded, slug

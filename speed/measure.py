@@ -8,7 +8,7 @@ import torch
 
 from counterfact.editing.requests import encode
 from counterfact.lm.forward.products import packs_products
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.precision import float32_products
 from speed.jobs import STAGES, UNEDITED, Outcome, Times, Way, deviations, many_at_once, one_by_one
 from speed.machine import Ceiling, measure_ceiling, product_ceilings, product_library

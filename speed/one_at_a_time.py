@@ -19,7 +19,7 @@ from counterfact.editing.requests import encode
 from counterfact.editors.rome import RomeSettings, key_direction, rank_one
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from counterfact.lm.forward.blocks import pad_right
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import weight_view
 from counterfact.lm.moments.second_moment import SecondMoment
 

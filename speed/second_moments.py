@@ -31,7 +31,8 @@ from counterfact.core.process import keep_freed_memory
 from counterfact.core.texts import TextSource, load_texts
 from counterfact.lm.forward.blocks import embed, run_blocks
 from counterfact.lm.model.hooks import Site, hooked
-from counterfact.lm.model.loading import LM, load_lm, wrap_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import load_lm, wrap_lm
 from counterfact.lm.moments.second_moment import SecondMoment, second_moments
 from counterfact.lm.moments.sums import key_width
 from speed.machine import describe, device_name, measure_ceiling, synchronize

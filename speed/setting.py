@@ -17,7 +17,8 @@ from counterfact.core.texts import TextSource
 from counterfact.editing.contexts import context_templates
 from counterfact.editors.rome import RomeSettings
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
-from counterfact.lm.model.loading import LM, Dtype, default_device, load_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import Dtype, default_device, load_lm
 from counterfact.lm.model.precision import Precision, check_precision
 from counterfact.lm.moments.second_moment import SecondMoment
 from speed.shapes import SHAPES, Shape, random_lm, read_tokenizer, train_tokenizer

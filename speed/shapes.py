@@ -11,7 +11,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from counterfact.core.files import hash_json
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
-from counterfact.lm.model.loading import DTYPES, LM, Dtype, wrap_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import DTYPES, Dtype, wrap_lm
 
 TRAINED_VOCABULARY = 4096
 END = "<|endoftext|>"

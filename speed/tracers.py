@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from counterfact.lm.model.hooks import Patch, Site, find_module, hooked
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.tracing.cells import window_of
 from counterfact.tracing.facts import Prompt
 

@@ -23,7 +23,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from counterfact.core.files import write_json
 from counterfact.core.process import keep_freed_memory
 from counterfact.lm.forward.products import packs_products
-from counterfact.lm.model.loading import DTYPES, LM, wrap_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import DTYPES, wrap_lm
 from counterfact.tracing.corruption import make_corruption
 from counterfact.tracing.facts import Fact, encode
 from speed.machine import describe, device_name, measure_ceiling, packed_ceiling, product_library

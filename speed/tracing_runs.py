@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from counterfact.lm.forward.products import packed_products, packs_products
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.tracing.causal import Traced, trace
 from counterfact.tracing.cells import KINDS, SEVERED, Kind, Scan
 from counterfact.tracing.corruption import Corruption, make_corruption

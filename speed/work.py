@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from counterfact.editing.requests import Encoded
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from speed.machine import Ceiling
 from speed.one_at_a_time import scored_prompts
 

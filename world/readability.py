@@ -9,7 +9,7 @@ from typing import NamedTuple
 from counterfact.core.prompts import fill
 from counterfact.core.seeds import derive_seed
 from counterfact.lm.generation import Generation, generate
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from world.corpus import Corpus
 from world.knowledge import Knowledge
 

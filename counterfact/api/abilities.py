@@ -8,7 +8,7 @@ from counterfact.core.texts import load_texts
 from counterfact.evaluation.remake import remake_edit
 from counterfact.evaluation.store import Run, load_run
 from counterfact.lm.edits.edit import Edit
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 
 def edit_of_run(

@@ -9,7 +9,8 @@ from counterfact.contracts.editors import EDITORS, EditorSpec, Resources
 from counterfact.core.errors import BadInput
 from counterfact.core.settings import Settings
 from counterfact.editing.networks import read_info
-from counterfact.lm.model.loading import LM, read_config
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import read_config
 from counterfact.lm.moments.given import kept_moments
 from counterfact.lm.planning.batch_plan import FEWEST, Shape, plan_for
 from counterfact.lm.planning.memory import needs

@@ -22,7 +22,7 @@ from counterfact.core.settings import Choices, Resolved
 from counterfact.core.texts import load_texts
 from counterfact.lm.edits.edit import Edit
 from counterfact.lm.forward.products import packed_products
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from counterfact.evaluation.store import Run
 from counterfact.evaluation.summary import render, summary_tables
 from counterfact.evaluation.tables import Table
 from counterfact.evaluation.task import Options
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 Announce = Callable[[str, Resolved[Any]], None]
 """Function that is called with an editor's name, and its settings in force with where they come from."""

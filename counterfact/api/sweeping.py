@@ -12,7 +12,7 @@ from counterfact.core.errors import BadInput
 from counterfact.core.settings import Resolved
 from counterfact.evaluation.task import Options
 from counterfact.lm.model.encoding import SubjectRule
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.tracing.sweeps import Point, write_sweep
 
 

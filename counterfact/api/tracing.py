@@ -13,7 +13,7 @@ from counterfact.core.records import BadRecord
 from counterfact.core.seeds import derive_seed
 from counterfact.core.texts import load_texts
 from counterfact.lm.forward.products import packed_products
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.tracing import known
 from counterfact.tracing.causal import trace_plan
 from counterfact.tracing.corruption import make_corruption

@@ -11,7 +11,7 @@ from counterfact.core.places import cache_folder, data_folder
 from counterfact.core.settings import Choices, Resolved
 from counterfact.core.texts import load_texts
 from counterfact.editing.networks import NETWORKS, TASKS, Task
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.training.curves import draw_curves
 from counterfact.training.sources import open_source
 from counterfact.training.trainer import CURVES, Options

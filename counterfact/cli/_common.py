@@ -19,7 +19,7 @@ from counterfact.core.registry import load_plugin
 if TYPE_CHECKING:
     from counterfact.contracts.datasets import Dataset
     from counterfact.core.settings import Resolved
-    from counterfact.lm.model.loading import LM
+    from counterfact.lm.model.language_model import LM
 
 
 def _console(*, stderr: bool) -> Console:

@@ -12,7 +12,7 @@ from counterfact.core.prompts import read_templates
 
 if TYPE_CHECKING:
     from counterfact.lm.edits.edit import Edit
-    from counterfact.lm.model.loading import LM
+    from counterfact.lm.model.language_model import LM
 
 
 @dataclass(frozen=True)

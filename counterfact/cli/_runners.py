@@ -13,7 +13,7 @@ from counterfact.core.errors import BadInput
 
 if TYPE_CHECKING:
     from counterfact.evaluation.runners import Runner
-    from counterfact.lm.model.loading import LM
+    from counterfact.lm.model.language_model import LM
 
 RunnerName = Literal["local", "ray", "slurm"]
 Runners = Annotated[

@@ -1,4 +1,4 @@
-"""`counterfact evaluate` and `score-texts`: run editors on a data set, or go on with what was interrupted."""
+"""`counterfact evaluate`: run editors on a data set, or go on with what was interrupted."""
 
 import re
 from collections.abc import Sequence
@@ -56,9 +56,8 @@ LETTERS = "letters"
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Add the command."""
     app.command("evaluate")(evaluate)
-    app.command("score-texts")(score_texts)
 
 
 def evaluate(
@@ -340,18 +339,3 @@ def say_failures(runs: "Sequence[Run]") -> None:
             notes.print(f"{run.editor}: {told}: {alike[0]['reason']}{like}", style="yellow")
     if not any(run.data["n"]["scored"] for run in runs):
         raise Failed("no record was scored")
-
-
-def score_texts(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    plugin: Plugin = None,
-) -> None:
-    """Fill in fluency and consistency of a run that was evaluated with --defer-text-metrics.
-
-    Example: `counterfact score-texts results/counterfact@1/gpt2-xl@15ea56d/rome-3f9c21ab`
-    """
-    load_plugins(plugin)
-    from counterfact.api.evaluating import Runs  # noqa: PLC0415
-    from counterfact.evaluation.rescore import score_texts as fill  # noqa: PLC0415
-
-    print_tables(Runs([fill(run)]).tables, "terminal")

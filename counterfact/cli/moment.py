@@ -27,7 +27,7 @@ from counterfact.core.errors import BadInput
 
 if TYPE_CHECKING:
     from counterfact.core.texts import TextSource
-    from counterfact.lm.model.loading import LM
+    from counterfact.lm.model.language_model import LM
     from counterfact.lm.moments.second_moment import Advance, SecondMoment
 
 

@@ -1,4 +1,4 @@
-"""`counterfact summarize`, `curves`, `export` and `reproduce`: finished runs as tables, files and verdicts."""
+"""`counterfact summarize`, `curves`, `export`, `reproduce` and `score-texts`: what is made of finished runs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command("curves")(curves)
     app.command("export")(export)
     app.command("reproduce")(reproduce)
+    app.command("score-texts")(score_texts)
 
 
 def summarize(
@@ -120,3 +121,18 @@ def reproduce(
             verdicts.append(verdict)
             print_tables([verdict_table([verdict])], "terminal")
     raise typer.Exit(0 if all(verdict.inside for verdict in verdicts) else 1)
+
+
+def score_texts(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    plugin: Plugin = None,
+) -> None:
+    """Fill in fluency and consistency of a run that was evaluated with --defer-text-metrics.
+
+    Example: `counterfact score-texts results/counterfact@1/gpt2-xl@15ea56d/rome-3f9c21ab`
+    """
+    load_plugins(plugin)
+    from counterfact.api.evaluating import Runs  # noqa: PLC0415
+    from counterfact.evaluation.rescore import score_texts as fill  # noqa: PLC0415
+
+    print_tables(Runs([fill(run)]).tables, "terminal")

@@ -15,7 +15,7 @@ from counterfact.core.registry import Registry
 from counterfact.core.settings import Choices, Resolved, Settings, resolve_settings, settings_beside, share_settings
 from counterfact.core.texts import TextSource
 from counterfact.lm.edits.edit import Edit
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.moments.corpus_pass import plan_passes, usual_limit
 from counterfact.lm.moments.given import given_moment
 from counterfact.lm.moments.second_moment import SecondMoment, absent_layers, second_moments

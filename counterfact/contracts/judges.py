@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from counterfact.core.errors import BadInput
 from counterfact.core.registry import Registry
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 
 class Exchange(NamedTuple):

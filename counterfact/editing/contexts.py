@@ -13,7 +13,7 @@ from counterfact.core.files import hash_json, write_json
 from counterfact.core.prompts import check_template
 from counterfact.core.seeds import derive_seed
 from counterfact.lm.generation import Generation, generate
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 TOP_K = 5
 

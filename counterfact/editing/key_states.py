@@ -12,7 +12,7 @@ from counterfact.lm.edits.edit import Edit, LowRank
 from counterfact.lm.forward.blocks import embed, run_blocks
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.model.hooks import Site, Tape, hooked
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.planning.batch_plan import Plan, cut_at
 
 

@@ -37,7 +37,7 @@ from counterfact.lm.edits.edit import Delta, Edit, LowRank
 from counterfact.lm.forward.products import packed_products, wide_passes
 from counterfact.lm.model.encoding import SubjectRule
 from counterfact.lm.model.hooks import Site
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import Layout
 from counterfact.lm.moments.corpus_pass import sum_bytes
 from counterfact.lm.moments.second_moment import SecondMoment

@@ -28,7 +28,7 @@ from counterfact.core.settings import Choices, Resolved, Settings, resolve_setti
 from counterfact.editing.requests import Encoded, edit_each, encode
 from counterfact.lm.edits.edit import Edit, LowRank
 from counterfact.lm.edits.gradient_factors import Factors, LabelledRows, gradient_factors, run_below
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.planning.batch_plan import Plan
 
 FORMAT = 1

@@ -20,7 +20,7 @@ from counterfact.editing.values import DescentAtLayer, SearchAtLayer, Searched, 
 from counterfact.lm.forward.blocks import pad_right
 from counterfact.lm.forward.products import wide_passes
 from counterfact.lm.model.hooks import Site, Tape, hooked
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import weight_shape
 
 

@@ -9,7 +9,7 @@ from counterfact.core.prompts import fill
 from counterfact.core.records import Request
 from counterfact.lm.edits.edit import Edit
 from counterfact.lm.model.encoding import SubjectRule
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.planning.batch_plan import Plan, in_halves
 
 KL_TEMPLATE = "{} is a"

@@ -19,7 +19,7 @@ from counterfact.lm.forward.blocks import embed, run_blocks, stream_change
 from counterfact.lm.forward.caches import KVRecorder, PrefixKV, RecordedKV
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.model.hooks import Site, Tape, hooked
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from counterfact.editing.requests import Encoded, encode, encode_group, failures
 from counterfact.editing.values import DescentSettings
 from counterfact.lm.edits.edit import Delta, Edit
 from counterfact.lm.forward.blocks import logits
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.planning.batch_plan import Plan, in_halves
 
 B = TypeVar("B")

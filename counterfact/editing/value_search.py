@@ -25,7 +25,7 @@ from counterfact.editing.suffixes import Suffixes, split_rows
 from counterfact.editing.values import SearchAtLayer, Searched, SearchSettings, Targets, Values
 from counterfact.lm.forward.blocks import final_norm, head
 from counterfact.lm.forward.products import packed_products, wide_passes
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.planning.memory import SEARCH_LOGITS
 
 COMPACT_AT = 0.8

@@ -19,7 +19,7 @@ from torch import Tensor
 from counterfact.core.files import hash_json, write_atomic
 from counterfact.core.provenance import code_hash
 from counterfact.editing.requests import Encoded
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 SEARCH_CODE = ("counterfact.editing", "counterfact.lm.forward", "counterfact.lm.model")
 """The packages that search: what other code of theirs has left in the cache is not used."""

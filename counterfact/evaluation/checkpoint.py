@@ -17,7 +17,7 @@ from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_file, hash_json, read_json, write_atomic, write_json
 from counterfact.lm.edits.edit import Delta, Edit, load_edits, parts_of, save_edits
 from counterfact.lm.edits.totals import NOTHING
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 CHECKPOINT = "checkpoint.json"
 SHARE = 10

@@ -14,7 +14,7 @@ from counterfact.lm.edits.apply import Edit, per_row
 from counterfact.lm.edits.totals import multiplied_out
 from counterfact.lm.forward.blocks import embed, pad_right, run_blocks
 from counterfact.lm.model.encoding import Located
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import weight_view
 from counterfact.lm.planning.batch_plan import Plan
 from counterfact.lm.queries import Query, Unscored

@@ -15,7 +15,7 @@ from counterfact.core.errors import BadInput, Failed, did_you_mean
 from counterfact.core.files import finite
 from counterfact.lm.edits.apply import Edit, merged
 from counterfact.lm.edits.whole_model import check_in_weights
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.precision import float32_products
 
 HARNESS = "lm-eval"

@@ -30,7 +30,7 @@ from counterfact.evaluation.store import CASES, PRE, SCHEMA, Run, lines_of, load
 from counterfact.evaluation.task import UNTOUCHED, Options, Prepared, Task
 from counterfact.evaluation.text_metrics import TextScorer, fill_texts
 from counterfact.evaluation.text_pool import TextPool
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 PRE_FILE = "pre.json"
 """Marks the unedited model's values as finished, and says what they are."""

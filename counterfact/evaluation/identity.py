@@ -14,7 +14,7 @@ from counterfact.core.files import differences, hash_json
 from counterfact.core.records import BadRecord, Record
 from counterfact.editing.networks import read_info
 from counterfact.evaluation.schedule import Schedule
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from counterfact.contracts.datasets import load_dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.files import read_jsonl, write_atomic, write_json, write_jsonl
 from counterfact.core.records import BadRecord, Record
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.precision import float32_products
 from counterfact.lm.planning.batch_plan import Plan
 from counterfact.lm.queries import Query, Unscored

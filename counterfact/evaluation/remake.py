@@ -15,7 +15,7 @@ from counterfact.evaluation.schedule import Schedule
 from counterfact.evaluation.store import Run
 from counterfact.lm.edits.edit import Edit
 from counterfact.lm.forward.products import packed_products
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 
 def remake_edit(

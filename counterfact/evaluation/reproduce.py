@@ -19,7 +19,7 @@ from counterfact.evaluation.paper import N, PaperRow, Published, paper_rows
 from counterfact.evaluation.store import PRE, results
 from counterfact.evaluation.tables import Cell, Row, Table
 from counterfact.evaluation.task import Options
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 ROUNDING = 0.05
 """The paper prints one decimal: its numbers and half-widths may be off by this much."""

@@ -10,7 +10,7 @@ from counterfact.lm.edits.apply import Edit, per_row
 from counterfact.lm.edits.edit import in_context
 from counterfact.lm.forward.products import packed_products
 from counterfact.lm.generation import Generation, before_end, generate
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.precision import float32_products
 from counterfact.lm.queries import Query, Unscored
 from counterfact.lm.scoring import score

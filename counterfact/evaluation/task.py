@@ -17,7 +17,8 @@ from counterfact.core.errors import BadInput
 from counterfact.core.records import BadRecord, Record
 from counterfact.core.registry import load_plugin
 from counterfact.evaluation.schedule import Schedule
-from counterfact.lm.model.loading import LM, Dtype, load_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import Dtype, load_lm
 from counterfact.lm.model.precision import Precision
 from counterfact.lm.planning.batch_plan import Plan
 from counterfact.statistics.summary import Side

@@ -18,7 +18,7 @@ from counterfact.core.errors import BadInput
 from counterfact.core.files import whole_folder, write_atomic, write_jsonl
 from counterfact.core.records import BadRecord
 from counterfact.evaluation import harness_utils
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.queries import Query
 
 TASK = """\

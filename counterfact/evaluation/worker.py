@@ -14,7 +14,7 @@ from counterfact.evaluation.environment import machine, peak_memory
 from counterfact.evaluation.folder import Computed, Unit
 from counterfact.evaluation.task import ModelSource, Prepared, Task
 from counterfact.evaluation.text_metrics import TextScorer
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.planning.batch_plan import TEXT, Plan, Shape, default_plan
 from counterfact.lm.planning.memory import needs, plan_within
 

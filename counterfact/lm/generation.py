@@ -14,7 +14,7 @@ from counterfact.lm.edits.edit import in_context
 from counterfact.lm.forward.blocks import call_blocks, decode_attention, embed, logits, pad_right, run_blocks
 from counterfact.lm.forward.caches import DecodeCache
 from counterfact.lm.forward.products import fused_activations
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.planning.batch_plan import Plan, default_plan, in_halves
 from counterfact.lm.queries import Unscored
 

@@ -13,7 +13,7 @@ from counterfact.lm.edits.edit import in_context
 from counterfact.lm.forward.blocks import embed, logits, run_blocks
 from counterfact.lm.forward.products import fused_activations
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.planning.batch_plan import Plan, cut_at, default_plan, in_halves
 from counterfact.lm.queries import Query, TargetScore, Unscored
 

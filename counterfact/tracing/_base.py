@@ -9,7 +9,7 @@ from torch import Tensor
 from counterfact.lm.forward.blocks import embed, logits, run_blocks
 from counterfact.lm.forward.caches import KVRecorder
 from counterfact.lm.model.hooks import Site, Tape, hooked
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.planning.batch_plan import is_out_of_memory
 from counterfact.tracing.facts import Prompt
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from counterfact.lm.forward.blocks import logits, run_blocks
 from counterfact.lm.forward.caches import KV, PrefixKV
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.tracing._base import Base, Module, probability, run_beside
 from counterfact.tracing._patch_sites import together
 

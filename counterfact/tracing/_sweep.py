@@ -18,7 +18,7 @@ from counterfact.lm.forward.blocks import attend_by, call_blocks, logits
 from counterfact.lm.forward.caches import PrefixKV
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.model.hooks import Patch, Site, hooked, only
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.planning.batch_plan import Plan
 from counterfact.tracing._base import MODULES, Module, probability, site_of
 from counterfact.tracing._patch_sites import PatchSite, groups_of

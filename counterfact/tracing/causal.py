@@ -15,7 +15,7 @@ from torch import Tensor
 
 from counterfact.core.errors import BadInput
 from counterfact.lm.forward.products import fused_activations
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.planning.batch_plan import FEWEST, Plan, Shape, in_halves, plan_for
 from counterfact.lm.planning.memory import needs, say
 from counterfact.tracing._base import Base, costs_a_fact, run_base, run_beside

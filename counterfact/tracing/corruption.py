@@ -18,7 +18,7 @@ from torch import Tensor
 from counterfact.core.errors import BadInput
 from counterfact.core.seeds import derive_seed
 from counterfact.lm.model.hooks import find_module
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 Shape = Literal["gaussian", "uniform", "multivariate", "student"]
 EMBEDDING_TEXTS = 1000

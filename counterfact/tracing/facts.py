@@ -15,7 +15,7 @@ from counterfact.core.files import read_json
 from counterfact.core.prompts import fill
 from counterfact.core.records import Border
 from counterfact.core.subjects import joiner_after, with_slot
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.queries import Query, Unscored
 from counterfact.lm.scoring import score
 

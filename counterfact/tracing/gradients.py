@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from counterfact.core.errors import BadInput
 from counterfact.lm.forward.products import packed_products
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.tracing._base import Base, costs_a_fact, run_base
 from counterfact.tracing._paths import slopes
 from counterfact.tracing.facts import BadFact, Fact, Prompt, encode, is_known

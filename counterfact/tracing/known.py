@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from counterfact.core.prompts import fill
 from counterfact.lm.generation import Generation, generate
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.tracing.facts import BadFact, Fact
 
 NEW_TOKENS = 10

@@ -17,7 +17,7 @@ from counterfact.core.errors import BadInput
 from counterfact.core.files import JsonLog, differences, hash_json, one_writer, read_json, write_atomic, write_json
 from counterfact.core.provenance import DISTRIBUTION, version_of
 from counterfact.core.runs import RUN, check_kind, find_run_folders
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.tracing.facts import BadFact, Fact
 
 SCHEMA = 1

@@ -10,7 +10,7 @@ from counterfact.core.errors import BadInput
 from counterfact.core.records import BadRecord, Record, Request
 from counterfact.core.seeds import derive_seed
 from counterfact.editing.networks import NetworkSettings
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.training.examples import VALIDATION, Example
 from counterfact.training.texts import Windows
 

@@ -4,7 +4,7 @@ from counterfact.contracts.datasets import Dataset
 from counterfact.core.errors import BadInput
 from counterfact.core.texts import TextSource
 from counterfact.editing.networks import NetworkSettings, Task
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.training.examples import Source
 from counterfact.training.records import Records
 from counterfact.training.texts import Texts, Windows

@@ -16,7 +16,7 @@ from counterfact.lm.edits.apply import low_rank_pairs
 from counterfact.lm.edits.gradient_factors import Factors, LabelledRows, gradient_factors, label_losses, run_below
 from counterfact.lm.forward.blocks import logits, run_blocks
 from counterfact.lm.model.hooks import hooked
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.training.examples import Example
 
 Changes = list[tuple[Tensor, Tensor]]

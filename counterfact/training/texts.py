@@ -8,7 +8,7 @@ from typing import Any
 
 from counterfact.core.errors import BadInput
 from counterfact.core.texts import TextSource
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.training.examples import VALIDATION, Example
 
 FOREIGN_TAIL = 0.5

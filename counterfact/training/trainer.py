@@ -21,7 +21,7 @@ from counterfact.core.files import JsonLog, differences, one_writer, read_json, 
 from counterfact.core.settings import Resolved
 from counterfact.editing.networks import INFO, NETWORKS, Hypernetwork, NetworkSettings, Task, read_info, save_network
 from counterfact.lm.forward.products import packed_products
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.training.examples import Example, Sampler, Source, validation_examples
 from counterfact.training.state import load_state, remove_states, save_state
 from counterfact.training.steps import Losses, Step

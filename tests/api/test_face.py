@@ -10,7 +10,7 @@ import pytest
 import counterfact
 from counterfact import Failure, Options, Request, edit, evaluate, known_facts, load_editor, load_lm, say, sweep, trace
 from counterfact.core.errors import BadInput, Failed
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from tests.support import ROOT
 from tests.support.evaluating import counterfact as make_dataset
 from tests.support.models import tiny_lm

@@ -13,7 +13,7 @@ from counterfact.core.errors import BadInput
 from counterfact.editors.alphaedit import NullSpace, null_space
 from counterfact.lm.edits.apply import merged
 from counterfact.lm.edits.edit import Edit, LowRank
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.moments.second_moment import SecondMoment
 from tests.support.editing import REQUESTS, moment, resources
 from tests.support.many_edits import (

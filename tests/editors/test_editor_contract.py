@@ -15,7 +15,7 @@ from counterfact.core.records import Request
 from counterfact.core.settings import Settings
 from counterfact.editing.networks import NETWORKS
 from counterfact.lm.edits.edit import Edit, LowRank, load_edits, save_edits
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from tests.support.editing import REQUESTS, TEXTS, edits_of, nll, prepared, resources
 from tests.support.models import tiny_lm
 

@@ -20,7 +20,8 @@ from counterfact.editors.finetune import BoxedFinetuneSettings, Finetune, Finetu
 from counterfact.editors.rome import Rome, RomeSettings, rank_one
 from counterfact.lm.edits.apply import merged
 from counterfact.lm.edits.edit import Edit
-from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import load_lm
 from counterfact.lm.moments.second_moment import SecondMoment
 from counterfact.lm.planning.batch_plan import default_plan
 from tests.support.editing import change

@@ -17,7 +17,7 @@ from counterfact.editors.lora import Lora, LoraSettings
 from counterfact.lm.edits.apply import merged
 from counterfact.lm.edits.edit import Edit, LowRank
 from counterfact.lm.forward.blocks import embed
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from tests.support.editing import REQUESTS, broken_embedding, change, edits_of, nll, prepared, resources
 from tests.support.many_edits import ManyEdits, distance, edit_of
 from tests.support.models import EXPERTS, tiny_lm

@@ -17,7 +17,8 @@ from counterfact.lm.edits.apply import low_rank_pairs
 from counterfact.lm.edits.gradient_factors import Factors, LabelledRows, gradient_factors, label_losses, run_below
 from counterfact.lm.forward.blocks import run_blocks
 from counterfact.lm.model.hooks import hooked
-from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import load_lm
 from tests.support.models import rounding, tiny_lm
 
 FAMILIES = ("gpt2", "gptj", "gpt_neox", "llama", "qwen3")

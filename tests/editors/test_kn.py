@@ -10,7 +10,7 @@ from counterfact.contracts.editors import Resources
 from counterfact.core.records import Request
 from counterfact.editors.kn import attributions, clean_pass
 from counterfact.lm.model.hooks import Site, hooked
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from tests.support.editing import REQUESTS, edits_of, prepared
 from tests.support.models import tiny_lm
 

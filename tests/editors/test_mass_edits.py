@@ -13,7 +13,7 @@ from counterfact.core.records import Request
 from counterfact.editing.value_search import find_targets
 from counterfact.lm.edits.apply import merged
 from counterfact.lm.edits.edit import Edit, LowRank
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.planning.batch_plan import default_plan
 from tests.support.editing import REQUESTS, TEMPLATES, resources
 from tests.support.many_edits import (

@@ -20,7 +20,7 @@ from counterfact.editors.rome import RomeSettings
 from counterfact.lm.edits.apply import merged
 from counterfact.lm.edits.edit import Edit, LowRank
 from counterfact.lm.model.hooks import Site, Tape, hooked
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.planning.batch_plan import Plan, default_plan
 from tests.support.editing import REQUESTS, TEMPLATES, broken_embedding, change, edits_of, moment, prepared, resources
 from tests.support.models import FAMILIES, IN_FLOAT32, tiny_lm

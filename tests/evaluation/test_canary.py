@@ -12,7 +12,7 @@ from counterfact.core.records import Request
 from counterfact.evaluation.benchmarks.canary import CanaryBlock, canary_divergence, ruined
 from counterfact.evaluation.plain_texts import SAMPLE
 from counterfact.lm.edits.edit import Edit, LowRank
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from tests.support.evaluating import counterfact, fake_spec, low_rank_edit, run_fake
 
 

@@ -8,7 +8,7 @@ from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.core.files import write_json
 from counterfact.core.records import BadRecord
 from counterfact.evaluation.benchmarks.choice import OTHERS, ChoiceBlock, ChoiceRecord, queries, with_others
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from tests.support.editing import nll
 from tests.support.evaluating import CITIES, counterfact, counterfact_record, low_rank_edit, run_fake
 from tests.support.models import tiny_lm

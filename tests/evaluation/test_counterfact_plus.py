@@ -18,7 +18,8 @@ from counterfact.evaluation.task import Options
 from counterfact.lm.drift import next_token_shifts
 from counterfact.lm.edits.apply import merged
 from counterfact.lm.edits.edit import Dense, Edit
-from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import load_lm
 from counterfact.lm.planning.batch_plan import Plan
 from counterfact.lm.queries import Shift, Unscored
 from tests.support.evaluating import FakeSettings, counterfact, fake_spec, low_rank_edit, options

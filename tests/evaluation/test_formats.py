@@ -21,7 +21,8 @@ from counterfact.evaluation.benchmarks.counterfact_plus import plus_prompts
 from counterfact.evaluation.benchmarks.zsre import ZSRE, ZsreRecord
 from counterfact.evaluation.harness import evaluate_unedited
 from counterfact.evaluation.task import Options
-from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import load_lm
 from counterfact.lm.scoring import score
 from tests.support.evaluating import counterfact_record, run_identity
 from tests.support.models import tiny_lm

@@ -38,7 +38,8 @@ from counterfact.evaluation.task import Options
 from counterfact.lm.drift import text_perplexities
 from counterfact.lm.edits.apply import Edit, LowRank, merged
 from counterfact.lm.generation import Generation, generate
-from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import load_lm
 from counterfact.lm.planning.batch_plan import Plan
 from counterfact.lm.queries import Query
 from counterfact.lm.scoring import score

@@ -14,7 +14,8 @@ from counterfact.core.records import BadRecord, Record
 from counterfact.evaluation import known
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 from counterfact.evaluation.known import known_records, write_known
-from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import load_lm
 from tests.support.models import tiny_lm
 
 

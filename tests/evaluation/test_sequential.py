@@ -34,7 +34,8 @@ from counterfact.evaluation.schedule import Schedule
 from counterfact.evaluation.store import Run
 from counterfact.lm.edits.apply import Dense, Edit, LowRank, merged
 from counterfact.lm.edits.totals import added, multiplied_out
-from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import load_lm
 from counterfact.lm.model.sites import weight_view
 from counterfact.lm.moments.second_moment import SecondMoment
 from tests.evaluation.test_harness import naive_nll

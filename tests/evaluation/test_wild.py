@@ -16,7 +16,7 @@ from counterfact.evaluation.store import Run
 from counterfact.lm.continuation import continuations
 from counterfact.lm.edits.apply import merged
 from counterfact.lm.edits.edit import Edit
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.queries import Continuation
 from tests.support.evaluating import counterfact, counterfact_record, fake_spec, low_rank_edit, run_fake, zsre
 from tests.support.models import tiny_lm

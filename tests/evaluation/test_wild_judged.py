@@ -16,7 +16,8 @@ from counterfact.evaluation.judges.letters import NEW_TOKENS, PROMPT, STOPS, is_
 from counterfact.evaluation.task import JudgeSource
 from counterfact.lm.continuation import continuations
 from counterfact.lm.edits.edit import Edit
-from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import load_lm
 from counterfact.lm.queries import Continuation, OpenQuery
 from tests.support.evaluating import contents, counterfact, fake_spec, low_rank_edit, run_fake
 from tests.support.models import tiny_folder, tiny_lm

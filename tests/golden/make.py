@@ -19,7 +19,8 @@ from counterfact.editing.plain import TrainedWeight, train_alone
 from counterfact.editing.requests import encode
 from counterfact.editors.finetune import BoxedFinetuneSettings, FinetuneSettings
 from counterfact.editors.rome import RomeSettings
-from counterfact.lm.model.loading import LM, wrap_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import wrap_lm
 from tests.golden import cases, tiny
 from tests.support import oracle, oracle_measures
 

@@ -23,7 +23,8 @@ from counterfact.editors.finetune import lay_out, train
 from counterfact.editors.rome import rank_one
 from counterfact.lm.edits.apply import Edit
 from counterfact.lm.generation import Generation, generate
-from counterfact.lm.model.loading import LM, wrap_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import wrap_lm
 from counterfact.lm.moments.second_moment import SecondMoment, second_moments
 from counterfact.lm.queries import Query, TargetScore
 from counterfact.lm.scoring import score

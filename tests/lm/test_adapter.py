@@ -13,7 +13,7 @@ from counterfact.lm.edits.adapter import CONFIG, WEIGHTS, load_adapter, save_ada
 from counterfact.lm.edits.apply import merged
 from counterfact.lm.edits.edit import Dense, Edit
 from counterfact.lm.edits.whole_model import save_model
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from tests.lm.test_apply import ids, random_dense, random_low
 from tests.support.models import FAMILIES, tiny_lm
 

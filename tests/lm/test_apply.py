@@ -8,7 +8,7 @@ from torch import Tensor
 
 from counterfact.core.errors import BadInput
 from counterfact.lm.edits.apply import Dense, Edit, LowRank, load_edits, merged, per_row, read_meta, save_edits
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import weight_shape
 from tests.lm.test_hooks import hooks
 from tests.support.models import FAMILIES, INNER, WIDTH, rounding, tiny_lm

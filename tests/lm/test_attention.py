@@ -15,7 +15,7 @@ from counterfact.lm.forward.operators import Operator, attention_and_sums, packe
 from counterfact.lm.forward.products import packs_products
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.generation import generate
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from tests.support.models import FAMILIES, rounding, tiny_lm
 
 PREFIXES, EACH, TOKENS = 2, 3, 4

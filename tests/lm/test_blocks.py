@@ -6,7 +6,7 @@ from torch import Tensor
 
 from counterfact.lm.forward.blocks import attend_by, embed, logits, run_blocks
 from counterfact.lm.forward.caches import KVRecorder
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from tests.support.models import FAMILIES, rounding, tiny_lm
 
 ROWS, TOKENS = 3, 11

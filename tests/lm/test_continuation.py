@@ -8,7 +8,7 @@ from counterfact.lm.continuation import continuations
 from counterfact.lm.edits.apply import Edit, LowRank, merged
 from counterfact.lm.generation import Ending, Generation, generate
 from counterfact.lm.model.hooks import Site, hooked
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.planning.batch_plan import Plan
 from counterfact.lm.queries import Continuation, OpenQuery, Unscored
 from tests.lm.test_apply import some_edits

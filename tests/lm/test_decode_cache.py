@@ -6,7 +6,7 @@ from torch import Tensor
 
 from counterfact.lm.forward.blocks import call_blocks, decode_attention, embed, logits, run_blocks
 from counterfact.lm.forward.caches import STEP, DecodeCache
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from tests.support.models import FAMILIES, rounding, tiny_lm
 
 ROWS, TOKENS = 3, 2 * STEP + 5

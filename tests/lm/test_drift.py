@@ -7,7 +7,7 @@ from torch import Tensor
 from counterfact.lm.drift import text_drifts
 from counterfact.lm.edits.apply import merged
 from counterfact.lm.edits.edit import Edit, LowRank
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.planning.batch_plan import Plan
 from counterfact.lm.queries import Drift, Unscored
 from tests.lm.test_apply import some_edits

@@ -15,7 +15,7 @@ from counterfact.core.errors import BadInput
 from counterfact.lm.drift import next_token_shifts
 from counterfact.lm.generation import generate
 from counterfact.lm.model.encoding import Encoding, SubjectRule
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.queries import Query, Unscored
 from counterfact.lm.scoring import score
 from tests.support.models import BEGIN, END, FAMILIES, make_tokenizer, tiny_lm

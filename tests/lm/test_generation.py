@@ -11,7 +11,8 @@ from torch import Tensor
 from counterfact.lm.edits.apply import Edit, LowRank, merged
 from counterfact.lm.generation import Generation, _top, before_end, clean_text, end_tokens, generate
 from counterfact.lm.model.hooks import Site, hooked
-from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import load_lm
 from counterfact.lm.planning.batch_plan import Plan, Split
 from counterfact.lm.queries import Unscored
 from tests.lm.test_apply import some_edits

@@ -10,7 +10,8 @@ import torch
 from counterfact.contracts.editors import Resources, provenance
 from counterfact.core.errors import BadInput
 from counterfact.core.texts import load_texts
-from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import load_lm
 from counterfact.lm.moments.given import copy_moment, given_moment, import_moment, moment_facts, open_moment
 from counterfact.lm.moments.second_moment import SecondMoment, second_moments
 from tests.lm.test_second_moment import interrupt, source

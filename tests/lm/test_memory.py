@@ -19,7 +19,7 @@ from counterfact.evaluation.harness import evaluate
 from counterfact.evaluation.store import Run
 from counterfact.lm.forward.blocks import embed, run_blocks
 from counterfact.lm.forward.caches import KVRecorder
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.planning.batch_plan import Plan, Shape, default_plan, in_halves, is_out_of_memory, plan_for
 from counterfact.lm.planning.memory import needs, plan_within
 from tests.support.editing import resources

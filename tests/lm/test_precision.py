@@ -22,7 +22,8 @@ from counterfact.lm.forward import operators
 from counterfact.lm.forward.operators import bfloat16_units
 from counterfact.lm.forward.products import fused_activations, packed_products
 from counterfact.lm.model.hooks import find_module
-from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import load_lm
 from counterfact.lm.model.precision import check_precision, float32_products
 from counterfact.lm.model.sites import weight_view
 from counterfact.lm.moments.second_moment import second_moments

@@ -9,7 +9,7 @@ import torch
 from counterfact.lm.forward.blocks import embed, logits, run_blocks
 from counterfact.lm.forward.products import fused_activations, packed_products, packs_products
 from counterfact.lm.model.hooks import Site, hooked
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import weight_view
 from tests.support.models import FAMILIES, USUAL, tiny_lm
 

@@ -10,7 +10,7 @@ from counterfact.lm.edits.apply import EditStack
 from counterfact.lm.forward.blocks import embed, logits, run_blocks
 from counterfact.lm.forward.caches import KVRecorder, RecordedKV
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from tests.lm.test_apply import one_by_one, some_edits
 from tests.support.models import FAMILIES, rounding, tiny_lm
 

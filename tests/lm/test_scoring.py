@@ -10,7 +10,8 @@ from torch import Tensor
 
 from counterfact.lm.edits.apply import Edit, LowRank, merged
 from counterfact.lm.model.hooks import Site, hooked
-from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import load_lm
 from counterfact.lm.planning.batch_plan import Plan, Split
 from counterfact.lm.queries import Query, TargetScore, Unscored
 from counterfact.lm.scoring import score

@@ -15,7 +15,8 @@ from torch import Tensor
 from counterfact.core.errors import BadInput
 from counterfact.core.texts import TextSource
 from counterfact.lm.model.hooks import Site, Tape, hooked
-from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import load_lm
 from counterfact.lm.model.sites import weight_shape
 from counterfact.lm.moments.corpus_pass import plan_passes, sum_bytes, usual_limit
 from counterfact.lm.moments.given import moment_facts

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from counterfact.lm.forward.products import wide_passes
 from counterfact.lm.model.hooks import Site, find_module, hooked
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from tests.lm.test_apply import ids
 from tests.support.models import FAMILIES, tiny_lm
 

@@ -14,7 +14,8 @@ from counterfact.contracts.editors import Failure
 from counterfact.core.records import Request
 from counterfact.evaluation.showcase import next_tokens
 from counterfact.lm.edits.apply import merged
-from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import load_lm
 from counterfact.lm.queries import Query
 from counterfact.lm.scoring import score
 from tests.lm.test_scoring import agree, plain, scores

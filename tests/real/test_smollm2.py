@@ -20,7 +20,8 @@ from counterfact.evaluation.showcase import next_tokens
 from counterfact.evaluation.store import Run
 from counterfact.evaluation.task import Options
 from counterfact.lm.edits.edit import Edit
-from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import load_lm
 from counterfact.lm.model.packaged import PACKAGED, describe, fetch
 from counterfact.lm.moments.given import copy_moment
 from counterfact.lm.moments.second_moment import second_moments

@@ -20,7 +20,7 @@ from counterfact.core.texts import TextSource
 from counterfact.editing.networks import NETWORKS, TASKS, load_network, save_network
 from counterfact.lm.edits.apply import merged
 from counterfact.lm.edits.edit import Edit
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import weight_shape
 from counterfact.lm.moments.second_moment import SecondMoment
 from counterfact.training.examples import Example

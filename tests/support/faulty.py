@@ -11,7 +11,7 @@ from counterfact.contracts.editors import Edited, Editor, EditorSpec, Group, Res
 from counterfact.core.records import Request
 from counterfact.core.settings import Resolved
 from counterfact.lm.edits.apply import Edit
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from tests.support.evaluating import FakeSettings, low_rank_edit
 
 FOLDER = "FAULTS_FOLDER"

@@ -15,7 +15,8 @@ from counterfact.core.records import Request
 from counterfact.editing.mass_edits import MassEditor
 from counterfact.lm.edits.apply import merged
 from counterfact.lm.edits.edit import Edit, LowRank
-from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import load_lm
 from counterfact.lm.moments.second_moment import SecondMoment
 from tests.support.editing import resources
 

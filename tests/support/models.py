@@ -15,7 +15,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from counterfact.lm.model.loading import LM, Dtype, load_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import Dtype, load_lm
 
 USUAL = ("gpt2", "gptj", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")
 EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss")

@@ -21,7 +21,7 @@ from counterfact.evaluation.harness import evaluate
 from counterfact.evaluation.schedule import Schedule
 from counterfact.evaluation.showcase import say
 from counterfact.lm.drift import text_perplexities
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.moments.second_moment import second_moments
 from counterfact.lm.planning.batch_plan import Plan
 from counterfact.tracing.causal import Traced, trace

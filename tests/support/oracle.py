@@ -18,7 +18,7 @@ from counterfact.core.records import Request
 from counterfact.editing import plain
 from counterfact.editing.requests import encode as prompts_of
 from counterfact.editors.rome import RomeSettings
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 Model = Any
 Tokenizer = Any

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from counterfact.lm.model.hooks import Patch, Site, Tape, hooked
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.tracing.facts import Prompt
 
 Pair = tuple[Site, Patch]

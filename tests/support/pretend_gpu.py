@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 NAME = "pretended"
 aten = torch.ops.aten

@@ -15,7 +15,8 @@ from counterfact.core.errors import BadInput
 from counterfact.lm.forward.products import fused_activations, packed_products, packs_products
 from counterfact.lm.model.families import KERNEL
 from counterfact.lm.model.hooks import Site, hooked
-from counterfact.lm.model.loading import LM, load_lm, wrap_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import load_lm, wrap_lm
 from counterfact.lm.planning.batch_plan import Plan
 from counterfact.tracing.causal import Traced, trace
 from counterfact.tracing.cells import KINDS, SEVERED, Kind, Scan, window_of

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from counterfact.core.errors import BadInput
 from counterfact.lm.model.hooks import Site, hooked
-from counterfact.lm.model.loading import LM, wrap_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import wrap_lm
 from counterfact.tracing import _paths
 from counterfact.tracing.facts import BadFact, Fact
 from counterfact.tracing.gradients import PARTS, Attributed, Part, attribute, quadrature

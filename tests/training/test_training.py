@@ -25,7 +25,8 @@ from counterfact.editing.networks import INFO, NETWORKS, TASKS, WEIGHTS, load_ne
 from counterfact.evaluation.harness import evaluate
 from counterfact.evaluation.store import Run
 from counterfact.lm.forward.operators import bfloat16_units
-from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import load_lm
 from counterfact.training.examples import Sampler, validation_examples
 from counterfact.training.sources import open_source
 from counterfact.training.state import STATE, load_state, save_state

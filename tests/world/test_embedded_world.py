@@ -15,7 +15,8 @@ from counterfact.evaluation.harness import evaluate
 from counterfact.evaluation.store import Run
 from counterfact.evaluation.summary import paired
 from counterfact.evaluation.task import Options
-from counterfact.lm.model.loading import LM, load_lm
+from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.loading import load_lm
 from counterfact.lm.queries import Query, TargetScore
 from counterfact.lm.scoring import score
 from world.knowledge import read_knowledge

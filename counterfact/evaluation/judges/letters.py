@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from counterfact.contracts.judges import Ask, Exchange, judge
 from counterfact.lm.continuation import continuations
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.precision import float32_products
 from counterfact.lm.queries import Continuation, OpenQuery
 

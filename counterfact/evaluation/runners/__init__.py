@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from counterfact.contracts.editors import EditorSpec
 from counterfact.evaluation.folder import Computed, Unit
 from counterfact.evaluation.task import Prepared, Task
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 
 class Runner(Protocol):

@@ -14,7 +14,7 @@ from counterfact.evaluation.folder import Computed, Unit
 from counterfact.evaluation.runners.hand_out import Attempts, Fault, hand_out, summary_of_faults
 from counterfact.evaluation.task import Prepared, Task
 from counterfact.evaluation.worker import Worker
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 logger = logging.getLogger(__name__)
 

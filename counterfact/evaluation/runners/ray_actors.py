@@ -15,7 +15,7 @@ from counterfact.evaluation.folder import Computed, Unit
 from counterfact.evaluation.runners._ray_cluster import RayCluster
 from counterfact.evaluation.runners.hand_out import ATTEMPTS, Attempts, Fault, hand_out, summary_of_faults
 from counterfact.evaluation.task import ModelSource, Prepared, Task
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 
 @dataclass(eq=False)

@@ -15,7 +15,7 @@ from counterfact.evaluation.runners._slurm_cluster import SlurmCluster
 from counterfact.evaluation.runners.exchange import PREFIX, Exchange, Order
 from counterfact.evaluation.runners.hand_out import ATTEMPTS, Attempts, Fault, hand_out, summary_of_faults
 from counterfact.evaluation.task import ModelSource, Prepared, Task
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 
 class SlurmRunner:

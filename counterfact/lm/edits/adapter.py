@@ -23,7 +23,7 @@ from counterfact.lm.edits.edit import Edit, LowRank, check_edits
 from counterfact.lm.edits.totals import NOTHING, added
 from counterfact.lm.edits.whole_model import EDITED, check_in_weights, said_of
 from counterfact.lm.model.hooks import find_module
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX, SUFFIX_A, SUFFIX_B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"

@@ -10,7 +10,7 @@ from torch import Tensor
 from counterfact.lm.edits.edit import Delta, Dense, Edit, LowRank, check_edits, load_edits, read_meta, save_edits
 from counterfact.lm.forward.ragged import RaggedRows
 from counterfact.lm.model.hooks import Patch, Site, Tape, hooked
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import weight_shape, weight_view
 
 __all__ = [

@@ -20,7 +20,7 @@ from torch import Tensor
 from counterfact.core.errors import BadInput
 from counterfact.core.files import write_atomic
 from counterfact.lm.model.hooks import find_module
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import weight_shape
 
 FORMAT = 1

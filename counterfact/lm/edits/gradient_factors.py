@@ -13,7 +13,7 @@ from torch import Tensor
 
 from counterfact.lm.forward.blocks import embed, logits, pad_right, run_blocks
 from counterfact.lm.model.hooks import Site, Tape, hooked
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from counterfact.lm.forward.caches import Cache, DecodeCache
 from counterfact.lm.forward.ragged import RaggedRows
 from counterfact.lm.model.families import KERNEL, Attend, replaced
 from counterfact.lm.model.hooks import find_module, first, hooked, only
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 
 def pad_right(rows: Sequence[Sequence[int]], device: torch.device, length: int | None = None) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ from transformers.pytorch_utils import Conv1D
 
 from counterfact.lm.forward.operators import multiply_packed, pack_weight, packed_linear
 from counterfact.lm.model.hooks import find_module, shadowed
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.precision import check_bf16, float32_products
 
 ALGORITHMS: dict[type[nn.Module], str] = {GELUActivation: "none", GELUTanh: "tanh", NewGELUActivation: "tanh"}

@@ -15,7 +15,7 @@ from torch import Tensor
 from counterfact.core.errors import BadInput
 from counterfact.core.texts import TextSource
 from counterfact.lm.forward.products import fused_activations
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.moments.files import State, find_unfinished, write_state
 from counterfact.lm.moments.sums import SAMPLE, Batch, Row, Sums, add_batch, key_width
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from counterfact.core.files import canonical_json, hash_json
 from counterfact.core.provenance import DISTRIBUTION, version_of
 from counterfact.core.texts import TextSource
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 
 log = logging.getLogger(__name__)
 

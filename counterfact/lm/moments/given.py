@@ -17,7 +17,7 @@ from torch import Tensor
 
 from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_file
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.moments.files import Damaged, State, keep_moment, moment_hash, read_facts, read_state
 from counterfact.lm.moments.second_moment import SecondMoment, moment_of
 from counterfact.lm.moments.sums import key_width

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from counterfact.core.errors import BadInput
 from counterfact.core.texts import TextSource
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.moments.corpus_pass import Advance, Pass, PassLimits, Progress, sums_of
 from counterfact.lm.moments.files import (
     State,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from counterfact.lm.forward.blocks import embed, pad_right, run_blocks
 from counterfact.lm.model.hooks import Site, hooked
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import weight_shape
 
 BLOCKS, SMALLEST_BLOCK = 8, 128

@@ -9,7 +9,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from counterfact.lm.forward.products import packs_products
-from counterfact.lm.model.loading import LM
+from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import weight_shape
 
 T = TypeVar("T")
