@@ -129,8 +129,9 @@ def note_once(message: str) -> None:
 
 
 def note_settings(editor: str, resolved: "Resolved[Any]", *, verbose: bool = False) -> None:
-    """Say what settings an editor has; with `verbose`, where each value comes from."""
-    note_once(f"{editor}: {resolved.source if verbose else resolved.summary}")
+    """Say what settings an editor has, if any; with `verbose`, where each value comes from."""
+    if type(resolved.settings).model_fields:
+        note_once(f"{editor}: {resolved.source if verbose else resolved.summary}")
 
 
 def note_moment(editor: str, provenance: Mapping[str, Any], *, verbose: bool = False) -> None:

@@ -13,7 +13,7 @@ from counterfact.cli._common import Seed, console, note_settings, open_model, pr
 from counterfact.cli._tables import print_table, print_tables
 from counterfact.cli.build import build, zsre
 from counterfact.cli.data import print_statistics
-from counterfact.cli.leaderboard import write_board
+from counterfact.cli.leaderboard import read_board, write_board
 from counterfact.cli.train import train_all
 from counterfact.core.errors import BadInput
 
@@ -91,6 +91,7 @@ def demo(
 
 def _demo_embedded(out: Path, model: str, limit: int, seed: int, *, hypernetworks: bool) -> None:
     from counterfact import Options, Runs, evaluate, load_dataset  # noqa: PLC0415
+    from counterfact.leaderboard.board import board_of, ranking_in_words  # noqa: PLC0415
 
     budget = Budget()
     with budget.stage("build"):
@@ -127,7 +128,11 @@ def _demo_embedded(out: Path, model: str, limit: int, seed: int, *, hypernetwork
     with budget.stage("tables, picture and page"):
         _step(f"counterfact summarize {out}/results; counterfact leaderboard build {out}/results --out {out}/site")
         _print_results(runs)
-        page = write_board(out / "results", out / "site")
+        entries, left_out = read_board(out / "results")
+        for group in board_of(entries):
+            if group["content"]:  # of our own runs
+                console.print(ranking_in_words(group), style="bold")
+        page = write_board(entries, left_out, out / "site")
     budget.print()
     console.print(f"\nThe ranking as a picture: {page.with_name('ranking.png')}; as a page: {page}", style="bold")
     console.print(f"What is left of many edits, in pictures: {out / 'curves'}", style="bold")
@@ -194,12 +199,8 @@ def _print_statistics(data: "Dataset") -> None:
 
 def _print_results(runs: "Runs") -> None:
     from counterfact.evaluation.summary import compare  # noqa: PLC0415
-    from counterfact.leaderboard.ranking import rank  # noqa: PLC0415
 
     print_tables(runs.tables, "terminal")
     first = next(run for run in runs if run.editor == "rome")
     others = [run for run in runs if run.dataset == first.dataset and run.editor != "rome"]
     print_tables([compare(others, first)], "terminal")
-    for ranking in rank(run.data for run in runs):
-        names = [f"{place} {run['editor']['name']}" for place, run in enumerate(ranking.runs, 1)]
-        console.print(f"Ranking on {ranking.dataset} by Score S: " + ", ".join(names), style="bold")

@@ -1,13 +1,16 @@
 """`counterfact leaderboard`: submit a run, check submissions, build the board."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from counterfact.cli._common import Json, Plugin, console, load_plugins, note, print_json, progress_bar
 from counterfact.core.errors import BadInput, Failed
 from counterfact.core.files import write_atomic
+
+if TYPE_CHECKING:
+    from counterfact.leaderboard.entries import Entry
 
 board = typer.Typer(no_args_is_help=True, help="Submit a run, check submissions, build the ranked site.")
 
@@ -28,7 +31,7 @@ def build(
     Example: `counterfact leaderboard build results --out site`
     """
     load_plugins(plugin)
-    page = write_board(results, out)
+    page = write_board(*read_board(results), out)
     console.print(f"{page} and {page.with_name('ranking.png')}")
 
 
@@ -145,15 +148,21 @@ def workflow(
     console.print(str(out))
 
 
-def write_board(results: Path, out: Path) -> Path:
-    """Read every run below a folder and write the site; say what was left out. Return the page's path."""
+def read_board(results: Path) -> "tuple[list[Entry], dict[str, str]]":
+    """Read every run below a folder; say and return what was left out, too."""
     from counterfact.leaderboard.entries import load_entries  # noqa: PLC0415
-    from counterfact.leaderboard.page import write_site  # noqa: PLC0415
 
     with progress_bar("leaderboard") as tell:
         entries, left_out = load_entries(results, tell)
     for name, reason in left_out.items():
         console.print(f"left out {name!a}: {reason!a}", style="yellow")
+    return entries, left_out
+
+
+def write_board(entries: "list[Entry]", left_out: dict[str, str], out: Path) -> Path:
+    """Write the site of what was read. Return the page's path."""
+    from counterfact.leaderboard.page import write_site  # noqa: PLC0415
+
     page = write_site(entries, out, left_out)
-    console.print(f"{len(entries)} runs ranked")
+    console.print(f"on the board: {len(entries)} runs")
     return page

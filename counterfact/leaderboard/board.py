@@ -53,6 +53,22 @@ def places(marks: Sequence[Mapping[str, str]]) -> list[tuple[int, bool]]:
     return [(1, first > 1) if place <= first else (place, False) for place in range(1, len(marks) + 1)]
 
 
+def place_of(row: Mapping[str, Any]) -> str:
+    """Return a row's place as it is written, `1=` where it is shared; nothing where it has none.
+
+    >>> place_of({"rank": 1, "tied": True}), place_of({"rank": None, "tied": False})
+    ('1=', '')
+    """
+    return "" if row["rank"] is None else f"{row['rank']}{'=' * row['tied']}"
+
+
+def ranking_in_words(group: Mapping[str, Any]) -> str:
+    """Return who stands where in a group of `board_of`, in one line."""
+    ranked = [f"{place_of(row)} {row['label']}" for row in group["rows"] if row["rank"] is not None]
+    why = f"nobody, of fewer than {LEAST} records"
+    return f"Ranking on {group['dataset']} by Score S: {', '.join(ranked) if group['ranked'] else why}"
+
+
 def published(benchmark: str, model: str, edits: Edits = "single") -> list[dict[str, Any]]:
     """Return printed rows for a model and sort of edits, as rows of a board: marked, with their source, never ranked.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from counterfact.core.files import write_atomic
 from counterfact.evaluation.tables import Cell, Row, Table, to_latex, to_markdown
+from counterfact.leaderboard.board import place_of
 from counterfact.leaderboard.entries import Entry
 from counterfact.leaderboard.every_eval_ever import write_every_eval_ever
 
@@ -67,8 +68,8 @@ def table_of(group: Mapping[str, Any]) -> Table:
     for row in group["rows"]:
         marks = {name: "≈" if mark == "tied" else "" for name, mark in row["marks"].items()}
         cells = {name: Cell(cell[0], cell[1], cell[2], marks.get(name, "")) for name, cell in row["cells"].items()}
-        place = "" if row["rank"] is None else f"{row['rank']}{'=' * row['tied']}. "
-        label = f"paper: {row['label']}" if row["published"] else f"{place}{row['label']}"
+        place = place_of(row)
+        label = f"paper: {row['label']}" if row["published"] else f"{place}. {row['label']}" if place else row["label"]
         rows.append(Row(label, cells, str(row["n"]), 2 if row["published"] else int(row["control"])))
     title = f"{group['dataset']}, {group['model']}, {group['protocol']}"
     note = "x100, with the 95 % interval; ≈ not shown to differ from the best"
