@@ -74,6 +74,7 @@ def generation_entropy(texts: Sequence[str]) -> float | None:
     "arXiv:2202.05262",
     "counterfact",
     needs=("nltk",),
+    collapsed_below=0.5,
     bounds=(0.0, None),
 )
 def fluency(_references: ReferenceTexts | None) -> TextMeasure:

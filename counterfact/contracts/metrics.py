@@ -62,6 +62,8 @@ class TextMetric:
     """Packages that must be installed."""
     missing: str
     """Why a record with texts may have no value."""
+    collapsed_below: float | None = None
+    """A model whose mean is below this share of the unedited one's has collapsed; `None`: the metric does not tell."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def text_metric(
     *benchmarks: str,
     needs: tuple[str, ...] = (),
     missing: str = "no value",
+    collapsed_below: float | None = None,
     definition: int = 1,
     bounds: Bounds = (0.0, 1.0),
     interval: IntervalRule | None = None,
@@ -138,6 +141,7 @@ def text_metric(
         unit, better, paper, benchmarks, definition, bounds, interval, scale: as for `metric`.
         needs: packages that it imports when it is used.
         missing: why a record with texts may have no value.
+        collapsed_below: as `TextMetric`.
     """
 
     def register(
@@ -157,7 +161,7 @@ def text_metric(
             interval=interval,
             scale=scale,
         )(update_wrapper(stored, prepare))
-        TEXT_METRICS.add(symbol, TextMetric(symbol, key, prepare, needs, missing))
+        TEXT_METRICS.add(symbol, TextMetric(symbol, key, prepare, needs, missing, collapsed_below))
         return prepare
 
     return register

@@ -21,41 +21,53 @@ from counterfact.lm.queries import Query, Unscored
 from counterfact.lm.scoring import score
 
 
-def condition(
-    lm: LM, total: Edit, known: Sequence[Record], plan: Plan, unedited: dict[str, float | None]
-) -> dict[str, Any]:
-    """Measure a model as it was edited so far beside the unedited one, on what no edit was about.
+class Watch:
+    """Looks at a model as it was edited so far, beside the unedited one, on what no edit was about.
 
     Args:
         lm: the model, unedited.
-        total: all edits as one.
-        known: records that were not edited, whose facts the unedited model knows.
+        known: records that are not edited, whose facts the unedited model knows.
         plan: sizes of batches.
-        unedited: the largest singular values of unedited weights, by module; what is not there yet is put there.
-
-    Returns:
-        JSON values: `ruined`, `perplexity_rise` (nats per token) and `divergence` (nats) on the plain texts, `texts`
-        themselves, `known_facts` (how many were asked, and are still known), `weights` (by module), `hidden`.
     """
-    whole = multiplied_out(total)
-    [drifts] = text_drifts(lm, SAMPLE, [0], [whole], plan=plan)
-    unread = {"nll": None, "unedited_nll": None, "kl": None}
-    texts = [dict(unread) if isinstance(each, Unscored) else text_drift(each) for each in drifts]
-    for module in {delta.module for delta in whole.deltas} - unedited.keys():
-        unedited[module] = largest_singular_value(weight_view(lm.model, module).detach().double())
-    return {
-        "ruined": is_ruined(texts),
-        "perplexity_rise": mean_rise(texts),
-        "divergence": mean_divergence(texts),
-        "texts": texts,
-        "known_facts": _known_facts(lm, whole, known, plan),
-        "weights": {
-            delta.module: _size_of_change(lm, delta.module, delta.weight_change)
-            | {"weight_spectral": unedited[delta.module]}
-            for delta in whole.deltas
-        },
-        "hidden": _hidden(lm, whole, known),
-    }
+
+    def __init__(self, lm: LM, known: Sequence[Record], plan: Plan) -> None:
+        self._lm, self._known, self._plan = lm, known, plan
+        self._spectral: dict[str, float | None] = {}
+        """The largest singular values of unedited weights, by module."""
+
+    def look(self, total: Edit) -> dict[str, Any]:
+        """Return what has become of the model.
+
+        Args:
+            total: all edits as one.
+
+        Returns:
+            JSON values: `ruined`, `perplexity_rise` (nats per token) and `divergence` (nats) on the plain texts,
+            `texts` themselves, `known_facts` (how many were asked, and are still known), `weights` (by module),
+            `hidden`.
+        """
+        whole = multiplied_out(total)
+        [drifts] = text_drifts(self._lm, SAMPLE, [0], [whole], plan=self._plan)
+        unread = {"nll": None, "unedited_nll": None, "kl": None}
+        texts = [dict(unread) if isinstance(each, Unscored) else text_drift(each) for each in drifts]
+        return {
+            "ruined": is_ruined(texts),
+            "perplexity_rise": mean_rise(texts),
+            "divergence": mean_divergence(texts),
+            "texts": texts,
+            "known_facts": _known_facts(self._lm, whole, self._known, self._plan),
+            "weights": {
+                delta.module: _size_of_change(self._lm, delta.module, delta.weight_change)
+                | {"weight_spectral": self._unedited(delta.module)}
+                for delta in whole.deltas
+            },
+            "hidden": _hidden(self._lm, whole, self._known),
+        }
+
+    def _unedited(self, module: str) -> float | None:
+        if module not in self._spectral:
+            self._spectral[module] = largest_singular_value(weight_view(self._lm.model, module).detach().double())
+        return self._spectral[module]
 
 
 def _size_of_change(lm: LM, module: str, change: Tensor) -> dict[str, float | None]:

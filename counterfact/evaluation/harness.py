@@ -89,7 +89,7 @@ def evaluate(
         seen = _count_seen(prepared, spec.name, dataset, allowed=options.trained_records)
         unedited = _evaluate_unedited(lm, trial, dataset, results_folder, options, runner, prepared)
         if options.schedule.sequential and isinstance(runner, LocalRunner):
-            account = _follow(runner.job(task), spec, options, options.tell(spec.name))
+            account = _follow(runner.job(task), spec, options, unedited, options.tell(spec.name))
         else:
             account = _compute(lm, task, runner, prepared, options.tell(spec.name))
         for path in lines_of(folder):
@@ -109,7 +109,7 @@ def evaluate(
             "unedited": unedited.name,
         }
         if options.schedule.sequential:
-            data["sequence"] = sequence_of(folder, dataset.benchmark, options.seed)
+            data["sequence"] = sequence_of(folder, unedited, dataset.benchmark, options.seed)
         environment = describe(prepared, account, dataset.path, started)
         environment |= {"runner": dict(runner.report()), "wall_seconds": _seconds(folder, unedited, prepared)}
         with disk_full_is_said(folder, len(dataset.records), len(dataset.records)):
@@ -180,11 +180,13 @@ def _compute(lm: LM, task: Task, runner: Runner, prepared: Prepared, progress: C
     return account
 
 
-def _follow(job: Job, spec: EditorSpec, options: Options, progress: Callable[[int, int], None]) -> Account:
+def _follow(
+    job: Job, spec: EditorSpec, options: Options, unedited: Path, progress: Callable[[int, int], None]
+) -> Account:
     """Take a sequential run through all its steps."""
     account = Account()
     known = known_records(job.lm, options.untouched[:UNTOUCHED], plan=job.plan)
-    SequentialRun(job, spec.most_at_once, known, account).run(progress)
+    SequentialRun(job, spec.most_at_once, known, unedited, account).run(progress)
     account.note(peak_memory(job.lm.device))
     return account
 

@@ -51,5 +51,5 @@ def rescore(run: Run, texts: TextScorer) -> Run:
         fill_texts(path, "post", texts)
     data = {name: value for name, value in run.data.items() if name != "environment"}
     if "sequence" in data:
-        data["sequence"] = sequence_of(run.folder, run.benchmark, run.data["seeds"]["run"])
+        data["sequence"] = sequence_of(run.folder, run.unedited_folder, run.benchmark, run.data["seeds"]["run"])
     return write_run(run.folder, data, run.data["environment"])

@@ -23,10 +23,10 @@ from counterfact.core.seeds import derive_seed
 from counterfact.evaluation.asking import Job
 from counterfact.evaluation.checkpoint import Checkpoints, Progressed
 from counterfact.evaluation.chunks import Attempt, Outcome, reason_of, run_under
-from counterfact.evaluation.condition import condition
+from counterfact.evaluation.condition import Watch
 from counterfact.evaluation.environment import Account
 from counterfact.evaluation.folder import Computed, Unit, units_of, walk
-from counterfact.evaluation.retention import CONDITION, IMMEDIATE, after
+from counterfact.evaluation.retention import CONDITION, IMMEDIATE, after, has_fallen
 from counterfact.evaluation.store import CASES
 from counterfact.lm.edits.apply import merged
 from counterfact.lm.edits.edit import Edit
@@ -46,13 +46,17 @@ class SequentialRun:
         most_at_once: how many requests the editor takes in one edit; `None`: any number. A group that is larger is
             edited part by part, each on top of the one before.
         known: records that are not edited, whose facts the unedited model knows.
+        unedited: folder of what the unedited model says about the same records.
         account: is told what units cost.
     """
 
-    def __init__(self, job: Job, most_at_once: int | None, known: Sequence[Record], account: Account) -> None:
+    def __init__(
+        self, job: Job, most_at_once: int | None, known: Sequence[Record], unedited: Path, account: Account
+    ) -> None:
         if job.editor is None:
             raise ValueError("expected an editor")
-        self._job, self._editor, self._known, self._account = job, job.editor, known, account
+        self._job, self._editor, self._account = job, job.editor, account
+        self._watch, self._unedited = Watch(job.lm, known, job.plan), unedited
         self._schedule, self._seed = job.task.options.schedule, job.task.options.seed
         self._folder, self._records = job.task.folder, self._schedule.ordered(job.records, job.task.options.seed)
         self._units = units_of(len(self._records), self._schedule.edits_at_once)
@@ -60,8 +64,6 @@ class SequentialRun:
         self._part = most_at_once or len(self._records)
         self._checkpoints = Checkpoints(self._folder / "edits", job.lm, [r.case_id for r in self._records])
         self._now = Progressed()
-        self._unedited: dict[str, float | None] = {}
-        """The largest singular values of weights that edits change, by module."""
 
     def run(self, progress: Tell) -> None:
         """Make all edits and measure, or go on where an earlier call stopped.
@@ -157,15 +159,16 @@ class SequentialRun:
         step = self._now.step
         if step not in self._due or step == len(self._units):
             return False
-        records = self._sample(self._records[: self._edits])
-        self._retained(self._folder / after(self._edits), records, lambda *_: None)
-        return bool(self._condition()["ruined"])
+        records, folder = self._sample(self._records[: self._edits]), self._folder / after(self._edits)
+        self._retained(folder, records, lambda *_: None)
+        ruined = bool(self._condition()["ruined"])
+        return ruined or has_fallen(folder / CASES, self._unedited, self._job.benchmark)
 
     def _condition(self) -> dict[str, Any]:
         """Return what has become of the model, looked up or measured."""
         path = self._folder / after(self._edits) / CONDITION
         if not path.exists():
-            found = condition(self._job.lm, self._now.total, self._known, self._job.plan, self._unedited)
+            found = self._watch.look(self._now.total)
             write_json(path, {"edits": self._edits, "step": self._now.step, **found})
         read: dict[str, Any] = read_json(path)
         return read

@@ -22,14 +22,16 @@ from torch import Tensor
 from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.contracts.editors import EDITORS, Edited, Editor, EditorSpec, Failure, Group, Resources, State
 from counterfact.core.errors import BadInput
-from counterfact.core.files import JsonLog, read_json, read_jsonl, write_json
+from counterfact.core.files import JsonLog, read_json, read_jsonl, write_json, write_jsonl
 from counterfact.core.places import data_folder
 from counterfact.core.records import Request
 from counterfact.core.settings import Resolved
+from counterfact.evaluation import retention, sequential
 from counterfact.evaluation.benchmarks.counterfact import COUNTERFACT
 from counterfact.evaluation.condition import largest_singular_value
 from counterfact.evaluation.harness import evaluate
 from counterfact.evaluation.rescore import score_texts
+from counterfact.evaluation.retention import has_fallen
 from counterfact.evaluation.schedule import Schedule
 from counterfact.evaluation.store import Run
 from counterfact.lm.edits.apply import Dense, Edit, LowRank, merged
@@ -346,6 +348,34 @@ def test_a_run_stops_where_the_model_collapses(dataset: Dataset, tmp_path: Path)
         assert errors[6] == errors[5] == "not edited: the model had collapsed after 4 edits" and len(errors) == 3
     assert run.data["n"]["scored"] == 4
     assert run.data["metrics"] == sequence["checkpoints"][-1]["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("edited", "fallen"),
+    [({0: 2.9, 1: 3.0}, True), ({0: 3.1, 1: 3.0}, False), ({0: 0.1, 1: None}, True), ({0: None, 1: None}, False)],
+)
+def test_a_model_whose_texts_lost_half_of_their_entropy_has_collapsed(
+    edited: dict[int, float | None], fallen: bool, tmp_path: Path
+) -> None:
+    def write(name: str, side: str, values: dict[int, float | None]) -> Path:
+        lines = [{"case_id": i, side: {"ngram_entropy": value}} for i, value in values.items()]
+        write_jsonl(tmp_path / name, lines)
+        return tmp_path / name
+
+    write("pre.jsonl", "pre", {0: 6.0, 1: 6.0, 2: 0.0})
+    assert has_fallen(write("cases.jsonl", "post", edited), tmp_path, COUNTERFACT) == fallen
+
+
+def test_a_run_stops_where_texts_tell_of_a_collapse(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_ruins(path: Path, *_: Any) -> bool:
+        return path.parent.name == "after-00000002"
+
+    for module in (sequential, retention):
+        monkeypatch.setattr(module, "has_fallen", in_ruins)
+    run = one_after_another(dataset, tmp_path, fake_spec())
+    assert run.data["sequence"]["collapsed_after"] == 2 and run.data["n"]["scored"] == 2
 
 
 def test_a_run_goes_on_after_a_collapse_if_told(dataset: Dataset, tmp_path: Path) -> None:

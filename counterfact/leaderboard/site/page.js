@@ -1,8 +1,8 @@
 // What every page is made of. The board reads data.js, runs/ID.js and records/NAME.js by script tags, so that it works
 // from file:// without a server. Every text from a run becomes a text node; nothing is ever parsed as HTML.
 "use strict";
-const MANY = 200;
-const ALL = 600;
+const MANY = 60;
+const ALL = 180;
 const FEW = 4;
 const state = {
   sort: "S",
