@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from counterfact.core.errors import BadInput
-from counterfact.core.files import hash_file, hash_json
+from counterfact.core.files import hash_json
 from counterfact.core.places import data_folder
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 
@@ -31,14 +31,15 @@ from .languages.grammar import load_grammar
 from .ripples.relations import load_relations_in_words
 from .ripples.writing import Ripples, ripples_of
 from .sources.articles import Passage
-from .sources.entity_ids import id_files, read_entity_ids, with_ids
+from .sources.entity_ids import read_entity_ids, with_ids
 from .sources.knowledge import Knowledge, query_knowledge
-from .sources.local_store import check_language, hash_files
-from .sources.options import SourceOptions, Sources
-from .sources.pararel import Relation, language_folder, load_relations, pararel_files, relation_number
+from .sources.local_store import check_language
+from .sources.opened import Sources
+from .sources.options import SourceOptions
+from .sources.pararel import Relation, load_relations, relation_number
 from .sources.surroundings import count_sitelinks, query_implied
 from .texts.contexts import Contexts, sentences_of
-from .texts.generation_prompts import generation_files, load_generation_prompts
+from .texts.generation_prompts import load_generation_prompts
 from .texts.reference_texts import reference_entries
 
 EMBEDDED = "counterfact-embedded"
@@ -157,9 +158,9 @@ def build_from_sources(
     if settings.name.startswith(EMBEDDED) and not sources.embedded:
         raise BadInput(f"{settings.name} is the name of what the embedded world gives; choose another: --name")
     standard = sources.embedded and settings.name.startswith(EMBEDDED) and settings.as_preset
-    sources = _in_language(sources, settings.language)
+    sources = sources.in_language(settings.language)
     check_language(sources.facts, settings.language)
-    described = describe_sources(sources)
+    described = sources.described()
     fingerprint = hash_json([described, settings.model_dump(), code_behind(__name__)])
     finished = finished_build(out, fingerprint)
     if finished is not None and described["facts"].get("files"):
@@ -193,7 +194,7 @@ def build_from_sources(
         "kind": "counterfact",
         "seed": settings.seed,
         "settings": settings.model_dump(),
-        "sources": describe_sources(sources),
+        "sources": sources.described(),
         "counts": totals(counts, candidates, references),
         "relations": counts,
     }
@@ -213,20 +214,6 @@ def _ripples(records: Sequence[CounterFactRecord], sources: Sources, settings: B
     return ripples_of(records, sources.facts, relations, language=settings.language, most=most, seed=seed)
 
 
-def describe_sources(sources: Sources) -> dict[str, Any]:
-    """Return names and hashes of everything that a build reads."""
-    articles = sources.articles
-    return {
-        "pararel": _hashes(sources.pararel),
-        "facts": sources.facts.identity(),
-        "generation_prompts": hash_files(generation_files(sources.generation)),
-        "articles": None if articles is None else articles.identity(),
-        "templates": None if sources.templates is None else _hashes(sources.templates),
-        "texts": None if sources.texts is None else {"name": sources.texts.name, "hash": sources.texts.content_hash},
-        "ids": None if sources.ids is None else hash_files(id_files(sources.ids)),
-    }
-
-
 def _check_contexts(sources: Sources, settings: BuildSettings) -> None:
     context = settings.paraphrase_context
     if context != "none" and getattr(sources, context) is None:
@@ -236,15 +223,6 @@ def _check_contexts(sources: Sources, settings: BuildSettings) -> None:
             f"paraphrase_context is `articles`, but no sentences in {settings.language} ship with it: give texts of "
             "your own (--context texts --texts FILE), or set it to `none` (--context none)"
         )
-
-
-def _in_language(sources: Sources, language: str) -> Sources:
-    return replace(
-        sources,
-        pararel=language_folder(sources.pararel, language),
-        generation=language_folder(sources.generation, language),
-        templates=sources.templates and language_folder(sources.templates, language),
-    )
 
 
 def _query_facts(
@@ -327,7 +305,3 @@ def _references(
     return reference_entries(
         wanted, count, sources.facts, sources.articles, lambda done: tell("reference texts", done, len(keys))
     )
-
-
-def _hashes(pararel: Path) -> dict[str, str]:
-    return {name: hash_file(file) for name, file in pararel_files(pararel).items()}

@@ -20,7 +20,7 @@ from pathlib import Path
 from counterfact.builders.choosing.settings import BuildSettings
 from counterfact.builders.counterfact import build_from_sources
 from counterfact.builders.sources.local_store import StoreSource
-from counterfact.builders.sources.options import Sources
+from counterfact.builders.sources.opened import Sources
 from counterfact.core.places import data_folder
 
 

@@ -6,53 +6,17 @@ from pathlib import Path
 
 from counterfact.core.errors import BadInput
 from counterfact.core.places import cache_folder, data_folder
-from counterfact.core.texts import TextSource, load_texts
+from counterfact.core.texts import load_texts
 
 from .articles import ArticleSource, LocalArticles
 from .cache import ResponseCache
 from .client import Client, RetryPolicy, user_agent
 from .endpoint import ENDPOINTS, EndpointSource
 from .local_store import StoreSource
+from .opened import Sources
 from .pararel_download import CONTENT_HASH, UPSTREAM, fetch_pararel
 from .sparql import SparqlSource
 from .wikipedia import WIKIDATA, Wikipedia, wiki_of
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Sources of a data set, opened."""
-
-    pararel: Path
-    """A folder in ParaRel's layout."""
-    facts: SparqlSource
-    generation: Path
-    """A folder of generation prompts."""
-    articles: ArticleSource | None
-    """Reference texts and contexts; None for neither."""
-    templates: Path | None = None
-    """A folder in ParaRel's layout, whose templates top up relations with too few in `pararel`, and records with too
-    few neighborhood prompts."""
-    texts: TextSource | None = None
-    """Texts with sentences to put before paraphrase prompts, instead of the articles."""
-    ids: Path | None = None
-    """A table of the ids that tuples mean (see `entity_ids`)."""
-    client: Client | None = None
-    """Client of the sources that answer over HTTP; None where there are none."""
-
-    @property
-    def embedded(self) -> bool:
-        """Whether all of it is the embedded world."""
-        files = self.facts.files if isinstance(self.facts, StoreSource) else ()
-        articles = self.articles.files if isinstance(self.articles, LocalArticles) else ()
-        places = {"pararel": [self.pararel], "wikidata": [file.parent for file in files], "prompts": [self.generation]}
-        places["articles"] = [file.parent for file in articles]
-        inside = all(
-            place.resolve().is_relative_to((data_folder() / name).resolve())
-            for name, given in places.items()
-            for place in given
-        )
-        others = (self.templates, self.texts, self.ids, self.client)
-        return bool(files) and inside and all(other is None for other in others)
 
 
 @dataclass(frozen=True)

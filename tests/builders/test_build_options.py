@@ -14,7 +14,7 @@ from counterfact.builders.choosing.settings import BuildSettings
 from counterfact.builders.code import code_behind, modules_behind
 from counterfact.builders.counterfact import build_from_sources
 from counterfact.builders.sources.knowledge import query_knowledge
-from counterfact.builders.sources.options import Sources
+from counterfact.builders.sources.opened import Sources
 from counterfact.builders.sources.pararel import cut_pattern, load_pararel
 from counterfact.core.errors import BadInput
 from counterfact.core.places import data_folder

@@ -28,7 +28,7 @@ from counterfact.builders.sources.client import Client
 from counterfact.builders.sources.endpoint import EndpointSource
 from counterfact.builders.sources.http import Refused
 from counterfact.builders.sources.local_store import StoreSource, read_facts_table
-from counterfact.builders.sources.options import Sources
+from counterfact.builders.sources.opened import Sources
 from counterfact.builders.sources.pararel_download import fetch_pararel
 from counterfact.builders.sources.sparql import SourceError
 from counterfact.builders.sources.wikipedia import Wikipedia
@@ -368,7 +368,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from counterfact.builders.sources.articles import LocalArticles
-from counterfact.builders.sources.options import Sources
+from counterfact.builders.sources.opened import Sources
 from counterfact.builders.counterfact import build_from_sources
 from counterfact.builders.sources.endpoint import EndpointSource
 from counterfact.builders.sources.pararel_download import fetch_pararel

@@ -18,7 +18,8 @@ from counterfact.builders.counterfact import build_from_sources
 from counterfact.builders.request_estimate import estimate_requests, queried_relations
 from counterfact.builders.sources.knowledge import query_knowledge
 from counterfact.builders.sources.local_store import StoreSource
-from counterfact.builders.sources.options import SourceOptions, Sources
+from counterfact.builders.sources.opened import Sources
+from counterfact.builders.sources.options import SourceOptions
 from counterfact.builders.sources.pararel import load_pararel
 from counterfact.builders.sources.pararel_download import FILES
 from counterfact.contracts.datasets import Dataset, load_dataset

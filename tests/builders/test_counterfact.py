@@ -23,7 +23,7 @@ from counterfact.builders.choosing.sampling import Draw, DrawnPrompt, WeightedOr
 from counterfact.builders.choosing.settings import BuildSettings
 from counterfact.builders.counterfact import build_from_sources
 from counterfact.builders.sources.articles import LocalArticles
-from counterfact.builders.sources.options import Sources
+from counterfact.builders.sources.opened import Sources
 from counterfact.builders.texts.contexts import Contexts
 from counterfact.contracts.datasets import load_dataset
 from counterfact.core.errors import BadInput
@@ -439,7 +439,7 @@ import sys
 from pathlib import Path
 from counterfact.builders.sources.articles import LocalArticles
 from counterfact.builders.choosing.settings import BuildSettings
-from counterfact.builders.sources.options import Sources
+from counterfact.builders.sources.opened import Sources
 from counterfact.builders.counterfact import build_from_sources
 from counterfact.builders.sources.local_store import StoreSource
 world, out = Path(sys.argv[1]), Path(sys.argv[2])

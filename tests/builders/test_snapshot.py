@@ -17,7 +17,8 @@ from counterfact.builders.sources.articles import EMBEDDED_SITE
 from counterfact.builders.sources.dump_filter import LineFilter, entity_blocks, filter_block
 from counterfact.builders.sources.endpoint import EndpointSource
 from counterfact.builders.sources.local_store import StoreSource
-from counterfact.builders.sources.options import SourceOptions, Sources
+from counterfact.builders.sources.opened import Sources
+from counterfact.builders.sources.options import SourceOptions
 from counterfact.builders.sources.pararel import load_pararel
 from counterfact.builders.sources.queries import DIRECT, ENTITY, LABEL
 from counterfact.builders.sources.snapshot import take_snapshot, write_slice

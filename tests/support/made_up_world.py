@@ -7,7 +7,7 @@ from pathlib import Path
 
 from counterfact.builders.sources.articles import EMBEDDED_SITE, LocalArticles
 from counterfact.builders.sources.local_store import StoreSource
-from counterfact.builders.sources.options import Sources
+from counterfact.builders.sources.opened import Sources
 from counterfact.builders.sources.queries import ABOUT, DIRECT, ENTITY, LABEL, SITELINKS, literal
 
 Fact = tuple[str, str, str]
