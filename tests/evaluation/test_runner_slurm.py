@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from counterfact.contracts.datasets import Dataset
+from counterfact.contracts.editors import Resources
 from counterfact.core.errors import BadInput
+from counterfact.core.texts import load_texts
 from counterfact.evaluation.folder import Computed, Unit, units_of
 from counterfact.evaluation.harness import evaluate_unedited
 from counterfact.evaluation.runners.exchange import PREFIX, Exchange, Order
+from counterfact.evaluation.runners.hand_out import preparing
 from counterfact.evaluation.runners.local import LocalRunner
 from counterfact.evaluation.task import Options, Task
 from counterfact.evaluation.worker import Worker
@@ -24,6 +27,7 @@ from tests.support.running import CHUNK, processes_of, run_with, source
 
 pytest.importorskip("submitit", reason="needs submitit: pip install 'counterfact-toolkit[slurm]'")
 
+from counterfact.evaluation.runners import slurm_jobs
 from counterfact.evaluation.runners.slurm_jobs import SlurmRunner
 
 
@@ -93,6 +97,26 @@ def test_a_full_disk_in_a_job_stops_the_run(
     run_with(None, dataset, tmp_path / "results")
     assert contents(tmp_path / "results") == undisturbed
     wait_until_gone(faults)
+
+
+def test_a_job_that_prepares_for_long_is_said_to_be_waited_for(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Slow:
+        job_id, asked = "7", 0
+
+        def done(self) -> bool:
+            self.asked += 1
+            return self.asked > 3
+
+    monkeypatch.setattr(slurm_jobs, "PATIENCE", -1.0)
+    runner, task = slurm(tmp_path, 1), replace(task_of(dataset, tmp_path), editor="rome")
+    runner.cluster.poll = 0.0
+    runner._await(Slow(), preparing(task))
+    runner._await(Slow(), preparing(replace(task, resources=Resources(second_moment_texts=load_texts("embedded")))))
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first == "still waiting for Slurm job 7"
+    assert "preparing rome takes a pass over embedded texts" in second
 
 
 # The exchange, without jobs

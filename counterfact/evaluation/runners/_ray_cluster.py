@@ -11,11 +11,10 @@ from typing import Any
 
 from counterfact.core.errors import BadInput
 from counterfact.core.files import disk_full
+from counterfact.evaluation.runners.hand_out import PATIENCE
 from counterfact.evaluation.task import ModelSource
 from counterfact.evaluation.worker import RemoteWorker
 
-PATIENCE = 30.0
-"""Seconds between two notes that a worker is waited for."""
 logger = logging.getLogger(__name__)
 
 
@@ -91,13 +90,13 @@ class RayCluster:
             return float(device != "cpu")
         return float(self._ray.cluster_resources().get("GPU", 0) >= 1)
 
-    def wait(self, refs: Sequence[Any]) -> Any:
-        """Return the first of some results that is there."""
+    def wait(self, refs: Sequence[Any], note: str = "") -> Any:
+        """Return the first of some results that is there; where that takes long it is said, with a `note`."""
         while True:
             [*ready], _ = self._ray.wait(list(refs), num_returns=1, timeout=PATIENCE)
             if ready:
                 return ready[0]
-            logger.warning("still waiting for Ray, which has %s to give now", self._ray.available_resources())
+            logger.warning("still waiting for Ray, which has %s to give now%s", self._ray.available_resources(), note)
 
     def get(self, ref: Any) -> Any:
         """Return a result, or raise what its worker raised."""

@@ -9,9 +9,23 @@ from counterfact.core.errors import Failed
 from counterfact.core.records import BadRecord, Record
 from counterfact.evaluation.chunks import Outcome
 from counterfact.evaluation.folder import Computed, Unit
+from counterfact.evaluation.task import Task
 
 ATTEMPTS = 3
 """How often a unit is begun before its records are recorded as failed."""
+PATIENCE = 30.0
+"""Seconds after which it is said that a worker is waited for."""
+
+
+def preparing(task: Task) -> str:
+    """Return what to add where a worker that prepares a pass is waited for: it is elsewhere, and shows nothing."""
+    texts = task.resources.second_moment_texts
+    if task.editor is None or texts is None or texts.moments:
+        return ""
+    return (
+        f"; preparing {task.editor} takes a pass over {texts.name} texts where its second moments are in no cache yet: "
+        "`counterfact second-moment` takes it beforehand, and says how far it is"
+    )
 
 
 class Attempts:

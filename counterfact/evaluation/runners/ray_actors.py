@@ -13,7 +13,7 @@ from counterfact.contracts.editors import EditorSpec
 from counterfact.core.errors import Failed
 from counterfact.evaluation.folder import Computed, Unit
 from counterfact.evaluation.runners._ray_cluster import RayCluster
-from counterfact.evaluation.runners.hand_out import ATTEMPTS, Attempts, Fault, hand_out, summary_of_faults
+from counterfact.evaluation.runners.hand_out import ATTEMPTS, Attempts, Fault, hand_out, preparing, summary_of_faults
 from counterfact.evaluation.task import ModelSource, Prepared, Task
 from counterfact.lm.model.language_model import LM
 
@@ -88,7 +88,7 @@ class RayRunner:
         for _ in range(ATTEMPTS):
             seat = self.seats[0] if self.seats else self.hire()
             try:
-                self.first = self.cluster.get(self.cluster.wait([seat.actor.take.remote(sent)]))
+                self.first = self.cluster.get(self.cluster.wait([seat.actor.take.remote(sent)], preparing(task)))
             except Exception as error:
                 reason = self.cluster.reason(error)
                 self.dismiss(seat)

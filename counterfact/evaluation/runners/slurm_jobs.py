@@ -1,5 +1,6 @@
 """Workers as the jobs of a Slurm array, submitted by submitit (https://github.com/facebookincubator/submitit)."""
 
+import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,9 +14,19 @@ from counterfact.evaluation.folder import Computed, Unit
 from counterfact.evaluation.runners import slurm_worker
 from counterfact.evaluation.runners._slurm_cluster import SlurmCluster
 from counterfact.evaluation.runners.exchange import PREFIX, Exchange, Order
-from counterfact.evaluation.runners.hand_out import ATTEMPTS, Attempts, Fault, hand_out, summary_of_faults
+from counterfact.evaluation.runners.hand_out import (
+    ATTEMPTS,
+    PATIENCE,
+    Attempts,
+    Fault,
+    hand_out,
+    preparing,
+    summary_of_faults,
+)
 from counterfact.evaluation.task import ModelSource, Prepared, Task
 from counterfact.lm.model.language_model import LM
+
+logger = logging.getLogger(__name__)
 
 
 class SlurmRunner:
@@ -47,7 +58,7 @@ class SlurmRunner:
             for _ in range(ATTEMPTS):
                 [job] = self.cluster.submit(exchange.folder, exchange.jobs, slurm_worker.prepare, 1)
                 try:
-                    self._await(job)
+                    self._await(job, preparing(task))
                 finally:
                     cancel([job])
                 if (problem := self.cluster.fate(job)) is None:
@@ -89,8 +100,12 @@ class SlurmRunner:
         exchange.offer(Order(self._source, self._threads, bare, units, self._prepared if units else None))
         return exchange
 
-    def _await(self, job: Any) -> None:
+    def _await(self, job: Any, note: str) -> None:
+        start, said = time.monotonic(), False
         while not job.done():
+            if not said and time.monotonic() - start > PATIENCE:
+                logger.warning("still waiting for Slurm job %s%s", job.job_id, note)
+                said = True
             time.sleep(self.cluster.poll)
 
 
