@@ -7,7 +7,17 @@ import torch
 from torch import Tensor
 
 from counterfact.core.errors import BadInput
-from counterfact.lm.edits.apply import Dense, Edit, LowRank, load_edits, merged, per_row, read_meta, save_edits
+from counterfact.lm.edits.apply import (
+    Dense,
+    Edit,
+    EditStack,
+    LowRank,
+    load_edits,
+    merged,
+    per_row,
+    read_meta,
+    save_edits,
+)
 from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import weight_shape
 from tests.lm.test_hooks import hooks
@@ -75,6 +85,22 @@ def test_per_row_equals_merged_in_float32(family: str) -> None:
         found = lm.model(tokens).logits
     expected = one_by_one(lm, edits, OWNERS, tokens)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_many_facts_in_one_edit_are_multiplied_out(family: str) -> None:
+    lm, rank = tiny_lm(family), 200
+    down, up = lm.layout.fc_out(1), lm.layout.fc_in(1)
+    many = Edit(
+        (random_low(lm, down, rank // 2, 0), random_low(lm, down, rank // 2, 1), random_low(lm, up, 1, 2)), (0,)
+    )
+    edits, owners, tokens = [many, Edit((random_low(lm, down, 1, 3),), (1,))], [0, 1, -1, 0], ids(lm, 4)
+    taken = [left.shape[1] for left, _ in EditStack(lm, edits)._low.values()]
+    assert taken == [1, 1]
+    with per_row(lm, edits, owners):
+        found = lm.model(tokens, use_cache=False).logits
+    expected = one_by_one(lm, edits, owners, tokens)
+    torch.testing.assert_close(found, expected, rtol=0, atol=rounding(family) * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

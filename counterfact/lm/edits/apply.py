@@ -1,6 +1,6 @@
 """Two ways to apply edits, to each row of a batch its own or all to the model itself; tested equal."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -51,7 +51,8 @@ def per_row(lm: LM, edits: Sequence[Edit], edit_index: Sequence[int] | Tensor) -
 class EditStack:
     """Edits made ready to be applied row by row: low ranks padded with zeros to one rank and stacked by module.
 
-    Sums and products are in float32, or float64 for a model of that dtype, whatever the model's own dtype.
+    Factors that are no smaller than the matrix, as of hundreds of facts in one edit, are multiplied out. Sums and
+    products are in float32, or float64 for a model of that dtype, whatever the model's own dtype.
     """
 
     def __init__(self, lm: LM, edits: Sequence[Edit]) -> None:
@@ -63,8 +64,9 @@ class EditStack:
         self._low: dict[str, tuple[Tensor, Tensor]] = {}
         self._dense: dict[str, dict[int, Tensor]] = {}
         for name in names:
-            self._add_low(name, edits)
-            self._add_dense(name, edits)
+            factors = self._factors(name, edits)
+            self._add_low(name, factors)
+            self._add_dense(name, edits, factors.keys())
 
     @contextmanager
     def rows(self, edit_index: Sequence[int] | Tensor, ragged: RaggedRows | None = None) -> Iterator[None]:
@@ -77,29 +79,34 @@ class EditStack:
         with hooked(self._lm.model, *self._pairs(edit_index, ragged)):
             yield
 
-    def _add_low(self, name: str, edits: Sequence[Edit]) -> None:
-        parts = [[d for d in edit.deltas if isinstance(d, LowRank) and d.module == name] for edit in edits]
-        ranks = [sum(d.left.shape[0] for d in part) for part in parts]
-        if not any(ranks):
+    def _factors(self, name: str, edits: Sequence[Edit]) -> dict[int, list[LowRank]]:
+        """Return the changes of a module that are kept as factors, by edit."""
+        d_in, d_out = weight_shape(self._lm.model, name)
+        found = {
+            i: [d for d in edit.deltas if isinstance(d, LowRank) and d.module == name] for i, edit in enumerate(edits)
+        }
+        return {i: low for i, low in found.items() if 0 < _rank(low) * (d_in + d_out) < d_in * d_out}
+
+    def _add_low(self, name: str, factors: Mapping[int, Sequence[LowRank]]) -> None:
+        if not factors:
             return
-        device = weight_view(self._lm.model, name).device
+        device, most = weight_view(self._lm.model, name).device, max(map(_rank, factors.values()))
         d_in, d_out = weight_shape(self._lm.model, name)
         # One row of zeros more than there are edits: the unedited model.
-        left = torch.zeros(len(edits) + 1, max(ranks), d_in, dtype=self._dtype, device=device)
-        right = torch.zeros(len(edits) + 1, max(ranks), d_out, dtype=self._dtype, device=device)
-        for i, part in enumerate(parts):
-            if part:
-                left[i, : ranks[i]] = torch.cat([d.left.detach() for d in part])
-                right[i, : ranks[i]] = torch.cat([d.right.detach() for d in part])
+        left = torch.zeros(self._count + 1, most, d_in, dtype=self._dtype, device=device)
+        right = torch.zeros(self._count + 1, most, d_out, dtype=self._dtype, device=device)
+        for i, low in factors.items():
+            left[i, : _rank(low)] = torch.cat([d.left.detach() for d in low])
+            right[i, : _rank(low)] = torch.cat([d.right.detach() for d in low])
         self._low[name] = left, right
 
-    def _add_dense(self, name: str, edits: Sequence[Edit]) -> None:
+    def _add_dense(self, name: str, edits: Sequence[Edit], in_factors: Container[int]) -> None:
         device = weight_view(self._lm.model, name).device
         found: dict[int, Tensor] = {}
         for i, edit in enumerate(edits):
             for delta in edit.deltas:
-                if isinstance(delta, Dense) and delta.module == name:
-                    change = delta.weight_change.detach().to(device, self._dtype)
+                if delta.module == name and (isinstance(delta, Dense) or i not in in_factors):
+                    change = _whole(delta, device, self._dtype)
                     found[i] = found[i] + change if i in found else change
         if found:
             self._dense[name] = found
@@ -118,6 +125,10 @@ class EditStack:
         for name, changes in self._dense.items():
             pairs += _patched(name, partial(_add_dense, changes, listed), len(listed), ragged)
         return pairs
+
+
+def _rank(changes: Sequence[LowRank]) -> int:
+    return sum(len(change.left) for change in changes)
 
 
 Change = Callable[[slice, Tensor, Tensor], Tensor]
