@@ -6,7 +6,7 @@ constant keys and values. Rows of different records begin alike, with the same c
 for all of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -14,12 +14,16 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from counterfact.editing.requests import Row
-from counterfact.lm.forward.blocks import embed, run_blocks, stream_change
+from counterfact.editing.requests import Encoded, Row
+from counterfact.lm.forward.blocks import embed, run_blocks
 from counterfact.lm.forward.caches import KVRecorder, PrefixKV, RecordedKV
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.language_model import LM
+
+StreamChange = Callable[..., Tensor]
+"""The model, a layer, what stands there at single tokens, (rows, width) each, and what is added to it, (rows, ...) ->
+by how much the residual stream after the layer moves, (rows, width)."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,12 @@ class Suffixes:
     """Keys and values of the tokens before them."""
     hidden: Tensor
     """Output of the edited layer, (1, tokens, width)."""
-    outputs: Tensor | None
-    """Output of the edited module at each row's lookup position, (rows, width), where that is what an intervention
-    moves; `None` where it moves the residual stream after the edited layer."""
     positions: Tensor
     """Positions in the whole rows, (1, tokens)."""
+    change: StreamChange | None = None
+    """What an intervention does to the residual stream after the edited layer; `None`: it moves the stream itself."""
+    standing: tuple[Tensor, ...] = ()
+    """What `change` is given of the edited layer: what stands there at each row's lookup position, (rows, width)."""
 
     @cached_property
     def rows(self) -> RaggedRows:
@@ -61,7 +66,7 @@ class Suffixes:
         """Go on with these records only, and read the last `tail` tokens of each row."""
         kept = [keep for keep in records for _ in range(self.each)]
         layout, groups, places, tokens = self.layout.keep(kept)
-        tokens = tokens.to(self.hidden.device)
+        tokens, rows = tokens.to(self.hidden.device), torch.tensor(kept, device=self.hidden.device)
         upper = range(self.start, lm.n_layers)
         return replace(
             self,
@@ -69,55 +74,48 @@ class Suffixes:
             layout=layout,
             prefix=None if self.prefix is None else self.prefix.keep(upper, groups, places),
             hidden=self.hidden[:, tokens],
-            outputs=None if self.outputs is None else self.outputs[torch.tensor(kept, device=self.outputs.device)],
             positions=self.positions[:, tokens],
+            standing=tuple(states[rows] for states in self.standing),
         )
 
     def run(self, lm: LM, delta: Tensor) -> Tensor:
-        """Add `delta` (records, width) to what is moved at every row's lookup position; run the layers above.
+        """Add `delta` (records, ...) to what is moved at every row's lookup position; run the layers above.
 
         Returns:
             The last states of the tokens that are read, in the order of `RaggedRows.asked_for`, (1, tokens, width).
         """
         moves = delta.to(self.hidden.dtype).repeat_interleave(self.each, 0)
-        if self.outputs is not None:
-            moves = stream_change(lm, self.start - 1, self.outputs, moves)
+        if self.change is not None:
+            moves = self.change(lm, self.start - 1, *self.standing, moves)
         hidden = self.hidden.index_add(1, self.firsts, moves[None])
         if self.start == lm.n_layers:
             return hidden[:, self.rows.asked_for]
         return run_blocks(lm, hidden, self.start, lm.n_layers, positions=self.positions, rows=self.rows)
 
 
-@dataclass(frozen=True)
-class AtLookup:
-    """What stands at every row's lookup position in one pass up to the edited layer."""
-
-    keys: Tensor
-    """Input of the edited module, (rows, d_in)."""
-    outputs: Tensor
-    """Output of the edited module, (rows, width)."""
-
-
 @torch.no_grad()
-def split_rows(lm: LM, rows: Sequence[Row], each: int, layer: int, tail: int) -> tuple[AtLookup, Suffixes]:
+def split_rows(lm: LM, batch: Sequence[Encoded], layer: int, *sites: Site) -> tuple[list[Tensor], Suffixes]:
     """Run rows up to the edited layer, and what stands before their lookup positions through the layers above.
 
     Args:
         lm: the model.
-        rows: record by record.
-        each: rows of a record.
+        batch: records, all with the same number of rows.
         layer: the edited layer.
-        tail: of each row so many of its last tokens are read.
+        sites: what is looked at in it.
+
+    Returns:
+        What stands at each site at every row's lookup position, (rows, ...); and the rows from there on, of which the
+        last tokens are read, as many as the longest new object has.
     """
+    rows, each = [row for record in batch for row in record.rows], len(batch[0].rows)
     shared = common_starts(rows, each)
     texts = _run_shared(lm, rows[:each], shared[:each], len(rows) // each)
     own = RaggedLayout.of([len(row.ids) - start for row, start in zip(rows, shared, strict=True)])
     ids = _row_of(own.flat([row.ids[start:] for row, start in zip(rows, shared, strict=True)]), lm)
     positions = _row_of(own.counted(shared), lm)
-    tape, module = Tape(), lm.layout.fc_out(layer)
-    key, output = Site(module, "in"), Site(module)
+    tape = Tape()
     ragged = RaggedRows(own, lm.device, None if texts is None else texts.before(own.members, lm.working_dtype))
-    with hooked(lm.model, tape.read(key), tape.read(output)):
+    with hooked(lm.model, *map(tape.read, sites)):
         hidden = run_blocks(lm, embed(lm, ids, positions), 0, layer + 1, positions=positions, rows=ragged)
     # Where each row's lookup position stands among the tokens that are its own.
     lookups = [at + row.lookup - start for at, row, start in zip(own.starts, rows, shared, strict=True)]
@@ -126,15 +124,13 @@ def split_rows(lm: LM, rows: Sequence[Row], each: int, layer: int, tail: int) ->
     tokens = [range(at, at + len(row.ids) - row.lookup) for at, row in zip(lookups, rows, strict=True)]
     before = [range(at, end) for at, end in zip(own.starts, lookups, strict=True)]
     recorded = _run_before(lm, before, shared, hidden, layer + 1, texts)
-    at = AtLookup(tape[key][0, at_lookup], tape[output][0, at_lookup])
-    return at, Suffixes(
+    return [tape[site][0, at_lookup] for site in sites], Suffixes(
         start=layer + 1,
         each=each,
-        tail=tail,
+        tail=max(len(record.target) for record in batch),
         layout=suffixes,
         prefix=None if recorded is None else _prefix_of(lm, recorded, suffixes, layer + 1),
         hidden=hidden[:, torch.tensor(suffixes.flat(tokens), device=lm.device)],
-        outputs=at.outputs,
         positions=_row_of(suffixes.counted([row.lookup for row in rows]), lm),
     )
 

@@ -15,8 +15,9 @@ from counterfact.editing.output_loss import LossReads, read_out
 from counterfact.editing.requests import Encoded
 from counterfact.editing.suffixes import Suffixes, split_rows
 from counterfact.editing.values import SearchAtLayer, Searched, SearchSettings, Targets, Values
-from counterfact.lm.forward.blocks import final_norm
+from counterfact.lm.forward.blocks import final_norm, stream_change
 from counterfact.lm.forward.products import packed_products, wide_passes
+from counterfact.lm.model.hooks import Site
 from counterfact.lm.model.language_model import LM
 
 COMPACT_AT = 0.8
@@ -70,12 +71,12 @@ def find_values(lm: LM, batch: Sequence[Encoded], settings: SearchAtLayer) -> Va
         settings: constants of the search.
     """
     count, dtype = len(batch), lm.working_dtype
-    each = len(batch[0].rows)
+    each, module = len(batch[0].rows), lm.layout.fc_out(settings.layer)
     with packed_products(lm), wide_passes(lm):
-        rows = [row for item in batch for row in item.rows]
-        at, suffixes = split_rows(lm, rows, each, settings.layer, max(len(item.target) for item in batch))
+        at, suffixes = split_rows(lm, batch, settings.layer, Site(module, "in"), Site(module))
+        suffixes = replace(suffixes, change=stream_change, standing=(at[1],))
         # All rows of a record but the last, which is for the KL term alone: (records, templates, d_in or width).
-        keys, outputs = (states.to(dtype).view(count, each, -1)[:, :-1] for states in (at.keys, at.outputs))
+        keys, outputs = (states.to(dtype).view(count, each, -1)[:, :-1] for states in at)
         problem = Problem.of(suffixes, outputs[:, 0].norm(dim=1), [item.target for item in batch])
         found = search(lm, problem, settings)
     return Values(
@@ -100,12 +101,9 @@ def find_targets(lm: LM, batch: Sequence[Encoded], layer: int, settings: SearchS
         layer: after which the stream is moved.
         settings: constants of the search.
     """
-    each = len(batch[0].rows)
     with packed_products(lm), wide_passes(lm):
-        rows = [row for item in batch for row in item.rows]
-        _, suffixes = split_rows(lm, rows, each, layer, max(len(item.target) for item in batch))
-        suffixes = replace(suffixes, outputs=None)
-        initial = suffixes.hidden[0, suffixes.firsts[::each]].to(lm.working_dtype)
+        [stream], suffixes = split_rows(lm, batch, layer, Site(lm.layout.block(layer)))
+        initial = stream[:: suffixes.each].to(lm.working_dtype)
         problem = Problem.of(suffixes, initial.norm(dim=1), [item.target for item in batch])
         return Targets(**vars(search(lm, problem, settings)), initial=initial)
 
