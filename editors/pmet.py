@@ -26,7 +26,8 @@ from torch import Tensor
 
 from counterfact.contracts.editors import Editor, Resources
 from counterfact.editing import plain
-from counterfact.editing.mass_edits import Goal, MassEditor, mass_editor
+from counterfact.editing.goals import Goal
+from counterfact.editing.mass_edits import MassEditor, mass_editor
 from counterfact.editing.requests import Encoded
 from counterfact.editing.values import Searched, SearchSettings, Targets
 from counterfact.lm.model.hooks import Site, Tape, hooked

@@ -33,7 +33,8 @@ from counterfact.core.places import cache_folder
 from counterfact.core.records import Request
 from counterfact.core.texts import load_texts
 from counterfact.editing import plain
-from counterfact.editing.mass_edits import Goal, LayerMoments, MassEditor, layer_moments
+from counterfact.editing.goals import Goal
+from counterfact.editing.mass_edits import LayerMoments, MassEditor, layer_moments
 from counterfact.editing.requests import encode
 from counterfact.editing.ridge import ridge_factor
 from counterfact.editing.value_search import find_targets

@@ -27,18 +27,15 @@ from counterfact.core.errors import BadInput
 from counterfact.core.files import hash_json
 from counterfact.core.records import Request
 from counterfact.core.settings import Settings
-from counterfact.editing import plain
 from counterfact.editing.contexts import word_templates
+from counterfact.editing.goals import Goal, stream_goal
 from counterfact.editing.key_states import KeyStates
 from counterfact.editing.requests import Encoded, cut, encode, encode_group, failures_of
-from counterfact.editing.value_search import find_targets
-from counterfact.editing.values import SearchCache, Targets
 from counterfact.lm.edits.edit import Delta, Edit, LowRank
 from counterfact.lm.forward.products import packed_products, wide_passes
 from counterfact.lm.model.encoding import SubjectRule
 from counterfact.lm.model.hooks import Site
 from counterfact.lm.model.language_model import LM
-from counterfact.lm.model.sites import Layout
 from counterfact.lm.moments.corpus_pass import sum_bytes
 from counterfact.lm.moments.second_moment import SecondMoment
 from counterfact.lm.planning.batch_plan import Plan, in_halves
@@ -53,8 +50,6 @@ KEYS = "keys."
 """Before the layer, in the names of a state's tensors."""
 
 S = TypeVar("S", bound="MassSettings")
-Find = Callable[[LM, Sequence[Encoded], int, Any], Targets]
-"""The model, requests, the last edited layer and settings -> what is wanted there."""
 Writer = Callable[[int, Tensor, Tensor], Tensor]
 """A layer, keys K (n, d_in) and those written before (N, d_in), float64 -> left (n, d_in): the change is leftᵀ R."""
 
@@ -84,29 +79,6 @@ class MassSettings(Settings):
         """Five layers up to three tenths of the depth: published are 3 to 8 of 28, 4 to 8 of 32 and 13 to 17 of 48."""
         last = max(0, round(0.3 * n_layers))
         return {"layers": list(range(max(0, last - 4), last + 1))}
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What is wanted at the last edited layer, and how what is missing there is spread over the layers."""
-
-    find: Find
-    """Searches for z."""
-    module: Callable[[Layout, int], str]
-    """The family's layout and the last edited layer -> the module whose output is to become z."""
-    divisor: Callable[[int], float]
-    """How many layers are left, this one included -> what the missing part is divided by."""
-
-
-def stream_goal(resources: Resources) -> Goal:
-    """MEMIT's goal: the residual stream after L, in equal shares. What a search found is kept in the cache."""
-    search: Find = plain.find_targets if resources.engine == "plain" else find_targets
-    searches = SearchCache(resources.cache / "values", resources.engine)
-
-    def find(lm: LM, batch: Sequence[Encoded], layer: int, settings: MassSettings) -> Targets:
-        return searches.get(Targets, lm, batch, layer, settings, lambda: search(lm, batch, layer, settings))
-
-    return Goal(find, Layout.block, float)
 
 
 class Sought(NamedTuple):

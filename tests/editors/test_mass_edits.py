@@ -107,7 +107,7 @@ def test_editors_share_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         searched.append(given[2])
         return find_targets(*given)
 
-    monkeypatch.setattr("counterfact.editing.mass_edits.find_targets", counted)
+    monkeypatch.setattr("counterfact.editing.goals.find_targets", counted)
 
     def edit(name: str, *choices: str) -> Edit:
         return made(lm, name, tmp_path, list(REQUESTS[:4]), *choices)
@@ -131,7 +131,7 @@ def test_groups_share_one_search_and_are_edited_apart(tmp_path: Path, monkeypatc
         batches.append(len(given[1]))
         return find_targets(*given)
 
-    monkeypatch.setattr("counterfact.editing.mass_edits.find_targets", counted)
+    monkeypatch.setattr("counterfact.editing.goals.find_targets", counted)
     bad = replace(REQUESTS[4], prompt="{} or {}")
     groups = [[REQUESTS[0]], [REQUESTS[1], bad], [bad], list(REQUESTS[2:4])]
     editor = mass_editor("memit", lm, resources(lm, tmp_path), *CHOICES)
