@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from counterfact.editing.suffixes import Suffixes
+from counterfact.editing.values import SAID
 from counterfact.lm.forward.blocks import head
 from counterfact.lm.model.language_model import LM
 from counterfact.lm.planning.memory import SEARCH_LOGITS
@@ -35,6 +36,9 @@ class LossReads:
     """Weights of their nats, (scored,); a record's add up to 1."""
     reference: Tensor | None = None
     """ln P_0 at the KL term's positions, (records, vocabulary); `None` on the first pass, which finds it."""
+    said: Tensor | None = None
+    """Whether in the last pass every one of a record's labels was the likeliest, so that f is `SAID` in the next,
+    (records,); `None`: f is 1, as in ROME and MEMIT."""
 
     @classmethod
     def of(cls, suffixes: Suffixes, targets: Sequence[tuple[int, ...]], like: Tensor) -> "LossReads":
@@ -69,12 +73,17 @@ class LossReads:
             weights=torch.tensor(weights, dtype=like.dtype, device=device),
         )
 
+    def carry(self, earlier: "LossReads", rest: Tensor) -> "LossReads":
+        """Take over what passes have found: `rest` are the places that the records have among the earlier ones."""
+        reference, said = (None if each is None else each[rest] for each in (earlier.reference, earlier.said))
+        return replace(self, reference=reference, said=said)
+
 
 class Loss(NamedTuple):
     """The two terms that depend on the output layer, in nats."""
 
     nll: Tensor
-    """Mean over a record's rows and target tokens, (records,)."""
+    """Mean over a record's rows and target tokens, times f, (records,)."""
     kl: Tensor
     """Divergence without its factor, (records,)."""
 
@@ -92,7 +101,7 @@ def read_out(
         gradient: whether it is requested.
 
     Returns:
-        Losses; the gradient by `normed`, of its shape, or `None`; and the reads with `reference` filled in.
+        Losses; the gradient by `normed`, of its shape, or `None`; and the reads with what this pass has found.
     """
     scored = len(reads.labels)
     count = len(reads.places) - scored
@@ -100,6 +109,10 @@ def read_out(
     kl = torch.zeros_like(nll)
     first = reads.reference is None
     reference = nll.new_empty(count, lm.vocabulary) if reads.reference is None else reads.reference
+    weights_by_f, missed = reads.weights, None
+    if reads.said is not None:
+        missed = torch.zeros_like(nll)
+        weights_by_f = torch.where(reads.said[reads.records[:scored]], SAID * reads.weights, reads.weights)
     slopes = torch.empty_like(normed) if gradient else None
     size = max(1, SEARCH_LOGITS.get(lm.device.type, SEARCH_LOGITS["cpu"]) // lm.vocabulary)
     for start in range(0, len(normed), size):
@@ -113,7 +126,9 @@ def read_out(
             z -= z.logsumexp(1, keepdim=True)
             if cut:
                 part = slice(start, start + cut)
-                labels, weights = reads.labels[part, None], reads.weights[part]
+                labels, weights = reads.labels[part, None], weights_by_f[part]
+                if missed is not None:
+                    missed.index_add_(0, reads.records[part], (z[:cut].argmax(1) != labels[:, 0]).to(missed))
                 nll.index_add_(0, reads.records[part], -weights * z[:cut].gather(1, labels)[:, 0])
                 if gradient:
                     z[:cut].exp_().scatter_add_(1, labels, -torch.ones_like(weights)[:, None]).mul_(weights[:, None])
@@ -126,7 +141,8 @@ def read_out(
                     z[cut:] = kl_factor * slope
             if slopes is not None:
                 (slopes[start:stop],) = torch.autograd.grad(scores, leaf, z.to(scores.dtype))
-    return Loss(nll, kl), slopes, replace(reads, reference=reference)
+    said = None if missed is None else missed == 0
+    return Loss(nll, kl), slopes, replace(reads, reference=reference, said=said)
 
 
 def _divergence(log_p: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-r"""The plain engine: ROME's keys and its search for v*, and the training of FT, written to be read.
+r"""The plain engine: ROME's keys and the search of ROME, MEMIT and PMET, and the training of FT, written to be read.
 
 One record at a time, its sentences padded into one batch; whole forward passes of the model as it is, hooks that read
 and move a hidden state, and autograd. What editors compute for many records at once, without running anything twice,
@@ -16,7 +16,17 @@ import torch
 from torch import Tensor
 
 from counterfact.editing.requests import Encoded, Row
-from counterfact.editing.values import DescentAtLayer, SearchAtLayer, Searched, SearchSettings, Targets, Values
+from counterfact.editing.values import (
+    ENOUGH,
+    SAID,
+    DescentAtLayer,
+    Projections,
+    SearchAtLayer,
+    Searched,
+    SearchSettings,
+    Targets,
+    Values,
+)
 from counterfact.lm.forward.blocks import pad_right
 from counterfact.lm.forward.products import wide_passes
 from counterfact.lm.model.hooks import Site, Tape, hooked
@@ -40,9 +50,9 @@ def find_value(lm: LM, record: Encoded, settings: SearchAtLayer) -> Values:
     """
     with torch.no_grad():
         keys, outputs = keys_and_outputs(lm, record, settings.layer)
-    delta, terms = search(lm, record, Site(lm.layout.fc_out(settings.layer)), outputs[0], settings)
+    delta, terms = search(lm, record, [Site(lm.layout.fc_out(settings.layer))], outputs[:1], settings)
     return Values(
-        **vars(Searched.alone(delta, terms, settings.steps)),
+        **vars(Searched.alone(delta[0], terms, settings.steps)),
         bare_key=keys[0],
         mean_key=keys.mean(0),
         bare_output=outputs[0],
@@ -52,16 +62,32 @@ def find_value(lm: LM, record: Encoded, settings: SearchAtLayer) -> Values:
 
 def find_targets(lm: LM, batch: Sequence[Encoded], layer: int, settings: SearchSettings) -> Targets:
     """Find what the residual stream is wanted to be, one record after the other; see `value_search.find_targets`."""
-    site, found = Site(lm.layout.block(layer)), []
-    for record in batch:
-        tape, bare = Tape(), record.rows[0]
-        with wide_passes(lm):
-            with torch.no_grad(), hooked(lm.model, tape.read(site)):
-                forward(lm, [bare.ids])
-            initial = tape[site][0, bare.lookup].to(lm.working_dtype)
-            delta, terms = search(lm, record, site, initial, settings)
-        found.append(Targets(**vars(Searched.alone(delta, terms, settings.steps)), initial=initial))
+    found, sites = [], [Site(lm.layout.block(layer))]
+    with wide_passes(lm):
+        for record in batch:
+            initial = at_subject(lm, record, sites)
+            delta, terms = search(lm, record, sites, initial, settings)
+            found.append(Targets(**vars(Searched.alone(delta[0], terms, settings.steps)), initial=initial[0]))
     return Targets.stack(found)
+
+
+def find_projections(lm: LM, batch: Sequence[Encoded], layer: int, settings: SearchSettings) -> Projections:
+    """Find what attention and MLP are wanted to give, one record at a time; see `value_search.find_projections`."""
+    found, sites = [], [Site(lm.layout.out_proj(layer)), Site(lm.layout.fc_out(layer))]
+    with wide_passes(lm):
+        for record in batch:
+            initial = at_subject(lm, record, sites)
+            delta, terms = search(lm, record, sites, initial, settings, until_said=True)
+            found.append(Projections(**vars(Searched.alone(delta, terms, settings.steps)), initial=initial))
+    return Projections.stack(found)
+
+
+def at_subject(lm: LM, record: Encoded, sites: Sequence[Site]) -> Tensor:
+    """Return what stands at some sites at the subject of the bare prompt, (sites, width)."""
+    tape, bare = Tape(), record.rows[0]
+    with torch.no_grad(), hooked(lm.model, *map(tape.read, sites)):
+        forward(lm, [bare.ids])
+    return torch.stack([tape[site][0, bare.lookup] for site in sites]).to(lm.working_dtype)
 
 
 def keys_and_outputs(lm: LM, record: Encoded, layer: int) -> tuple[Tensor, Tensor]:
@@ -80,46 +106,75 @@ def keys_and_outputs(lm: LM, record: Encoded, layer: int) -> tuple[Tensor, Tenso
     return tape[key][at].to(lm.working_dtype), tape[output][at].to(lm.working_dtype)
 
 
-def search(lm: LM, record: Encoded, site: Site, v_0: Tensor, settings: SearchSettings) -> tuple[Tensor, Tensor]:
+def search(
+    lm: LM,
+    record: Encoded,
+    sites: Sequence[Site],
+    initial: Tensor,
+    settings: SearchSettings,
+    *,
+    until_said: bool = False,
+) -> tuple[Tensor, Tensor]:
     r"""Minimise the objective over δ by Adam (eq. 4).
 
-    $$\frac1N \sum_{j=1}^N -\log P_{m+\delta}\left(o^* \mid x_j + p\right)
+    $$f \cdot \frac1N \sum_{j=1}^N -\log P_{m+\delta}\left(o^* \mid x_j + p\right)
       + \lambda\, D_{KL}\left(P_{m+\delta}(x \mid p') \,\|\, P(x \mid p')\right)
-      + \gamma\, \frac{\|\delta\|}{\|v_0\|^2}$$
+      + \gamma \sum_{\text{sites}} \frac{\|\delta\|}{\|v_0\|^2}$$
+
+    with f = 1, and by PMET's rule 0.1 after a pass in which the new object was said.
 
     Args:
         lm: the model.
         record: its sentences.
-        site: what δ is added to.
-        v_0: what stands there at the subject of the bare prompt, (width,).
+        sites: what δ is added to, each its own.
+        initial: v_0, what stands there at the subject of the bare prompt, (sites, width).
         settings: constants of the search.
+        until_said: whether f and the end are by PMET's rule.
 
     Returns:
-        δ, (width,), and the loss and its three terms at each forward pass, (passes, 4), in nats.
+        δ, (sites, width), and the loss and its three terms at each forward pass, (passes, 4), in nats.
     """
     rows, lookups = [row.ids for row in record.rows], [row.lookup for row in record.rows]
-    delta = torch.zeros_like(v_0, requires_grad=True)
+    norms = initial.norm(dim=1)
+    delta = torch.zeros_like(initial, requires_grad=True)
     adam = torch.optim.Adam([delta], lr=settings.learning_rate)
-    original = None
+    factor, original = 1.0, None
     trace: list[Tensor] = []
     while True:
-        moved = site, partial(move, lookups, delta)
-        with torch.enable_grad(), hooked(lm.model, moved):
-            log_p = forward(lm, rows).log_softmax(-1)
+        with torch.enable_grad():
+            moves = [(site, partial(move, lookups, part)) for site, part in zip(sites, delta, strict=True)]
+            with hooked(lm.model, *moves):
+                log_p = forward(lm, rows).log_softmax(-1)
             here = log_p[-1, lookups[-1]]  # at the subject of `{} is a`
             original = here.detach() if original is None else original
-            nll = target_nll(log_p, record.rows[:-1], record.target)
+            nll = factor * target_nll(log_p, record.rows[:-1], record.target)
             kl = settings.kl_factor * (here.exp() * (here - original)).sum()
-            decay = settings.weight_decay * delta.norm() / v_0.norm() ** 2
+            decay = (settings.weight_decay * delta.norm(dim=1) / norms**2).sum()
             loss = nll + kl + decay
         trace.append(torch.stack([loss, nll, kl, decay]).detach())
-        if len(trace) == settings.steps or not loss >= settings.stop_loss:  # NaN ends too
+        said = until_said and is_said(log_p.detach(), record)
+        ends = not loss >= settings.stop_loss or (said and bool(kl <= ENOUGH))  # NaN ends too
+        if ends or len(trace) == settings.steps:
             return delta.detach(), torch.stack(trace)
+        factor = SAID if said else 1.0
         adam.zero_grad()
         loss.backward()
         adam.step()
         with torch.no_grad():
-            delta *= (settings.clamp_norm_factor * v_0.norm() / delta.norm()).clamp(max=1)
+            delta *= (settings.clamp_norm_factor * norms / delta.norm(dim=1)).clamp(max=1)[:, None]
+
+
+def is_said(log_p: Tensor, record: Encoded) -> bool:
+    """Return whether every token of the new object is the likeliest, in every context, given those before it.
+
+    Args:
+        log_p: (rows, tokens, vocabulary).
+        record: its sentences, the KL term's last.
+    """
+    target = torch.tensor(record.target, device=log_p.device)
+    ends = [len(row.ids) for row in record.rows[:-1]]
+    likeliest = [log_p[row, end - len(target) : end].argmax(-1) for row, end in enumerate(ends)]
+    return bool((torch.stack(likeliest) == target).all())
 
 
 def move(lookups: Sequence[int], delta: Tensor, output: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from counterfact.editing.adam import Adam
 from counterfact.editing.output_loss import LossReads, read_out
 from counterfact.editing.requests import Encoded
 from counterfact.editing.suffixes import Suffixes, split_rows
-from counterfact.editing.values import SearchAtLayer, Searched, SearchSettings, Targets, Values
-from counterfact.lm.forward.blocks import final_norm, stream_change
+from counterfact.editing.values import ENOUGH, Projections, SearchAtLayer, Searched, SearchSettings, Targets, Values
+from counterfact.lm.forward.blocks import block_change, final_norm, stream_change
 from counterfact.lm.forward.products import packed_products, wide_passes
 from counterfact.lm.model.hooks import Site
 from counterfact.lm.model.language_model import LM
@@ -30,7 +30,7 @@ class Problem:
 
     suffixes: Suffixes
     value_norm: Tensor
-    """||v_0||, (records,)."""
+    """||v_0||, (records,); where δ is added at several sites, (records, sites)."""
     targets: tuple[tuple[int, ...], ...]
     """Token ids of each record's new object."""
     reads: LossReads
@@ -47,8 +47,13 @@ class Problem:
         targets = [self.targets[i] for i in rest.tolist()]
         suffixes = self.suffixes.keep(lm, records, max(map(len, targets)))
         problem = Problem.of(suffixes, self.value_norm[rest], targets)
-        reference = None if self.reads.reference is None else self.reads.reference[rest]
-        return replace(problem, reads=replace(problem.reads, reference=reference))
+        return replace(problem, reads=problem.reads.carry(self.reads, rest))
+
+    def is_done(self, now: Tensor, stop_loss: float) -> Tensor:
+        """Return which searches end at a loss and its terms, (records, 4): below `stop_loss`, or by PMET's rule."""
+        low = ~(now[:, 0] >= stop_loss)  # NaN ends too
+        said = self.reads.said
+        return low if said is None else low | (said & (now[:, 2] <= ENOUGH))
 
 
 def find_values(lm: LM, batch: Sequence[Encoded], settings: SearchAtLayer) -> Values:
@@ -108,10 +113,42 @@ def find_targets(lm: LM, batch: Sequence[Encoded], layer: int, settings: SearchS
         return Targets(**vars(search(lm, problem, settings)), initial=initial)
 
 
+def find_projections(lm: LM, batch: Sequence[Encoded], layer: int, settings: SearchSettings) -> Projections:
+    r"""Find what the last projections of a layer's attention and MLP are wanted to give, for a batch of records.
+
+    As `find_values`, but there are two δ, each added to the output of one of the two and measured by that output's
+    norm, and the objective and the end are PMET's:
+
+    $$f \cdot \mathrm{NLL} + \lambda\, D_{KL} + \gamma \left(\frac{\|\delta_a\|}{\|a_0\|^2}
+      + \frac{\|\delta_m\|}{\|m_0\|^2}\right)$$
+
+    with f = 1, and 0.1 after a pass in which every token of the new object was the likeliest, in every context. A
+    search ends below `stop_loss`, and where the new object is said and the KL term is at most 0.01 nats.
+    Li, Li, Song, Yang, Ma, Yu. PMET: Precise Model Editing in a Transformer. AAAI 2024.
+    https://arxiv.org/abs/2308.08742
+
+    Args:
+        lm: the model.
+        batch: records encoded with `kl_row=True`, all with the same number of rows.
+        layer: whose attention and MLP.
+        settings: constants of the search.
+    """
+    layout = lm.layout
+    block, attention, mlp = Site(layout.block(layer)), Site(layout.out_proj(layer)), Site(layout.fc_out(layer))
+    with packed_products(lm), wide_passes(lm):
+        at, suffixes = split_rows(lm, batch, layer, Site(block.module, "in"), attention, block, mlp)
+        suffixes = replace(suffixes, change=block_change, standing=tuple(at[:3]))
+        initial = torch.stack([at[1], at[3]], 1)[:: suffixes.each].to(lm.working_dtype)
+        problem = Problem.of(suffixes, initial.norm(dim=2), [item.target for item in batch])
+        unsaid = torch.zeros(len(batch), dtype=torch.bool, device=lm.device)
+        problem = replace(problem, reads=replace(problem.reads, said=unsaid))
+        return Projections(**vars(search(lm, problem, settings)), initial=initial)
+
+
 def search(lm: LM, problem: Problem, settings: SearchSettings) -> Searched:
     """Minimise the objective for every record by itself."""
-    count, width = len(problem.value_norm), lm.width
-    found = problem.value_norm.new_zeros(count, width)
+    count = len(problem.value_norm)
+    found = problem.value_norm.new_zeros(*problem.value_norm.shape, lm.width)
     trace = problem.value_norm.new_full((count, settings.steps, 4), torch.nan)
     passes = torch.zeros(count, dtype=torch.int64, device=found.device)
     alive = torch.arange(count, device=found.device)  # records still in the batch
@@ -123,14 +160,14 @@ def search(lm: LM, problem: Problem, settings: SearchSettings) -> Searched:
         now, gradient, problem = objective(lm, problem, delta, settings, gradient=not last)
         trace[alive, step] = torch.where(is_open[:, None], now, torch.nan)
         passes[alive] += is_open
-        ends = is_open if last else is_open & ~(now[:, 0] >= settings.stop_loss)  # NaN ends too
-        found[alive] = torch.where(ends[:, None], delta, found[alive])
+        ends = is_open if last else is_open & problem.is_done(now, settings.stop_loss)
+        found[alive] = torch.where(ends.view(-1, *[1] * (delta.dim() - 1)), delta, found[alive])
         is_open = is_open & ~ends
         still: list[bool] = is_open.tolist()
         if gradient is None or not any(still):
             break
         adam.step_(delta, gradient)
-        delta *= (settings.clamp_norm_factor * problem.value_norm / delta.norm(dim=1)).clamp(max=1)[:, None]
+        delta *= (settings.clamp_norm_factor * problem.value_norm / delta.norm(dim=-1)).clamp(max=1)[..., None]
         if sum(still) <= COMPACT_AT * len(still):
             rest = torch.tensor([i for i, keep in enumerate(still) if keep], device=alive.device)
             problem, alive, is_open, delta = problem.keep(lm, still), alive[rest], is_open[rest], delta[rest]
@@ -152,12 +189,12 @@ def objective(
         hidden = problem.suffixes.run(lm, variable)
         normed = final_norm(lm, hidden[0, problem.reads.places])
     losses, slopes, reads = read_out(lm, normed, problem.reads, settings.kl_factor, gradient=gradient)
-    norm = delta.norm(dim=1)
+    norm = delta.norm(dim=-1)
     scale = settings.weight_decay / problem.value_norm**2
-    nll, kl, decay = losses.nll, settings.kl_factor * losses.kl, scale * norm
+    nll, kl, decay = losses.nll, settings.kl_factor * losses.kl, (scale * norm).view(len(norm), -1).sum(1)
     now = torch.stack([nll + kl + decay, nll, kl, decay], 1)
     if slopes is None:
         return now, None, replace(problem, reads=reads)
     (slope,) = torch.autograd.grad(normed, variable, slopes)
-    slope += torch.where(norm > 0, scale / norm, 0)[:, None] * delta  # at 0 the norm's subgradient is 0
+    slope += torch.where(norm > 0, scale / norm, 0)[..., None] * delta  # at 0 the norm's subgradient is 0
     return now, slope, replace(problem, reads=reads)

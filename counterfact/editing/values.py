@@ -25,6 +25,10 @@ SEARCH_CODE = ("counterfact.editing", "counterfact.lm.forward", "counterfact.lm.
 """The packages that search: what other code of theirs has left in the cache is not used."""
 CONSTANTS = ("steps", "learning_rate", "weight_decay", "kl_factor", "clamp_norm_factor", "stop_loss")
 """The settings that a search follows from, beside the layer."""
+SAID = 0.1
+"""PMET's f after a pass in which the new object was said: every token of it the likeliest, in every context."""
+ENOUGH = 0.01
+"""PMET's search ends where the new object is said and the KL term is no larger, in nats."""
 
 
 class DescentSettings(Protocol):
@@ -69,7 +73,8 @@ class Searched:
     """What a search found for a batch of records, in float32 (float64 for a float64 model)."""
 
     delta: Tensor
-    """By how much what stands at the subject of the bare prompt is to be moved, (records, width)."""
+    """By how much what stands at the subject of the bare prompt is to be moved, (records, width); with a dimension
+    before the last for the two sites of `Projections`."""
     trace: Tensor
     """Loss, NLL, KL and weight-decay term at each forward pass, (records, steps, 4), nats; NaN after the last."""
     passes: Tensor
@@ -80,7 +85,7 @@ class Searched:
         """Hold what was found for one record, without the first dimension.
 
         Args:
-            delta: (width,).
+            delta: (width,) or (2, width).
             terms: the loss and its three terms at each forward pass, (passes, 4).
             steps: the most passes there could have been.
         """
@@ -130,6 +135,19 @@ class Targets(Searched):
     def wanted(self) -> Tensor:
         """z, (records, width)."""
         return self.initial + self.delta
+
+
+@dataclass(frozen=True)
+class Projections(Targets):
+    """What the last projections of a layer's attention and MLP are wanted to give, for a batch of records.
+
+    `delta` and `initial` are (records, 2, width), the attention's first.
+    """
+
+    @property
+    def wanted(self) -> Tensor:
+        """What the MLP's is wanted to give, (records, width)."""
+        return super().wanted[:, 1]
 
 
 Found = TypeVar("Found", Values, Targets)

@@ -88,6 +88,7 @@ def test_order_does_not_matter_and_batches_do(tmp_path: Path) -> None:
         ("alphaedit", "llama"),
         ("memit_seq", "gemma2"),
         ("rect", "falcon"),
+        *(("pmet", family) for family in ("gpt2", "gptj", "gemma2", "bloom")),
     ],
 )
 def test_the_plain_engine_makes_the_same_edit(name: str, family: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from counterfact.lm.forward.attention import attend, attend_newest, attend_recta
 from counterfact.lm.forward.caches import Cache, DecodeCache
 from counterfact.lm.forward.ragged import RaggedRows
 from counterfact.lm.model.families import KERNEL, Attend, replaced
-from counterfact.lm.model.hooks import find_module, first, hooked, only
+from counterfact.lm.model.hooks import Site, find_module, first, hooked, only
 from counterfact.lm.model.language_model import LM
 
 
@@ -176,6 +176,32 @@ def stream_change(lm: LM, layer: int, output: Tensor, change: Tensor) -> Tensor:
     norm = find_module(lm.model, name)
     moved: Tensor = norm(output + change.to(output.dtype)) - norm(output)
     return moved
+
+
+def block_change(lm: LM, layer: int, before: Tensor, attended: Tensor, after: Tensor, change: Tensor) -> Tensor:
+    """Return by how much the residual stream moves when outputs of a block's attention and MLP do, at single tokens.
+
+    Attention is not computed anew: it reads the stream before the block, of which nothing moves. The MLP is, from what
+    the attention's change makes of its input, where the two stand one after the other.
+
+    Args:
+        lm: the model.
+        layer: which block.
+        before: the stream before it, (rows, width).
+        attended: what its attention's last projection gives, (rows, width).
+        after: the stream after it, (rows, width).
+        change: what is added to the outputs of the last projections of attention and MLP, (rows, 2, width).
+
+    Returns:
+        (rows, width).
+    """
+    of_attention, of_mlp = change[:, :, None].unbind(1)  # (rows, 1, width)
+    patches = [
+        (Site(lm.layout.out_proj(layer)), lambda _: attended[:, None] + of_attention),
+        (Site(lm.layout.fc_out(layer)), lambda output: output + of_mlp),
+    ]
+    with hooked(lm.model, *patches):
+        return run_blocks(lm, before[:, None], layer, layer + 1)[:, 0] - after
 
 
 def logits(lm: LM, hidden: Tensor) -> Tensor:
