@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from counterfact.editing.requests import Encoded, Row
-from counterfact.lm.forward.blocks import embed, run_blocks
-from counterfact.lm.forward.caches import KVRecorder, PrefixKV, RecordedKV
+from counterfact.lm.forward.blocks import embed, record_rows, run_blocks
+from counterfact.lm.forward.caches import PrefixKV, RecordedKV
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.language_model import LM
@@ -162,7 +162,7 @@ def _run_shared(lm: LM, rows: Sequence[Row], shared: Sequence[int], records: int
     layout = RaggedLayout.of(list(map(len, having)))
     positions = _row_of(layout.counted(), lm)
     states = embed(lm, _row_of(layout.flat(having), lm), positions)
-    keys, values = _record(lm, states, positions, 0, layout, None)
+    keys, values = record_rows(lm, states, 0, positions, RaggedRows(layout, lm.device, tail=0))
     return RecordedKV(keys, values, _places(layout, parts) * records)
 
 
@@ -181,21 +181,13 @@ def _run_before(
     layout = RaggedLayout.of([len(before[number]) for number in having])
     states = hidden[:, torch.tensor(layout.flat([before[number] for number in having]), device=lm.device)]
     positions = _row_of(layout.counted([shared[number] for number in having]), lm)
-    mine = None if texts is None else RecordedKV(texts.keys, texts.values, [texts.places[number] for number in having])
-    found = RecordedKV(*_record(lm, states, positions, start, layout, mine), _places(layout, before))
+    prefix = None
+    if texts is not None:
+        mine = RecordedKV(texts.keys, texts.values, [texts.places[number] for number in having])
+        prefix = mine.before(layout.members, lm.working_dtype)
+    rows = RaggedRows(layout, lm.device, prefix, tail=0)
+    found = RecordedKV(*record_rows(lm, states, start, positions, rows), _places(layout, before))
     return found if texts is None else texts.beside(found)
-
-
-def _record(
-    lm: LM, states: Tensor, positions: Tensor, start: int, layout: RaggedLayout, texts: RecordedKV | None
-) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """Run rows from block `start` on for their keys and values; of the last layer nothing else is computed."""
-    recorder = KVRecorder()
-    prefix = None if texts is None else texts.before(layout.members, lm.working_dtype)
-    ragged = RaggedRows(layout, lm.device, prefix, tail=0)
-    run_blocks(lm, states, start, lm.n_layers, positions=positions, cache=recorder, rows=ragged)
-    keys, values = ({layer: it[0] for layer, it in side.items()} for side in (recorder.keys, recorder.values))
-    return keys, values
 
 
 def _prefix_of(lm: LM, recorded: RecordedKV, suffixes: RaggedLayout, start: int) -> PrefixKV:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from counterfact.lm.edits.apply import Edit, EditStack
 from counterfact.lm.edits.edit import in_context
-from counterfact.lm.forward.blocks import embed, logits, run_blocks
+from counterfact.lm.forward.blocks import embed, logits, record_rows, run_blocks
+from counterfact.lm.forward.caches import RecordedKV
 from counterfact.lm.forward.products import fused_activations
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.model.language_model import LM
@@ -74,19 +76,14 @@ def score(
     kept: list[tuple[list[int], Tensor, Tensor]] = []
     with torch.inference_mode(), fused_activations(lm):
         stack = EditStack(lm, edits) if edits else None
-
-        def run(batch: Sequence[_ScoredRow]) -> None:
-            layout = RaggedLayout.of([len(row.ids) for row in batch])
-            ragged = RaggedRows(layout, lm.device, tail=max(row.tail for row in batch))
-            context = stack.rows([row.edit_index for row in batch], ragged) if stack else nullcontext()
-            with context:
-                kept.extend(list(_score_batch(lm, batch, ragged, plan.logit_rows)))
-
-        # Rows of like length of what is read together, so that little is computed that nobody reads.
-        ordered = sorted(rows, key=lambda row: (row.tail, len(row.ids)))
-        for batch in cut_at(ordered, lambda row: len(row.ids), plan.tokens_per_batch):
-            for row in in_halves("score", batch, run, plan):
-                failed[row.query] = f"out of memory with one row of {len(row.ids)} tokens"
+        for begin, alike in _by_context(rows, edits):
+            before = _record(lm, begin, alike[0].edit_index, stack) if begin else None
+            run = partial(_score_batch, lm, stack, before, len(begin), plan.logit_rows, kept)
+            # Rows of like length of what is read together, so that little is computed that nobody reads.
+            ordered = sorted(alike, key=lambda row: (row.tail, len(row.ids)))
+            for batch in cut_at(ordered, lambda row: len(row.ids) - len(begin), plan.tokens_per_batch):  # noqa: B023
+                for row in in_halves("score", batch, run, plan):
+                    failed[row.query] = f"out of memory with one row of {len(row.ids)} tokens"
         found = _collect(kept)
     return [
         Unscored(failed[i]) if i in failed else tuple(_target_score(found, tokens) for tokens in slots[i])
@@ -150,19 +147,76 @@ def _refuse(
     return None
 
 
+def _by_context(rows: Sequence[_ScoredRow], edits: Sequence[Edit]) -> Iterator[tuple[list[int], list[_ScoredRow]]]:
+    """Yield the rows of each edit with a context, and the tokens that all of them begin with; the others together."""
+    has_context = [bool(edit.context) for edit in edits]
+    if bare := [row for row in rows if row.edit_index < 0 or not has_context[row.edit_index]]:
+        yield [], bare
+    for index in range(len(edits)):
+        if has_context[index] and (mine := [row for row in rows if row.edit_index == index]):
+            own = max(row.tail for row in mine)
+            yield _common_start([row.ids[: max(0, len(row.ids) - own)] for row in mine]), mine
+
+
+def _common_start(rows: Sequence[list[int]]) -> list[int]:
+    """Return what all rows begin with: that of the first and the last of them in lexical order.
+
+    >>> _common_start([[5, 6, 7], [5, 6], [5, 6, 9, 1]])
+    [5, 6]
+    """
+    first, last = min(rows), max(rows)
+    return next((first[:i] for i, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), first)
+
+
+def _record(lm: LM, begin: list[int], edit_index: int, stack: EditStack | None) -> RecordedKV:
+    """Run what rows begin with, once for all of them."""
+    layout = RaggedLayout.of([len(begin)])
+    ids, positions = (torch.tensor([it], device=lm.device) for it in (begin, layout.counted()))
+    rows = RaggedRows(layout, lm.device, tail=0)
+    with stack.rows([edit_index], rows) if stack else nullcontext():
+        return RecordedKV(*record_rows(lm, embed(lm, ids, positions), 0, positions, rows), [range(len(begin))])
+
+
 def _score_batch(
-    lm: LM, batch: Sequence[_ScoredRow], ragged: RaggedRows, logit_rows: int
+    lm: LM,
+    stack: EditStack | None,
+    before: RecordedKV | None,
+    begun: int,
+    logit_rows: int,
+    kept: list[tuple[list[int], Tensor, Tensor]],
+    batch: Sequence[_ScoredRow],
+) -> None:
+    """Run one batch, and keep what is read.
+
+    Args:
+        lm: the model.
+        stack: the edits, if there are any.
+        before: keys and values of what all rows begin with, if there is anything.
+        begun: how many tokens that is.
+        logit_rows: positions whose logits are held at once.
+        kept: what is found is appended here.
+        batch: the rows.
+    """
+    layout = RaggedLayout.of([len(row.ids) - begun for row in batch])
+    prefix = None if before is None else before.before([(0,)] * len(layout.groups), lm.model.dtype)
+    ragged = RaggedRows(layout, lm.device, prefix, tail=max(row.tail for row in batch))
+    ids = torch.tensor([layout.flat([row.ids[begun:] for row in batch])], device=lm.device)
+    positions = torch.tensor([layout.counted([begun] * len(batch))], device=lm.device)
+    with stack.rows([row.edit_index for row in batch], ragged) if stack else nullcontext():
+        states = run_blocks(lm, embed(lm, ids, positions), 0, lm.n_layers, positions=positions, rows=ragged)[0]
+        kept.extend(list(_read_off(lm, batch, ragged, states, begun, logit_rows)))
+
+
+def _read_off(
+    lm: LM, batch: Sequence[_ScoredRow], ragged: RaggedRows, states: Tensor, begun: int, logit_rows: int
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Run one batch; yield slots, nats, and whether the token is the likeliest one, for groups of positions."""
+    """Yield slots, nats, and whether the token is the likeliest one, for groups of positions."""
     layout = ragged.layout
-    ids = torch.tensor([layout.flat([row.ids for row in batch])], device=lm.device)
-    positions = torch.tensor([layout.counted()], device=lm.device)
-    states = run_blocks(lm, embed(lm, ids, positions), 0, lm.n_layers, positions=positions, rows=ragged)[0]
     place = {token: i for i, token in enumerate(ragged.asked_for.tolist())}
     where: dict[int, list[_Read]] = {token: [] for token in place}  # what is read at each token
     for row, start in zip(batch, layout.starts, strict=True):
         for read in row.reads:
-            where[start + read.position].append(read)
+            where[start + read.position - begun].append(read)
     read_at = [token for token, reads in where.items() if reads]
     reads = [(number, read) for number, token in enumerate(read_at) for read in where[token]]
     states = states[torch.tensor([place[token] for token in read_at], device=states.device)]

@@ -1,6 +1,7 @@
 """Scores are those of one unpadded row with a float64 softmax, however rows are batched, padded, shared or edited."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,35 @@ def test_scores_under_edits_are_those_of_the_merged_model(family: str) -> None:
         with merged(lm, [edits[owner]] if owner >= 0 else []):
             for target, value in zip(query.targets, found, strict=True):
                 agree(value, plain(lm, query.prompt, target), 10 * rounding(family))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_stands_before_all_prompts_of_an_edit_is_read_as_if_typed(family: str) -> None:
+    lm = tiny_lm(family)
+    weights = some_edits(lm)
+    contexts = ("Anna moved to Oslo, where she works. Prompt: ", "", "", "A", "The bridge is new. Prompt: ")
+    edits = [replace(edit, context=context) for edit, context in zip(weights, contexts, strict=True)]
+    for query, owner, found in zip(QUERIES, OWNERS, score(lm, QUERIES, OWNERS, edits), strict=True):
+        assert not isinstance(found, Unscored)
+        context = contexts[owner] if owner >= 0 else ""
+        with merged(lm, [weights[owner]] if owner >= 0 else []):
+            for target, value in zip(query.targets, found, strict=True):
+                agree(value, plain(lm, context + query.prompt, target), 10 * rounding(family))
+
+
+def test_the_beginning_of_an_edits_prompts_is_run_once() -> None:
+    lm, seen = tiny_lm(), 0
+
+    def count(states: Tensor) -> Tensor:
+        nonlocal seen
+        seen += states.shape[1]
+        return states
+
+    context = "Anna moved to Oslo, where she works as an engineer. " * 3
+    with hooked(lm.model, (Site(lm.layout.block(0), "in"), count)):
+        score(lm, QUERIES[:5], [0] * 5, [Edit((), (0,), context=context)])
+    rows = [lm.prompt_tokens(context + query.prompt) for query in QUERIES[:5]]
+    assert seen < sum(map(len, rows)) / 2
 
 
 def test_float32_scores_are_close_to_float64_ones() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from counterfact.lm.forward.attention import attend, attend_newest, attend_rectangle
-from counterfact.lm.forward.caches import Cache, DecodeCache
+from counterfact.lm.forward.caches import Cache, DecodeCache, KVRecorder
 from counterfact.lm.forward.ragged import RaggedRows
 from counterfact.lm.model.families import KERNEL, Attend, replaced
 from counterfact.lm.model.hooks import Site, find_module, first, hooked, only
@@ -104,6 +104,27 @@ def run_blocks(
         return call_blocks(lm, hidden, range(start, stop), positions, cache)
     with attend_by(lm, attend_rectangle):
         return call_blocks(lm, hidden, range(start, stop), positions, cache)
+
+
+def record_rows(
+    lm: LM, hidden: Tensor, start: int, positions: Tensor, rows: RaggedRows
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """Run rows through block `start` and all after it for their keys and values; of the last nothing else is computed.
+
+    Args:
+        lm: the model.
+        hidden: states before the first of them, (1, tokens of all rows, width).
+        start: the first block to run, from 0.
+        positions: (1, tokens).
+        rows: the rows, with a tail of 0, and their prefix.
+
+    Returns:
+        Keys and values by layer, (heads, tokens, head width) each.
+    """
+    recorder = KVRecorder()
+    run_blocks(lm, hidden, start, lm.n_layers, positions=positions, cache=recorder, rows=rows)
+    keys, values = ({layer: it[0] for layer, it in side.items()} for side in (recorder.keys, recorder.values))
+    return keys, values
 
 
 def _run_ragged(
