@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from transformers import __version__ as installed
 from transformers.pytorch_utils import Conv1D
 
 from counterfact.core.errors import BadInput
@@ -12,6 +13,9 @@ from counterfact.lm.model.hooks import find_module
 
 AttentionCall = Literal["interface", "method", "bloom", "falcon"]
 """How an attention is given queries, keys and values; see `lm.model.families`."""
+RENAMED = tuple(map(int, installed.split(".")[:2])) >= (5, 24)
+"""Whether blocks call their KV cache `cache`, and GPT-J has one rotary table and an attention looked up by name: from
+transformers 5.24 on."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Layout:
     """Norm between the MLP and the residual stream, where there is one."""
     in_block_attention_core: str | None = None
     """Module that makes queries, keys and values, where it is another than the attention's."""
-    cache_keyword: str = "past_key_values"
+    cache_keyword: str = "cache" if RENAMED else "past_key_values"
     """What its blocks call their KV cache."""
     block_keywords: Mapping[str, Any] = field(default_factory=dict)
     """What else its blocks must be given."""
@@ -199,19 +203,20 @@ def _opt(config: Any) -> Layout:
     )
 
 
+GPTJ = replace(
+    GPT2,
+    family="gptj",
+    positions=None,
+    in_block_out_proj="attn.out_proj",
+    in_block_fc_in="mlp.fc_in",
+    in_block_fc_out="mlp.fc_out",
+    attention_kernel="eager",
+)
 LAYOUTS: dict[str, Layout | Callable[[Any], Layout]] = {
     "gpt2": GPT2,
-    "gptj": replace(
-        GPT2,
-        family="gptj",
-        positions=None,
-        in_block_out_proj="attn.out_proj",
-        in_block_fc_in="mlp.fc_in",
-        in_block_fc_out="mlp.fc_out",
-        cache_keyword="layer_past",
-        attention_kernel="eager",
-        attention_call="method",
-    ),
+    "gptj": replace(GPTJ, rotary="transformer.rotary_emb")
+    if RENAMED
+    else replace(GPTJ, cache_keyword="layer_past", attention_call="method"),
     "gpt_neo": replace(
         GPT2,
         family="gpt_neo",
