@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from counterfact.core.errors import BadInput
-from counterfact.core.files import hash_json
+from counterfact.core.files import hash_file, hash_json
 from counterfact.core.places import data_folder
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
 
@@ -26,6 +26,7 @@ from .choosing.counts import relation_counts, totals
 from .choosing.sampling import sample_subjects
 from .choosing.selection import RecordSelector, relations_to_query
 from .choosing.settings import BuildSettings
+from .choosing.surroundings import Surroundings, query_surroundings
 from .code import code_behind
 from .languages.grammar import load_grammar
 from .ripples.relations import load_relations_in_words
@@ -37,7 +38,7 @@ from .sources.local_store import check_language
 from .sources.opened import Sources
 from .sources.options import SourceOptions
 from .sources.pararel import Relation, load_relations, relation_number
-from .sources.surroundings import count_sitelinks, query_implied
+from .sources.subject_kinds import subject_kinds_file
 from .texts.contexts import Contexts, sentences_of
 from .texts.generation_prompts import load_generation_prompts
 from .texts.reference_texts import reference_entries
@@ -161,7 +162,8 @@ def build_from_sources(
     sources = sources.in_language(settings.language)
     check_language(sources.facts, settings.language)
     described = sources.described()
-    fingerprint = hash_json([described, settings.model_dump(), code_behind(__name__)])
+    table = hash_file(subject_kinds_file())
+    fingerprint = hash_json([described, settings.model_dump(), code_behind(__name__), table])
     finished = finished_build(out, fingerprint)
     if finished is not None and described["facts"].get("files"):
         return finished
@@ -172,10 +174,11 @@ def build_from_sources(
     generation = load_generation_prompts(sources.generation) if settings.generation_prompts else {}
     relations = with_ids(relations, read_entity_ids(sources.ids)) if sources.ids else relations
     known = _query_facts(relations, generation, sources, settings, tell)
-    candidates, dropped = _select(relations, known, generation, sources, settings, tell)
+    around = query_surroundings(known, settings, sources.facts)
+    candidates, dropped = _select(relations, known, around, generation, sources, settings, tell)
     counts = {
-        relation.id: relation_counts(relation, known[relation.id], candidates, dropped, settings)
-        for relation in relations
+        one.id: relation_counts(one, known[one.id], candidates, dropped, settings, around.kinds.get(one.id))
+        for one in relations
     }
     if not candidates:
         reasons = {relation: count["dropped"] for relation, count in counts.items()}
@@ -239,6 +242,7 @@ def _query_facts(
 def _select(
     relations: list[Relation],
     known: dict[str, Knowledge],
+    around: Surroundings,
     generation: Prompts,
     sources: Sources,
     settings: BuildSettings,
@@ -246,14 +250,14 @@ def _select(
 ) -> tuple[list[Candidate], list[DroppedTuple]]:
     """Return candidates in the order of their case ids, and the tuples that gave none."""
     contexts = Contexts(_sentences(sources, settings), settings.longest_context)
-    sitelinks = count_sitelinks(_ranked(known, settings), sources.facts)
-    objects = {object for knowledge in known.values() for object in knowledge.holders}
-    implied = query_implied(objects, sources.facts) if settings.implied_objects == "exclude" else {}
     candidates: list[Candidate] = []
     dropped: list[DroppedTuple] = []
     for done, relation in enumerate(relations, 1):
         prompts = generation.get(relation.id, ())
-        selector = RecordSelector(relation, known[relation.id], prompts, contexts, settings, sitelinks, implied)
+        other_kind = around.of_another_kind(relation.id)
+        selector = RecordSelector(
+            relation, known[relation.id], prompts, contexts, settings, around.sitelinks, around.implied, other_kind
+        )
         selected, left_out = selector.candidates()
         candidates += selected
         dropped += left_out
@@ -263,17 +267,6 @@ def _select(
         candidates, conflicting = without_conflicts(candidates, lambda candidate: candidate.claim)
         dropped += [DroppedTuple(candidate.fact, conflict) for candidate, conflict in conflicting]
     return candidates, dropped
-
-
-def _ranked(known: Mapping[str, Knowledge], settings: BuildSettings) -> set[str]:
-    """Return the entities whose sitelinks count."""
-    ranked: set[str] = set()
-    for knowledge in known.values():
-        if settings.fewest_sitelinks:
-            ranked.update(subject for subject, _ in knowledge.resolved.values())
-        if settings.pool_order == "sitelinks":
-            ranked.update(holder.id for held in knowledge.holders.values() for holder in held)
-    return ranked
 
 
 def _sentences(sources: Sources, settings: BuildSettings) -> Sequence[Passage] | None:

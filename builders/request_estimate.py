@@ -13,6 +13,7 @@ from .sources.pararel import Relation, language_folder, load_relations
 from .sources.pararel_download import FILES
 from .sources.relation_queries import ENTITIES_A_QUERY
 from .sources.resolving import PAIRS_A_QUERY
+from .sources.subject_kinds import CLASSES_A_QUERY, POOLS, load_subject_kinds
 from .sources.surroundings import STEPS_UP
 from .sources.wikipedia import ARTICLES_A_REQUEST, ENTITIES_A_REQUEST
 from .texts.generation_prompts import load_generation_prompts
@@ -34,6 +35,8 @@ class Assumptions(NamedTuple):
     """Share of the tuples whose labels mean no fact as they are written, so that other forms are looked for."""
     above_an_object: float = 5.0
     """Mean number of further entities that an object is a kind or a part of, shared ones counted once."""
+    classes_a_subject: float = 0.05
+    """Distinct classes and occupations of the subjects that are asked what they are, for each of these."""
     with_article: float = 0.6
     """Share of subjects with an article."""
     seconds_a_query: float = 3.0
@@ -72,7 +75,11 @@ def estimate_build(sources: SourceOptions, settings: BuildSettings) -> Estimate:
     """
     relations = queried_relations(sources.topped_up() if settings.own_templates else sources, settings)
     files = FILES if sources.fetches_pararel else 0
-    return Estimate(len(relations), estimate_requests(relations, settings.reference_texts, sources.pause, files))
+    pool = None
+    if settings.subject_kinds == "check":
+        pool = settings.pool if settings.pool_order == "id" else 0
+    costs = estimate_requests(relations, settings.reference_texts, sources.pause, files, pool=pool)
+    return Estimate(len(relations), costs)
 
 
 def queried_relations(sources: SourceOptions, settings: BuildSettings) -> list[Relation]:
@@ -87,7 +94,13 @@ def queried_relations(sources: SourceOptions, settings: BuildSettings) -> list[R
 
 
 def estimate_requests(
-    relations: Sequence[Relation], texts: int, pause: float, files: int = 0, assumed: Assumptions | None = None
+    relations: Sequence[Relation],
+    texts: int,
+    pause: float,
+    files: int = 0,
+    assumed: Assumptions | None = None,
+    *,
+    pool: int | None = 20,
 ) -> list[RequestCost]:
     """Return the requests of a build from an endpoint and Wikipedia, kind by kind, when nothing fails.
 
@@ -97,6 +110,7 @@ def estimate_requests(
         pause: seconds between a response and the next request.
         files: files of ParaRel that are fetched.
         assumed: figures that only the services know.
+        pool: size of pools, by which it is asked what subjects are; 0 for all, None where that is not asked.
 
     >>> estimate_requests([], 25, 1.3, files=900)[0]
     RequestCost(kind='files of ParaRel', requests=900, basis='exact', hours=0.5)
@@ -109,6 +123,7 @@ def estimate_requests(
     read = texts * sum(_new_objects(relation, known.records_a_tuple) for relation in relations)
     everything = len({fact.object for relation in relations for fact in relation.tuples})
     above = STEPS_UP + everything * (1 + known.above_an_object) / ENTITIES_A_QUERY if everything else 0.0
+    kinds_asked = 0 if pool is None else _about_kinds(relations, pool, known)
     titles = read / known.with_article / ENTITIES_A_REQUEST
     kinds: list[tuple[str, float, Basis, float]] = [
         ("files of ParaRel", files, "exact", known.seconds_an_api_request),
@@ -120,6 +135,7 @@ def estimate_requests(
             known.seconds_a_query,
         ),
         ("what objects are kinds and parts of", above, "assumed", known.seconds_a_query),
+        ("what subjects are", kinds_asked, "assumed", known.seconds_a_query),
         ("all objects of the subjects", _queries(subjects, ENTITIES_A_QUERY), "at most", known.seconds_a_query),
         ("how many subjects an object has", _queries(objects, ENTITIES_A_QUERY), "at most", known.seconds_a_query),
         ("pages of subjects", _queries(rows, ROWS_A_PAGE), "assumed", known.seconds_a_page),
@@ -135,6 +151,19 @@ def estimate_requests(
 def _queries(sizes: Sequence[float], size: float) -> int:
     """Return the number of queries of `size` values each, when every relation has queries of its own."""
     return sum(math.ceil(count / size) for count in sizes)
+
+
+def _about_kinds(relations: Sequence[Relation], pool: int, known: Assumptions) -> int:
+    """Return the number of queries about what subjects are, what the people among them do, and the classes of both."""
+    asked = busy = 0.0
+    for relation, rule in load_subject_kinds().items():
+        for tuples in (one.tuples for one in relations if one.id == relation):
+            held = min(POOLS * pool or math.inf, known.subjects_an_object)
+            subjects = len({fact.subject for fact in tuples}) + held * len({fact.object for fact in tuples})
+            asked += subjects
+            busy += subjects if rule.occupations else 0
+    classes = asked * known.classes_a_subject
+    return _queries([asked, busy], ENTITIES_A_QUERY) + _queries([classes], CLASSES_A_QUERY)
 
 
 def _new_objects(relation: Relation, records_a_tuple: float) -> float:

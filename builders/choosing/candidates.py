@@ -22,6 +22,7 @@ Reason = Literal[
     "no such fact",
     "several objects",
     "too few sitelinks",
+    "subject of another kind",
     "label of subject or object in the other",
     "too few neighborhood prompts",
     "no new object with enough prompts",

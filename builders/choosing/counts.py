@@ -6,9 +6,13 @@ from typing import Any
 
 from ..sources.knowledge import Knowledge
 from ..sources.pararel import Relation, relation_number
+from ..sources.subject_kinds import SubjectsTold
 from .candidates import Candidate, DroppedTuple
 from .expectation import PAPER, Spread, expected, measured
 from .settings import BuildSettings
+
+_SUMMED = ("dropped", "patterns", "facts", "subject_kinds", "new_objects")
+"""Counts by relation that are added up."""
 
 
 def relation_counts(
@@ -17,8 +21,18 @@ def relation_counts(
     candidates: Sequence[Candidate],
     dropped: Sequence[DroppedTuple],
     settings: BuildSettings,
+    kinds: SubjectsTold | None = None,
 ) -> dict[str, Any]:
-    """Return what became of the tuples, patterns, facts and objects of one relation."""
+    """Return what became of the tuples, patterns, facts and objects of one relation.
+
+    Args:
+        relation: its tuples and templates.
+        known: its facts.
+        candidates: all that became records.
+        dropped: all tuples that gave none.
+        settings: options of the build.
+        kinds: what the source tells of its subjects, where they were checked.
+    """
     mine = [candidate for candidate in candidates if candidate.fact.relation == relation.id]
     reasons = Counter(one.reason for one in dropped if one.fact.relation == relation.id)
     return {
@@ -37,6 +51,7 @@ def relation_counts(
             for pattern, cut in relation.decisions
         ],
         "facts": known.counts,
+        "subject_kinds": kinds.counts() if kinds is not None and kinds.asked else {},
         "new_objects": _new_objects(relation, known, mine, settings) if known.resolved else {},
     }
 
@@ -84,7 +99,7 @@ def totals(
         candidates: all that became records.
         references: the lines of `reference_texts.jsonl`.
     """
-    sums: dict[str, Counter[str]] = {kind: Counter() for kind in ("dropped", "patterns", "facts", "new_objects")}
+    sums: dict[str, Counter[str]] = {kind: Counter() for kind in _SUMMED}
     for counts in relations.values():
         for kind, total in sums.items():
             total.update(counts[kind])

@@ -56,6 +56,7 @@ class RecordSelector:
         sitelinks: number of sitelinks of each subject, where the settings require some, and of each that has an
             object, where pools are in their order.
         implied: object to the objects that it is a kind or a part of.
+        other_kind: subjects of another kind than the relation is about: they give no record, and are in no pool.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class RecordSelector:
         settings: BuildSettings,
         sitelinks: Mapping[str, int] | None = None,
         implied: Mapping[str, Collection[str]] | None = None,
+        other_kind: Collection[str] = frozenset(),
     ) -> None:
         self._relation = relation
         self._knowledge = knowledge
@@ -74,6 +76,7 @@ class RecordSelector:
         self._contexts = contexts
         self._settings = settings
         self._sitelinks = sitelinks or {}
+        self._other_kind = other_kind
         self._new_ids = ids_by_label(relation, knowledge)
         weights = Counter(fact.object for fact in relation.tuples)
         self._weighted_order = WeightedOrder({label: weights[label] for label in self._new_ids})
@@ -120,6 +123,8 @@ class RecordSelector:
             return "several objects"
         if self._sitelinks.get(subject, 0) < settings.fewest_sitelinks:
             return "too few sitelinks"
+        if subject in self._other_kind:
+            return "subject of another kind"
         if self._trivial(fact):
             return "label of subject or object in the other"
         own, spare = self._relation.templates, self._relation.spare
@@ -219,7 +224,7 @@ class RecordSelector:
     def _pool(self, object: str) -> Sequence[LabelledEntity]:
         """Return the subjects of an object that prompts are drawn from."""
         if object not in self._pools:
-            held: Sequence[LabelledEntity] = self._knowledge.holders[object]
+            held = [one for one in self._knowledge.holders[object] if one.id not in self._other_kind]
             if self._settings.pool_order == "sitelinks":
                 held = sorted(held, key=lambda one: (-self._sitelinks.get(one.id, 0), relation_number(one.id)))
             if self._settings.pool:

@@ -15,6 +15,7 @@ STRICT = MappingProxyType(
         "prompts_drawn": "spread",
         "several_objects": "drop",
         "implied_objects": "allow",
+        "subject_kinds": "any",
         "too_few_attributes": "drop",
         "fewest_neighbors": 1,
         "cutting": "natural",
@@ -77,6 +78,9 @@ class BuildSettings(Settings):
     """Whether a subject may have other objects of the relation; the new object is then none of them."""
     implied_objects: Literal["exclude", "allow"] = "exclude"
     """Whether the new object may be a kind or a part of one that is true of the subject, or the reverse."""
+    subject_kinds: Literal["check", "any"] = "check"
+    """Whether subjects, and those of prompts about others, must be of a kind that the relation is about, by P31, P106
+    and P279, of five relations (`data/relations/subject_kinds.jsonl`) and where the source has these."""
     too_few_attributes: Literal["keep", "drop"] = "keep"
     """What becomes of a new object that too few subjects have for all attribute prompts: fewer prompts, or another."""
     cutting: Cutting = "whole"

@@ -37,6 +37,11 @@ def _deviations(settings: Mapping[str, Any], build: Mapping[str, Any]) -> Iterat
             "not looked at",
             "left out, by P279, P131, P17, P361 and P30",
         ),
+        ("subject_kinds", "check"): (
+            "subjects of another kind than their relation is about (a newspaper's original language of film)",
+            "not looked at",
+            "left out of five relations, by P31, P106 and P279, where the source tells",
+        ),
         ("too_few_attributes", "drop"): ("new objects of too few subjects for attribute prompts", "drawn", "left out"),
         ("objects_in_subjects", "drop"): ("names that hold their object", "kept", "left out"),
         ("cutting", "natural"): (

@@ -15,6 +15,7 @@ from ..languages.grammar import Grammar
 from ..sources.pararel import relation_number
 
 LOGIC = "logic.jsonl"
+_NO_WORDS = (LOGIC, "subject_kinds.jsonl")
 
 
 class RelationWords(Border):
@@ -105,7 +106,7 @@ def load_relations_in_words(folder: Path, language: str = "en", grammar: Grammar
     """
     path = folder / f"{language}.jsonl"
     if not path.exists():
-        known = sorted(file.stem for file in folder.glob("*.jsonl") if file.name != LOGIC)
+        known = sorted(file.stem for file in folder.glob("*.jsonl") if file.name not in _NO_WORDS)
         raise BadInput(
             f"no words for relations in {language}: put them in {path}. There are some in {', '.join(known)}"
         )

@@ -36,14 +36,20 @@ class LineFilter:
     language: str = "en"
     site: str | None = None
     """Beginning of the IRIs of articles; None for no articles."""
+    kinds: frozenset[str] = frozenset()
+    """Relations that say what an entity is or does, P31 and P106: kept of entities that are kept anyway."""
 
     def pattern(self) -> re.Pattern[bytes]:
-        """Return the pattern of such a line: facts, names in the language or `mul`, sitelinks, articles."""
+        """Return the pattern of such a line: facts, names in the language or `mul`, sitelinks, kinds, articles."""
         relations = "|".join(sorted(relation[1:] for relation in self.relations))
         entity = f"<{re.escape(ENTITY)}(Q[0-9]+)>"
         fact = rf"<{re.escape(DIRECT)}P(?:{relations})> (?:<{re.escape(ENTITY)}(Q[0-9]+)>|.*?)"
         label = rf'<{re.escape(LABEL)}> "((?:[^"\\]|\\.)*)"@({re.escape(self.language)}|mul)'
-        links = rf"(<{re.escape(SITELINKS)}>) .*?"
+        kinds = "".join(
+            rf"|<{re.escape(DIRECT)}{relation}> <{re.escape(ENTITY)}Q[0-9]+>"
+            for relation in sorted(self.kinds - self.relations)
+        )
+        links = rf"(<{re.escape(SITELINKS)}> .*?{kinds})"
         alias = rf'(<{re.escape(ALIAS)}>) "((?:[^"\\]|\\.)*)"@(?:{re.escape(self.language)}|mul)'
         line = rf"{entity} (?:{fact}|{label}|{links}|{alias}) \."
         if self.site is not None:

@@ -220,6 +220,34 @@ def above(entities: Iterable[str]) -> str:
 ORDER BY ?entity ?property ?above"""
 
 
+def kinds(entities: Iterable[str], relations: Sequence[str]) -> str:
+    """Ask for the classes that the entities belong to, by relations such as P31, P106 and P279.
+
+    Returns:
+        a query with the columns `entity`, `relation` and `kind`.
+    """
+    return f"""{_PREFIXES}SELECT DISTINCT ?entity ?relation ?kind WHERE {{
+  VALUES ?entity {{ {_entities(entities)} }}
+  VALUES ?relation {{ {" ".join(f"wdt:{_property(relation)}" for relation in relations)} }}
+  ?entity ?relation ?kind .
+}}
+ORDER BY ?entity ?relation ?kind"""
+
+
+def reached(classes: Iterable[str], targets: Iterable[str]) -> str:
+    """Ask which of the targets the classes are kinds of, by any number of steps of P279; none is one, too.
+
+    Returns:
+        a query with the columns `class` and `target`.
+    """
+    return f"""{_PREFIXES}SELECT DISTINCT ?class ?target WHERE {{
+  VALUES ?class {{ {_entities(classes)} }}
+  ?class wdt:P279* ?target .
+  FILTER(?target IN ({_entities(targets).replace(" ", ", ")}))
+}}
+ORDER BY ?class ?target"""
+
+
 def articles(entities: Iterable[str], site: str) -> str:
     """Ask for the articles of a site that are about the entities.
 

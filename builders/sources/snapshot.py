@@ -1,7 +1,8 @@
 """Snapshots: the slice of a source of facts that a build needs, so that it can be repeated from the slice alone.
 
 The slice holds what `knowledge` queries: the facts of the tuples' subjects, all subjects of their objects, and the
-labels of both; with a site, the articles about them; with `sitelinks`, how well known the subjects are.
+labels of both; with a site, the articles about them; with `sitelinks`, how well known the subjects are; and of the
+subjects of some relations (`subject_kinds`), what they are.
 """
 
 import gzip
@@ -24,9 +25,12 @@ from .pararel import Relation, language_folder, load_relations, relation_number
 from .queries import entity_id
 from .relation_queries import ENTITIES_A_QUERY
 from .sparql import SparqlSource
+from .subject_kinds import load_subject_kinds, query_kind_facts, subjects_to_ask
 from .surroundings import count_sitelinks, query_above
 from .truthy_dump import MOST, write_dump_slice
 
+POOL = 20
+"""Number of subjects in a pool by default."""
 Progress = Callable[[str, int, int | None], None]
 """Function that is told the stage, how much of it is done, and out of how much where that is known."""
 
@@ -49,6 +53,7 @@ def snapshot(
     relations: Sequence[str] | None = None,
     site: str | None = None,
     sitelinks: bool = False,
+    pool: int = POOL,
     most: int = MOST,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -62,6 +67,8 @@ def snapshot(
         relations: relations whose tuples are looked up; by default all.
         site: what the IRIs of articles start with; None for no articles.
         sitelinks: whether the sitelinks of subjects are queried; from a dump they are always taken.
+        pool: largest pool of a build from the slice: of three times as many subjects of an object it is queried what
+            they are, where the relation is about some kinds only; 0 for all, as with sitelinks and from a dump.
         most: subjects of an object that are kept from a dump, about; 0 for all.
         workers: processes that filter a dump; by default one a core.
         progress: function that is told how much is done.
@@ -84,7 +91,7 @@ def snapshot(
         return SnapshotReport(out, counts, None)
     opened = sources.open(articles=False, texts=False)
     loaded = load_relations(language_folder(opened.pararel, language), None, language, relations)
-    lines = take_snapshot(loaded, opened.facts, language, site, sitelinks=sitelinks, progress=tell)
+    lines = take_snapshot(loaded, opened.facts, language, site, sitelinks=sitelinks, pool=pool, progress=tell)
     counts = Counter(statements=write_slice(out, lines))
     return SnapshotReport(out, counts, None if opened.client is None else opened.client.counts())
 
@@ -96,6 +103,7 @@ def take_snapshot(
     site: str | None = None,
     *,
     sitelinks: bool = False,
+    pool: int = POOL,
     progress: Progress | None = None,
 ) -> set[str]:
     """Query everything that a build of these relations needs.
@@ -106,6 +114,7 @@ def take_snapshot(
         language: language of the labels.
         site: what the IRIs of articles start with; None for no articles.
         sitelinks: whether sitelinks are queried.
+        pool: largest pool of a build from them; 0 for any.
         progress: function that is told how many relations are done.
 
     Returns:
@@ -125,6 +134,10 @@ def take_snapshot(
             progress("facts", done, len(relations))
     objects = {object for knowledge in known.values() for object in knowledge.holders}
     lines.update(fact_line(entity, relation, above) for relation, entity, above in query_above(objects, source))
+    rules = load_subject_kinds()
+    # A pool in the order of sitelinks may hold any of an object's subjects.
+    asked = subjects_to_ask(known, rules, 0 if sitelinks else pool)
+    lines.update(fact_line(*fact) for fact in query_kind_facts(asked, rules, source))
     if site is not None:
         lines.update(_articles(known.values(), source, site))
     if sitelinks:

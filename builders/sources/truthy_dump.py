@@ -9,16 +9,16 @@ An object such as a large country has millions of subjects, and a build draws te
 object with more than `most` subjects a part is kept: a fifth of `most` by the lowest ids, which a pool in that order
 holds, and the others are a sample, those whose hash is small enough, from which to draw is to draw from all. The
 subjects of tuples always stay, and of a subject that stays so do all its objects, since a neighbor must not have the
-new object either; of the objects, what they are kinds and parts of.
+new object either; of the objects, what they are kinds and parts of, and of the subjects of some relations
+(`subject_kinds`) what they are.
 """
 
 import bz2
 import gzip
 import os
-import re
 import shutil
 import subprocess
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -31,22 +31,29 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 from counterfact.core.errors import BadInput
 
-from .dump_filter import LineFilter, entity_blocks, filter_block, read_label
-from .labels import clean_label
+from .dump_filter import LineFilter, entity_blocks, filter_block
+from .dump_lines import (
+    ABOUT_ENTITY,
+    ALIASED,
+    FACT,
+    NAMED,
+    OF_ENTITY,
+    and_above,
+    below,
+    facts,
+    ids_by_label,
+    number,
+    parts,
+)
 from .pararel import Relation
-from .queries import ABOUT, ABOVE, ALIAS, DIRECT, ENTITY, LABEL
-from .surroundings import STEPS_UP
+from .queries import ABOVE
+from .subject_kinds import INSTANCE, OCCUPATION, SUBCLASS, load_subject_kinds
 
 T = TypeVar("T")
 
 BLOCK = 4 << 20
 MOST = 1000
 """Approximate number of subjects of an object that a slice keeps."""
-_FACT = re.compile(f"<{ENTITY}(Q[0-9]+)> <{DIRECT}(P[0-9]+)> <{ENTITY}(Q[0-9]+)>".encode())
-_NAMED = re.compile(rf'<{ENTITY}(Q[0-9]+)> <{LABEL}> "(.*)"@[a-z0-9-]+ \.'.encode())
-_ABOUT = re.compile(f"<{ABOUT}> <{ENTITY}(Q[0-9]+)>".encode())
-_ALIAS = re.compile(rf'<{ENTITY}(Q[0-9]+)> <{ALIAS}> "(.*)"@[a-z0-9-]+ \.'.encode())
-_OF_ENTITY = re.compile(f"<{ENTITY}(Q[0-9]+)>".encode())
 _PARALLEL = {".bz2": ("lbzip2", "pbzip2"), ".gz": ("pigz",)}
 
 
@@ -84,7 +91,7 @@ def write_dump_slice(
     subjects = {relation.id: frozenset(fact.subject for fact in relation.tuples) for relation in relations}
     objects = {relation.id: frozenset(fact.object for fact in relation.tuples) for relation in relations}
     names = frozenset[str]().union(*subjects.values(), *objects.values())
-    wanted = LineFilter(frozenset(subjects).union(ABOVE), names, language, site)
+    wanted = LineFilter(frozenset(subjects).union(ABOVE), names, language, site, kinds_of(subjects))
     lines = out.with_name(f".{out.name}.lines")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -98,6 +105,17 @@ def write_dump_slice(
         out.unlink(missing_ok=True)
         raise BadInput(f"{dump}: no fact of {', '.join(sorted(subjects))} with a label of their tuples; is it a dump?")
     return counts
+
+
+def kinds_of(relations: Collection[str]) -> frozenset[str]:
+    """Return by which relations a build of these asks what their subjects are and do.
+
+    >>> sorted(kinds_of(["P103", "P364"])), sorted(kinds_of(["P103"]))
+    (['P31'], [])
+    """
+    rules = [rule for relation, rule in load_subject_kinds().items() if relation in relations]
+    asked = {INSTANCE} if rules else set()
+    return frozenset(asked | ({OCCUPATION} if any(rule.occupations for rule in rules) else set()))
 
 
 def _first_pass(
@@ -149,7 +167,7 @@ class _SliceFilter:
         self, lines: Path, subjects: Mapping[str, frozenset[str]], objects: Mapping[str, frozenset[str]], most: int
     ) -> None:
         self.counts: Counter[str] = Counter()
-        ids = _ids_by_label(lines, frozenset().union(*subjects.values(), *objects.values()))
+        ids = ids_by_label(lines, frozenset().union(*subjects.values(), *objects.values()))
         self._subjects = {relation: _all_ids(ids, labels) for relation, labels in subjects.items()}
         self._objects = {relation: _all_ids(ids, labels) for relation, labels in objects.items()}
         shares = self._shares(lines, most) if most else {}
@@ -158,38 +176,51 @@ class _SliceFilter:
         for subject, relation, object in self._of_relations(lines):
             key = relation, object
             drawn = object in self._objects[relation] and _drawn(subject, shares.get(key, 1.0))
-            if drawn or subject in self._subjects[relation] or _number(subject) <= lowest.get(key, -1):
+            if drawn or subject in self._subjects[relation] or number(subject) <= lowest.get(key, -1):
                 self._kept[relation].add(subject)
-        self._below = _below(lines, frozenset().union(*self._objects.values()))
+        self._below = below(lines, frozenset().union(*self._objects.values()))
+        rules = [rule for relation, rule in load_subject_kinds().items() if relation in subjects]
+        self._checked = {
+            INSTANCE: frozenset[bytes]().union(*(self._kept[rule.relation] for rule in rules)),
+            OCCUPATION: frozenset[bytes]().union(*(self._kept[rule.relation] for rule in rules if rule.occupations)),
+        }
+        self._classes = and_above(lines, self._leads_to_a_class) if rules else set()
         self._holders = frozenset[bytes]().union(*self._kept.values())
         self._labelled = self._holders.union(*self._objects.values())
 
     def keeps(self, line: bytes) -> bool:
         """Tell whether a line belongs to the slice, and count it."""
-        if fact := _FACT.match(line):
-            kind, keep = "facts", self._keeps_fact(*_parts(fact))
-        elif label := _NAMED.match(line):
+        if fact := FACT.match(line):
+            kind, keep = self._keeps_fact(*parts(fact))
+        elif label := NAMED.match(line):
             kind, keep = "labels", label[1] in self._labelled
-        elif about := _ABOUT.search(line):
+        elif about := ABOUT_ENTITY.search(line):
             kind, keep = "articles", about[1] in self._holders
-        elif alias := _ALIAS.match(line):
+        elif alias := ALIASED.match(line):
             kind, keep = "aliases", alias[1] in self._labelled
         else:
-            entity = _OF_ENTITY.match(line)
+            entity = OF_ENTITY.match(line)
             kind, keep = "sitelinks", entity is not None and entity[1] in self._holders
         self.counts[kind] += keep
         return keep
 
-    def _keeps_fact(self, subject: bytes, relation: str, object: bytes) -> bool:
+    def _keeps_fact(self, subject: bytes, relation: str, object: bytes) -> tuple[str, bool]:
         if relation in ABOVE and subject in self._below:
-            return True
-        if relation not in self._subjects:
-            return False
-        if subject in self._subjects[relation]:
-            return True
-        is_held, keep = object in self._objects[relation], subject in self._kept[relation]
-        self.counts["facts of subjects not drawn"] += is_held and not keep
-        return is_held and keep
+            return "facts", True
+        if relation in self._subjects:
+            if subject in self._subjects[relation]:
+                return "facts", True
+            is_held, keep = object in self._objects[relation], subject in self._kept[relation]
+            self.counts["facts of subjects not drawn"] += is_held and not keep
+            if is_held and keep:
+                return "facts", True
+        return "facts of kinds", self._leads_to_a_class(subject, relation) or (
+            relation == SUBCLASS and subject in self._classes
+        )
+
+    def _leads_to_a_class(self, subject: bytes, relation: str) -> bool:
+        """Tell whether a fact says what a subject is or does, where a build asks for that."""
+        return subject in self._checked.get(relation, ())
 
     def _shares(self, lines: Path, most: int) -> dict[tuple[str, bytes], float]:
         """Return the share of their subjects that is kept, of objects with more than `most`."""
@@ -204,54 +235,15 @@ class _SliceFilter:
         heaps: dict[tuple[str, bytes], list[int]] = {key: [] for key in keys}
         for subject, relation, object in self._of_relations(lines) if count and keys else ():
             if (heap := heaps.get((relation, object))) is not None:
-                (heappush if len(heap) < count else heappushpop)(heap, -_number(subject))
+                (heappush if len(heap) < count else heappushpop)(heap, -number(subject))
         return {key: -heap[0] for key, heap in heaps.items() if heap}
 
     def _of_relations(self, lines: Path) -> Iterator[tuple[bytes, str, bytes]]:
-        return (fact for fact in _facts(lines) if fact[1] in self._objects)
-
-
-def _below(lines: Path, objects: frozenset[bytes]) -> set[bytes]:
-    """Return the entities from which a build asks for what is above, step by step as `knowledge.query_above` does."""
-    seen: set[bytes] = set()
-    front = set(objects)
-    for _ in range(STEPS_UP):
-        seen |= front
-        front = {above for entity, relation, above in _facts(lines) if relation in ABOVE and entity in front} - seen
-        if not front:
-            break
-    return seen
-
-
-def _number(entity: bytes) -> int:
-    return int(entity[1:])
+        return (fact for fact in facts(lines) if fact[1] in self._objects)
 
 
 def _drawn(subject: bytes, share: float) -> bool:
     return share >= 1 or int.from_bytes(sha256(subject).digest()[:8]) < share * 2**64
-
-
-def _facts(lines: Path) -> Iterator[tuple[bytes, str, bytes]]:
-    with gzip.open(lines) as file:
-        yield from map(_parts, filter(None, map(_FACT.match, file)))
-
-
-def _parts(fact: re.Match[bytes]) -> tuple[bytes, str, bytes]:
-    return fact[1], fact[2].decode(), fact[3]
-
-
-def _ids_by_label(lines: Path, names: frozenset[str]) -> dict[str, set[bytes]]:
-    """Return the entities of each name: those that are called so, and those with it as another name."""
-    ids: defaultdict[str, set[bytes]] = defaultdict(set)
-    with gzip.open(lines) as file:
-        for line in file:
-            if match := _NAMED.match(line):
-                label = clean_label(read_label(match[2]))
-            elif match := _ALIAS.match(line):
-                label = read_label(match[2])
-            if match and label in names:
-                ids[label].add(match[1])
-    return ids
 
 
 def _all_ids(ids: Mapping[str, set[bytes]], labels: frozenset[str]) -> frozenset[bytes]:

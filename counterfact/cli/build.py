@@ -92,6 +92,13 @@ def build(
             rich_help_panel=RECORDS,
         ),
     ] = None,
+    subject_kinds: Annotated[
+        str | None,
+        typer.Option(
+            help="Subjects of a kind that the relation is not about: check, or any for all. [preset]",
+            rich_help_panel=RECORDS,
+        ),
+    ] = None,
     context: Annotated[
         str,
         typer.Option(
@@ -195,6 +202,7 @@ def build(
         "fewest_neighbors": fewest_neighbors,
         "several_objects": several_objects,
         "implied_objects": implied_objects,
+        "subject_kinds": subject_kinds,
     }
     if of is not None:
         if language == "en":

@@ -39,6 +39,14 @@ def snapshot(
     sitelinks: Annotated[
         bool, typer.Option("--sitelinks", help="Keep sitelink counts; from a dump, always.", rich_help_panel=SOURCES)
     ] = False,
+    pool: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Largest --pool of builds from the slice; 0 for any. What more subjects are is not kept.",
+            rich_help_panel=SOURCES,
+        ),
+    ] = 20,
     most: Annotated[
         int,
         typer.Option(
@@ -73,6 +81,7 @@ def snapshot(
             relations=relation,
             site=site,
             sitelinks=sitelinks,
+            pool=pool,
             most=most,
             workers=workers,
             progress=advance,
