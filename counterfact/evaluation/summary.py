@@ -219,7 +219,8 @@ def _fewer(runs: Sequence[Run]) -> list[str]:
 def _not_taken(runs: Sequence[Run]) -> list[str]:
     """Return how many edits of each run did not take, and how far their searches came.
 
-    An edit that changes nothing and was not searched for, such as those of `identity`, was no attempt.
+    An edit that changes nothing and was not searched for, such as those of `identity`, was no attempt. Of many facts in
+    one edit only the mean loss is known, which says nothing of those that did not take.
     """
     told = []
     for run in runs:
@@ -227,8 +228,10 @@ def _not_taken(runs: Sequence[Run]) -> list[str]:
         asked = [(edit, taken) for edit, taken in edits if edit.get("update_frobenius") != 0 or "loss" in edit]
         missed = [edit for edit, taken in asked if taken is False]
         if missed:
-            losses = [edit["loss"] for edit in missed if edit.get("loss") is not None]
-            told.append(f"{run.label}: {len(missed)} of {len(asked)} edits did not take{_ended_at(losses)}")
+            alone = run.data["protocol"]["schedule"]["edits_at_once"] == 1
+            losses = [edit["loss"] for edit in missed if edit.get("loss") is not None] if alone else []
+            what = "edits" if alone else "facts"
+            told.append(f"{run.label}: {len(missed):,} of {len(asked):,} {what} did not take{_ended_at(losses)}")
     return told
 
 

@@ -105,6 +105,10 @@ def test_edits_that_did_not_take_are_counted_under_the_table(runs: list[Run]) ->
         "; fake: 2 of 3 edits did not take (their searches ended at losses of 5.00 to 6.87 nats)"
     )
     assert "identity:" not in table.note
+    protocol = run.data["protocol"]
+    together = changed(run, protocol={**protocol, "schedule": {**protocol["schedule"], "edits_at_once": 3}})
+    together.__dict__["cases"] = searched
+    assert summary_tables([together])[0].note.endswith("; fake: 2 of 3 facts did not take")
     accurate = changed(of(runs, "fake", "zsre"))
     accurate.__dict__["cases"] = [
         {"case_id": 0, "post": {"rewrite_prompts_correct": [True, False]}, "edit": {}},
