@@ -31,13 +31,14 @@ class Pace:
         self._say, self._go_on, self._clock = say, go_on, clock
         self._stage: str | None = None
         self._start = self._said = 0.0
-        self._before, self._estimated = 0, False
+        self._before, self._latest, self._estimated = 0, 0, False
 
     def tell(self, stage: str, done: int, total: int | None = None, note: str = "") -> None:
-        """Take in how far a stage has come, and say what is due."""
+        """Take in how far a stage has come, and say what is due; one that is back at less has begun again."""
         now = self._clock()
-        if stage != self._stage:
+        if stage != self._stage or done < self._latest:
             self._stage, self._start, self._said, self._before, self._estimated = stage, now, now, done, False
+        self._latest = done
         seconds, fresh = now - self._start, done - self._before
         if seconds < MEASURED or fresh <= 0:
             return

@@ -46,6 +46,13 @@ def test_nothing_is_said_of_what_is_short_or_has_not_moved() -> None:
     assert said == ["stuck: about 1 h 18 min left, by the speed of the first 49 s (4 of 100)"]
 
 
+def test_a_stage_that_begins_again_is_estimated_anew() -> None:
+    told, said = pace([0, 10, 1000, 1010])
+    for done in (0, 900, 0, 10):  # the next order of the same records
+        told.tell("rome", done, 1000)
+    assert said == ["rome: about 16 min 30 s left, by the speed of the first 10 s (10 of 1,000)"]
+
+
 def test_an_unknown_end_is_said() -> None:
     told, said = pace([0, 6, 40])
     for done in (0, 1200, 2500):
