@@ -111,7 +111,7 @@ def test_a_job_that_prepares_for_long_is_said_to_be_waited_for(
 
     monkeypatch.setattr(slurm_jobs, "PATIENCE", -1.0)
     runner, task = slurm(tmp_path, 1), replace(task_of(dataset, tmp_path), editor="rome")
-    runner.cluster.poll = 0.0
+    monkeypatch.setattr(type(runner.cluster), "poll", 0.0)
     runner._await(Slow(), preparing(task))
     runner._await(Slow(), preparing(replace(task, resources=Resources(second_moment_texts=load_texts("embedded")))))
     first, second = (record.getMessage() for record in caplog.records)
