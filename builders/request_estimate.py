@@ -75,9 +75,7 @@ def estimate_build(sources: SourceOptions, settings: BuildSettings) -> Estimate:
     """
     relations = queried_relations(sources.topped_up() if settings.own_templates else sources, settings)
     files = FILES if sources.fetches_pararel else 0
-    pool = None
-    if settings.subject_kinds == "check":
-        pool = settings.pool if settings.pool_order == "id" else 0
+    pool = settings.pool_by_id if settings.subject_kinds == "check" else None
     costs = estimate_requests(relations, settings.reference_texts, sources.pause, files, pool=pool)
     return Estimate(len(relations), costs)
 

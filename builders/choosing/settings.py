@@ -91,6 +91,11 @@ class BuildSettings(Settings):
     """Most words of a sentence before a paraphrase prompt; 0 for any number."""
 
     @property
+    def pool_by_id(self) -> int:
+        """Size of pools, where subjects stand in them by Q-id; 0 where any subject may be in one."""
+        return self.pool if self.pool_order == "id" else 0
+
+    @property
     def as_preset(self) -> bool:
         """Whether all options but the name are those of the preset."""
         own = {"name": self.name, "preset": self.preset, "non_conflicting": self.non_conflicting}

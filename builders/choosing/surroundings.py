@@ -41,7 +41,7 @@ def query_surroundings(known: Mapping[str, Knowledge], settings: BuildSettings, 
     objects = {object for knowledge in known.values() for object in knowledge.holders}
     implied = query_implied(objects, facts) if settings.implied_objects == "exclude" else {}
     rules = load_subject_kinds() if settings.subject_kinds == "check" else {}
-    asked = subjects_to_ask(known, rules, settings.pool if settings.pool_order == "id" else 0)
+    asked = subjects_to_ask(known, rules, settings.pool_by_id)
     return Surroundings(sitelinks, implied, query_subject_kinds(asked, rules, facts))
 
 

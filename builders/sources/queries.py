@@ -206,32 +206,22 @@ def some_holders(relation: str, object: str, limit: int, language: str = "en") -
 ORDER BY STR(?subject) ?own ?mul"""
 
 
-def above(entities: Iterable[str]) -> str:
+def above(entities: Iterable[str], properties: Sequence[str] = ABOVE) -> str:
     """Ask what the entities are kinds or parts of, one step up.
+
+    Args:
+        entities: ids of entities.
+        properties: that lead up.
 
     Returns:
         a query with the columns `entity`, `property` and `above`.
     """
     return f"""{_PREFIXES}SELECT DISTINCT ?entity ?property ?above WHERE {{
   VALUES ?entity {{ {_entities(entities)} }}
-  VALUES ?property {{ {" ".join(f"wdt:{relation}" for relation in ABOVE)} }}
+  VALUES ?property {{ {" ".join(f"wdt:{_property(one)}" for one in properties)} }}
   ?entity ?property ?above .
 }}
 ORDER BY ?entity ?property ?above"""
-
-
-def kinds(entities: Iterable[str], relations: Sequence[str]) -> str:
-    """Ask for the classes that the entities belong to, by relations such as P31, P106 and P279.
-
-    Returns:
-        a query with the columns `entity`, `relation` and `kind`.
-    """
-    return f"""{_PREFIXES}SELECT DISTINCT ?entity ?relation ?kind WHERE {{
-  VALUES ?entity {{ {_entities(entities)} }}
-  VALUES ?relation {{ {" ".join(f"wdt:{_property(relation)}" for relation in relations)} }}
-  ?entity ?relation ?kind .
-}}
-ORDER BY ?entity ?relation ?kind"""
 
 
 def reached(classes: Iterable[str], targets: Iterable[str]) -> str:

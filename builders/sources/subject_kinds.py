@@ -193,11 +193,11 @@ def _classes_of(
 def _query_classes(entities: Iterable[str], relation: str, source: SparqlSource) -> dict[str, set[str]]:
     found: defaultdict[str, set[str]] = defaultdict(set)
     for answer in query_in_batches(
-        source, by_number(entities), ENTITIES_A_QUERY, lambda batch: queries.kinds(batch, [relation])
+        source, by_number(entities), ENTITIES_A_QUERY, lambda batch: queries.above(batch, [relation])
     ):
         for row in answer.rows:
             # What is no entity is no class; slices of a dump have no such line.
-            found[entity_id(row["entity"])].update(by_number([entity_id(row["kind"])]))
+            found[entity_id(row["entity"])].update(by_number([entity_id(row["above"])]))
     return dict(found)
 
 

@@ -48,9 +48,8 @@ def sequence_of(folder: Path, unedited: Path, benchmark: Benchmark[Any], seed: i
     checkpoints, ruined = [], []
     for found in conditions:
         path = folder / after(found["edits"]) / CASES
-        path = path if path.exists() else folder / CASES
-        lines = list(read_jsonl(path))
-        if found["ruined"] or has_fallen(path, unedited, benchmark):
+        lines = list(read_jsonl(path if path.exists() else folder / CASES))
+        if found["ruined"] or has_fallen(lines, unedited, benchmark):
             ruined.append(found["edits"])
         cohorts = []
         for low, high in pairwise(bounds):
@@ -67,13 +66,13 @@ def sequence_of(folder: Path, unedited: Path, benchmark: Benchmark[Any], seed: i
     }
 
 
-def has_fallen(path: Path, unedited: Path, benchmark: Benchmark[Any]) -> bool:
+def has_fallen(lines: Lines, unedited: Path, benchmark: Benchmark[Any]) -> bool:
     """Return whether texts tell that the model has collapsed: by a metric far below the unedited model's.
 
     Both means are over the records that have both values, so that a run without texts is not judged by them.
 
     Args:
-        path: lines of a checkpoint.
+        lines: of a checkpoint.
         unedited: folder of what the unedited model says about the same records.
         benchmark: gives the metrics of texts; `collapsed_below` says what is far.
     """
@@ -83,8 +82,8 @@ def has_fallen(path: Path, unedited: Path, benchmark: Benchmark[Any]) -> bool:
     if not telling:
         return False
     now, before = (
-        {line["case_id"]: line[side] for line in read_jsonl(file) if side in line}
-        for file, side in ((path, "post"), (unedited / PRE, "pre"))
+        {line["case_id"]: line[side] for line in some if side in line}
+        for some, side in ((lines, "post"), (read_jsonl(unedited / PRE), "pre"))
     )
     for key, share in telling:
         pairs = [(block.get(key), before.get(i, {}).get(key)) for i, block in now.items()]

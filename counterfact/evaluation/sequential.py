@@ -162,7 +162,7 @@ class SequentialRun:
         records, folder = self._sample(self._records[: self._edits]), self._folder / after(self._edits)
         self._retained(folder, records, lambda *_: None)
         ruined = bool(self._condition()["ruined"])
-        return ruined or has_fallen(folder / CASES, self._unedited, self._job.benchmark)
+        return ruined or has_fallen(list(read_jsonl(folder / CASES)), self._unedited, self._job.benchmark)
 
     def _condition(self) -> dict[str, Any]:
         """Return what has become of the model, looked up or measured."""

@@ -149,13 +149,13 @@ def _refuse(
 
 def _by_context(rows: Sequence[_ScoredRow], edits: Sequence[Edit]) -> Iterator[tuple[list[int], list[_ScoredRow]]]:
     """Yield the rows of each edit with a context, and the tokens that all of them begin with; the others together."""
-    has_context = [bool(edit.context) for edit in edits]
-    if bare := [row for row in rows if row.edit_index < 0 or not has_context[row.edit_index]]:
-        yield [], bare
-    for index in range(len(edits)):
-        if has_context[index] and (mine := [row for row in rows if row.edit_index == index]):
-            own = max(row.tail for row in mine)
-            yield _common_start([row.ids[: max(0, len(row.ids) - own)] for row in mine]), mine
+    groups: dict[int, list[_ScoredRow]] = {}
+    for row in rows:
+        has_context = row.edit_index >= 0 and edits[row.edit_index].context
+        groups.setdefault(row.edit_index if has_context else -1, []).append(row)
+    for index, mine in groups.items():
+        own = max(row.tail for row in mine)
+        yield [] if index < 0 else _common_start([row.ids[: max(0, len(row.ids) - own)] for row in mine]), mine
 
 
 def _common_start(rows: Sequence[list[int]]) -> list[int]:

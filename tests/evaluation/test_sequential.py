@@ -357,20 +357,18 @@ def test_a_run_stops_where_the_model_collapses(dataset: Dataset, tmp_path: Path)
 def test_a_model_whose_texts_lost_half_of_their_entropy_has_collapsed(
     edited: dict[int, float | None], fallen: bool, tmp_path: Path
 ) -> None:
-    def write(name: str, side: str, values: dict[int, float | None]) -> Path:
-        lines = [{"case_id": i, side: {"ngram_entropy": value}} for i, value in values.items()]
-        write_jsonl(tmp_path / name, lines)
-        return tmp_path / name
+    def lines(side: str, values: dict[int, float | None]) -> list[dict[str, Any]]:
+        return [{"case_id": i, side: {"ngram_entropy": value}} for i, value in values.items()]
 
-    write("pre.jsonl", "pre", {0: 6.0, 1: 6.0, 2: 0.0})
-    assert has_fallen(write("cases.jsonl", "post", edited), tmp_path, COUNTERFACT) == fallen
+    write_jsonl(tmp_path / "pre.jsonl", lines("pre", {0: 6.0, 1: 6.0, 2: 0.0}))
+    assert has_fallen(lines("post", edited), tmp_path, COUNTERFACT) == fallen
 
 
 def test_a_run_stops_where_texts_tell_of_a_collapse(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def in_ruins(path: Path, *_: Any) -> bool:
-        return path.parent.name == "after-00000002"
+    def in_ruins(lines: Sequence[dict[str, Any]], *_: Any) -> bool:
+        return len(lines) == 2
 
     for module in (sequential, retention):
         monkeypatch.setattr(module, "has_fallen", in_ruins)

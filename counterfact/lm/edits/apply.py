@@ -7,7 +7,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from counterfact.lm.edits.edit import Delta, Dense, Edit, LowRank, check_edits, load_edits, read_meta, save_edits
+from counterfact.lm.edits.edit import (
+    Delta,
+    Dense,
+    Edit,
+    LowRank,
+    check_edits,
+    is_smaller_in_factors,
+    load_edits,
+    read_meta,
+    save_edits,
+)
 from counterfact.lm.forward.ragged import RaggedRows
 from counterfact.lm.model.hooks import Patch, Site, Tape, hooked
 from counterfact.lm.model.language_model import LM
@@ -81,11 +91,11 @@ class EditStack:
 
     def _factors(self, name: str, edits: Sequence[Edit]) -> dict[int, list[LowRank]]:
         """Return the changes of a module that are kept as factors, by edit."""
-        d_in, d_out = weight_shape(self._lm.model, name)
+        shape = weight_shape(self._lm.model, name)
         found = {
             i: [d for d in edit.deltas if isinstance(d, LowRank) and d.module == name] for i, edit in enumerate(edits)
         }
-        return {i: low for i, low in found.items() if 0 < _rank(low) * (d_in + d_out) < d_in * d_out}
+        return {i: low for i, low in found.items() if _rank(low) and is_smaller_in_factors(_rank(low), shape)}
 
     def _add_low(self, name: str, factors: Mapping[int, Sequence[LowRank]]) -> None:
         if not factors:

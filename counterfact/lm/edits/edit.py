@@ -78,6 +78,16 @@ class Dense:
 Delta = LowRank | Dense
 
 
+def is_smaller_in_factors(rank: int, shape: tuple[int, int]) -> bool:
+    r"""Return whether factors of a rank take less room than the matrix: $r < d_{in} d_{out} / (d_{in} + d_{out})$.
+
+    >>> is_smaller_in_factors(2, (6, 6)), is_smaller_in_factors(3, (6, 6))
+    (True, False)
+    """
+    d_in, d_out = shape
+    return rank * (d_in + d_out) < d_in * d_out
+
+
 def parts_of(delta: Delta) -> tuple[str, ...]:
     """Return the names of a change's tensors."""
     return ("left", "right") if isinstance(delta, LowRank) else ("weight_change",)

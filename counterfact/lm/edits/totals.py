@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from counterfact.lm.edits.edit import Delta, Dense, Edit, LowRank, parts_of
+from counterfact.lm.edits.edit import Delta, Dense, Edit, LowRank, is_smaller_in_factors, parts_of
 
 NOTHING = Edit((), ())
 """The edit that nothing was added to yet."""
@@ -42,9 +42,8 @@ def is_finite(edit: Edit) -> bool:
 
 def _one(deltas: Sequence[Delta]) -> Delta:
     low = [delta for delta in deltas if isinstance(delta, LowRank)]
-    d_in, d_out = deltas[0].shape
     rank = sum(len(delta.left) for delta in low)
-    if len(low) < len(deltas) or rank * (d_in + d_out) >= d_in * d_out:
+    if len(low) < len(deltas) or not is_smaller_in_factors(rank, deltas[0].shape):
         return _whole(deltas)
     left, right = (torch.cat([getattr(delta, part).detach() for delta in low]) for part in ("left", "right"))
     return LowRank(low[0].module, left, right)
