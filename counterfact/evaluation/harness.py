@@ -147,6 +147,7 @@ def _evaluate_unedited(
         if (folder / PRE_FILE).exists():
             before = migrated(read_json(folder / PRE_FILE), folder / PRE_FILE)
             check_unmoved(folder, before, identity, code=False)
+            (folder / UNFINISHED).unlink(missing_ok=True)  # of a process that was killed right after the end
             fill_texts(folder / PRE, "pre", texts)
             return folder
         if options.restart:

@@ -116,6 +116,7 @@ def train(
         if (folder / INFO).exists():
             info = read_info(folder)
             _check_same(folder, info, identity)
+            _forget_steps(folder)  # of a process that was killed right after the end
             return info
         if (folder / UNFINISHED).exists():
             _check_same(folder, read_json(folder / UNFINISHED), identity)
@@ -141,9 +142,14 @@ def train(
             "environment": training.environment(),
         }
         save_network(folder, training.network, info)
-        remove_states(folder)
-        (folder / UNFINISHED).unlink()
+        _forget_steps(folder)
     return read_info(folder)
+
+
+def _forget_steps(folder: Path) -> None:
+    """Remove what a finished training no longer needs."""
+    remove_states(folder)
+    (folder / UNFINISHED).unlink(missing_ok=True)
 
 
 class Training:

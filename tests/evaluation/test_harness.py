@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -475,6 +476,14 @@ def test_cut_at_any_byte_and_resumed(
     run_fake(dataset, results, fake_spec(chunks=chunks))
     assert contents(results) == undisturbed
     assert len(chunks) == {0: 3, 1: 3, 2: 3, 3: 2, 4: 2, 5: 2, 6: 1, 7: 0}[finished]
+
+
+def test_killed_right_after_the_unedited_values(dataset: Dataset, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+    run = run_fake(dataset, tmp_path)
+    shutil.rmtree(run.folder)
+    (run.unedited_folder / "unfinished.json").write_text("{}")
+    run_fake(dataset, tmp_path)
+    assert contents(tmp_path) == undisturbed
 
 
 def test_killed_while_the_run_file_is_written(

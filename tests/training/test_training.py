@@ -29,7 +29,7 @@ from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.loading import load_lm
 from counterfact.training.examples import Sampler, validation_examples
 from counterfact.training.sources import open_source
-from counterfact.training.state import STATE, load_state, save_state
+from counterfact.training.state import OLDER, STATE, load_state, save_state
 from counterfact.training.steps import Step
 from counterfact.training.trainer import CURVES, UNFINISHED, Options, TrainingFailed, train
 from tests.support import ROOT, evaluating
@@ -394,6 +394,15 @@ def killed_until_done(folder: Path, rng: random.Random, kills: int) -> int:
             return done
     run(tiny_lm("gpt2", "float32"), folder, "mend", "validate_every=3")
     return done
+
+
+def test_a_training_that_is_killed_right_after_its_end_leaves_nothing_behind(tmp_path: Path) -> None:
+    run(tiny_lm("gpt2", "float32"), tmp_path, "mend", "validate_every=3")
+    whole = {path.name for path in tmp_path.iterdir()}
+    for name in (UNFINISHED, STATE, OLDER):
+        (tmp_path / name).write_text("{}")
+    run(tiny_lm("gpt2", "float32"), tmp_path, "mend", "validate_every=3")
+    assert {path.name for path in tmp_path.iterdir()} == whole
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(25, marks=pytest.mark.soak)])
