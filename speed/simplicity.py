@@ -4,7 +4,8 @@
     python -m speed.simplicity --root ../earlier     # another one, this one's beside it
 
 Statements are counted in the syntax tree, docstrings and imports apart. Files and functions are those of the checkout
-that are entered while ROME is called on one request, and while `counterfact evaluate --limit 1` runs.
+that are entered while ROME is called on one request, and while `counterfact evaluate --limit 1` runs; what runs because a
+module is imported (bodies of classes, decorators) is not counted.
 """
 
 import argparse
@@ -23,8 +24,13 @@ APART = {"tests", "speed", "benchmarks", "docs", "world", "data", "build"}
 PROFILE = """
 import os, sys, threading
 entered = set()
+importing = threading.local()
 def note(frame, event, _argument):
-    if event == "call":
+    if event not in ("call", "return"):
+        return
+    if frame.f_code.co_name == "<module>":
+        importing.depth = getattr(importing, "depth", 0) + (1 if event == "call" else -1)
+    elif event == "call" and not getattr(importing, "depth", 0):
         name = os.path.realpath(frame.f_code.co_filename)
         if os.path.isfile(name) and name.startswith(root + os.sep) and "/.venv/" not in name:
             entered.add((os.path.relpath(name, root), frame.f_code.co_qualname))
@@ -32,8 +38,7 @@ def begin():
     threading.setprofile(note); sys.setprofile(note)
 def end():
     sys.setprofile(None); threading.setprofile(None)
-    functions = {(f, q) for f, q in entered if q != "<module>"}
-    return {"files": len({f for f, _ in functions}), "functions": len(functions)}
+    return {"files": len({file for file, _ in entered}), "functions": len(entered)}
 """
 
 EDIT = """
