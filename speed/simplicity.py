@@ -4,8 +4,8 @@
     python -m speed.simplicity --root ../earlier     # another one, this one's beside it
 
 Statements are counted in the syntax tree, docstrings and imports apart. Files and functions are those of the checkout
-that are entered while ROME is called on one request, and while `counterfact evaluate --limit 1` runs; what runs because a
-module is imported (bodies of classes, decorators) is not counted.
+that are entered while ROME is called on one request, by either engine, and while `counterfact evaluate --limit 1` runs;
+what runs because a module is imported (bodies of classes, decorators) is not counted.
 """
 
 import argparse
@@ -44,9 +44,9 @@ def end():
 EDIT = """
 lm = load_lm(data_folder() / "models" / "factlm", device="cpu")
 spec = EDITORS.get("rome")
-given = Resources(second_moment_texts=load_texts("embedded"), second_moment_max_texts=20)
+given = Resources(second_moment_texts=load_texts("embedded"), second_moment_max_texts=20{engine})
 rome = spec.prepare(lm, spec.resolve(lm.name, lm.n_layers, ["steps=3"]).settings, given)
-request = Request(0, "{} appeared on stage playing the", "Charlie Watts", "violin")
+request = Request(0, "{{}} appeared on stage playing the", "Charlie Watts", "violin")
 begin()
 made = edit(rome, request)
 """
@@ -90,8 +90,8 @@ def main() -> None:
     here = Path(__file__).resolve().parent.parent
     roots = [given.root.resolve(), here] if given.root else [here]
     found = [measure(root) for root in roots]
-    for name in found[0]:
-        print(f"{name:45}", *(f"{each[name]:>9,}" for each in found))
+    for name in found[-1]:
+        print(f"{name:55}", *(f"{each[name]:>9,}" if name in each else f"{'–':>9}" for each in found))
 
 
 def measure(root: Path) -> dict[str, int]:
@@ -99,7 +99,7 @@ def measure(root: Path) -> dict[str, int]:
     files = sources(root)
     counts = {"files of the package": len(files), "statements": sum(statements(path) for path in files)}
     with tempfile.TemporaryDirectory() as place:
-        for name, code in (("ROME on one request", _edit_code(root)), ("evaluate --limit 1", _run_code(root, place))):
+        for name, code in _codes(root, place).items():
             traced = _traced(root, code, place)
             counts |= {f"{what} entered: {name}": number for what, number in traced.items()}
     return counts
@@ -133,8 +133,12 @@ def statements(path: Path) -> int:
     return count
 
 
-def _edit_code(root: Path) -> str:
-    return IMPORTS[(root / "counterfact").is_dir()] + EDIT
+def _codes(root: Path, place: str) -> dict[str, str]:
+    imports = IMPORTS[(root / "counterfact").is_dir()]
+    codes = {"ROME on one request": imports + EDIT.format(engine="")}
+    if (root / "counterfact" / "editing" / "plain.py").exists():
+        codes["ROME on one request, plain engine"] = imports + EDIT.format(engine=', engine="plain"')
+    return codes | {"evaluate --limit 1": _run_code(root, place)}
 
 
 def _run_code(root: Path, place: str) -> str:
