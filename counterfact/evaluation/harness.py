@@ -82,7 +82,7 @@ def evaluate(
         if (folder / RUN).exists():
             return _finished(folder, identity, texts)
         begin(folder, identity)
-        told = options.progress if runner.name == "local" else None
+        told = options.progress if runner.name == "local" else None  # who shows progress cannot be sent
         resources = replace(resources, progress=told)
         task = Task(dataset, folder.resolve(), options.for_workers(), spec.name, settings, resources)
         prepared = runner.prepare(lm, task, spec)

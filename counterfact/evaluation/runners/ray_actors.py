@@ -6,7 +6,7 @@ Moritz et al. Ray: A Distributed Framework for Emerging AI Applications. OSDI 20
 import os
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from counterfact.contracts.editors import EditorSpec
@@ -78,9 +78,7 @@ class RayRunner:
 
     def send(self, task: Task) -> Any:
         """Leave a task where workers find it."""
-        # Who shows progress cannot be sent.
-        bare = replace(task, resources=replace(task.resources, progress=None))
-        return self.cluster.connect().put(bare)
+        return self.cluster.connect().put(task)
 
     def prepare(self, _lm: LM, task: Task, _spec: EditorSpec | None, /) -> Prepared:
         """See `Runner`; the first worker prepares, so that the others find it done."""

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -95,9 +94,7 @@ class SlurmRunner:
 
     def _open(self, task: Task, units: Sequence[Unit] = ()) -> Exchange:
         exchange = Exchange(task.folder / f"{PREFIX}{uuid4().hex[:12]}")
-        # Who shows progress cannot be sent.
-        bare = replace(task, resources=replace(task.resources, progress=None))
-        exchange.offer(Order(self._source, self._threads, bare, units, self._prepared if units else None))
+        exchange.offer(Order(self._source, self._threads, task, units, self._prepared if units else None))
         return exchange
 
     def _await(self, job: Any, note: str) -> None:
