@@ -309,7 +309,7 @@ class NetworkEditor:
         if not math.isfinite(change.loss) or not change.finite:
             return Failure(request.id, f"the loss is {change.loss}, or the change it asks for is not finite")
         named = zip(self.trained.network.edited, change.parts, strict=True)
-        return Edit(tuple(LowRank(name, *parts) for name, parts in named), (request.id,), {"loss": change.loss})
+        return Edit(tuple(LowRank(name, *parts) for name, parts in named), (request.id,), {"loss_before": change.loss})
 
 
 def _prepare(spec: NetworkSpec, task: Task, lm: LM, settings: NetworkEditorSettings, resources: Resources) -> Editor:

@@ -104,6 +104,8 @@ class Edit:
     deltas: tuple[Delta, ...]
     request_ids: tuple[int, ...]
     diagnostics: Mapping[str, float] = field(default_factory=dict)
+    """Numbers that results keep beside the scores. A `loss` is where a search or a descent ended, nats a token, and is
+    quoted where the edit did not take; what was so before the edit has another name."""
     context: str = ""
     """Stands before every prompt, its own last space included."""
 
