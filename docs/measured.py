@@ -342,3 +342,19 @@ def _drift_row(editor: str, kind: str, found: Mapping[str, Any]) -> list[str]:
     flips = f"{found['flags_changed']} of {found['flags']:,}"
     same = percent(found["texts_identical"] / found["texts"]) if found["texts"] else "–"
     return [editor, ARITHMETIC[kind], *metrics, *(f"{value:.1e}" for value in moved), flips, same]
+
+
+def sweep_smollm2() -> str:
+    """Return what ROME scores on SmolLM2 at each layer."""
+    points = result("sweep-smollm2-bf16-cpu")["points"]
+    found = {(point["layer"], point["metric"]): point for point in points}
+    metrics = list(dict.fromkeys(point["metric"] for point in points))
+    rows = [
+        [str(layer), *(_scored(found[layer, metric]) for metric in metrics)]
+        for layer in sorted({p["layer"] for p in points})
+    ]
+    return table(["layer", *metrics], rows)
+
+
+def _scored(point: Mapping[str, Any]) -> str:
+    return f"{point['value']:.1f} [{point['low']:.1f}, {point['high']:.1f}]"

@@ -74,8 +74,12 @@ class RomeSettings(Settings):
 
     @classmethod
     def scaled(cls, n_layers: int) -> Mapping[str, Any]:
-        """The layer at a third of the depth, as published for GPT-2 medium, large and (17 of 48) XL."""
-        return {"layer": n_layers // 3}
+        """The layer at 5 of 28, as published for GPT-J.
+
+        SmolLM2, a model of Llama's kind, has its best layers there, and is worse at a third of its depth, where GPT-2's
+        sizes, which have files of settings, are edited (docs/real-models.md).
+        """
+        return {"layer": 5 * n_layers // 28}
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,10 @@ def describe_model(lm: LM) -> ModelDescription:
     whole = {
         facts["layer"]
         for facts in moments
-        if facts["complete"] and not facts.get("max_texts") and not facts.get("max_tokens")
+        if facts["complete"]
+        and facts["model"]["dtype"] == lm.arithmetic
+        and not facts.get("max_texts")
+        and not facts.get("max_tokens")
     }
     return ModelDescription(
         name=lm.name,

@@ -130,8 +130,10 @@ def note_once(message: str) -> None:
 
 def note_settings(editor: str, resolved: "Resolved[Any]", *, verbose: bool = False) -> None:
     """Say what settings an editor has, if any; with `verbose`, where each value comes from."""
-    if type(resolved.settings).model_fields:
+    if fields := type(resolved.settings).model_fields:
         note_once(f"{editor}: {resolved.source if verbose else resolved.summary}")
+        if "layer" in fields and "layer" not in resolved.given and not resolved.model:
+            note_once(f"{editor}: which layer suits this model: counterfact sweep --editor {editor} --dataset FILE")
 
 
 def note_moment(editor: str, provenance: Mapping[str, Any], *, verbose: bool = False) -> None:

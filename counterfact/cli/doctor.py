@@ -2,6 +2,7 @@
 
 import platform
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,14 +102,21 @@ def _print_model(found: "ModelDescription") -> None:
         }.items(),
         title=f"\n{found.name}",
     )
-    cached = [
-        f"layer {facts['layer']}: {facts['count']:,} tokens of {facts['texts']['name']}"
-        + (f", its first {facts['max_texts']:,} texts" if facts.get("max_texts") else "")
-        + ("" if facts["complete"] else ", not complete")
-        for facts in found.moments
-    ]
-    console.print("second moments in the cache: " + ("; ".join(cached) or "none"))
+    console.print(f"second moments in the cache: {_said(found.moments) or 'none'}")
     rows = [
         (one.editor, ", ".join(map(str, one.layers)), one.source, one.missing or "nothing") for one in found.editors
     ]
     print_table(("editor", "layers", "settings", "missing"), rows)
+
+
+def _said(moments: Sequence[Mapping[str, Any]]) -> str:
+    """Name second moments, the layers of one pass together."""
+    from counterfact.evaluation.identity import compress_ids  # noqa: PLC0415
+
+    layers: dict[str, list[int]] = {}
+    for facts in moments:
+        first = f", its first {facts['max_texts']:,} texts" if facts.get("max_texts") else ""
+        part = "" if facts["complete"] else ", not complete"
+        rest = f"{facts['count']:,} tokens of {facts['texts']['name']}{first}, {facts['model']['dtype']}{part}"
+        layers.setdefault(rest, []).append(facts["layer"])
+    return "; ".join(f"layer{'s' * (len(of) > 1)} {compress_ids(of)}: {rest}" for rest, of in layers.items())

@@ -92,7 +92,8 @@ def resolve_settings(
         where = str(path)
     else:
         values = dict(cls.scaled(n_layers))
-        scaled = f", scaled to {n_layers} layers" if values else ""
+        named = ", ".join(f"{name}={value}" for name, value in values.items())
+        scaled = f", scaled to {n_layers} layers ({named})" if values else ""
         source = f"no settings file for {Path(model_name).name}: defaults{scaled}"
         where = cls.__name__
     given = _given(overrides)

@@ -45,6 +45,7 @@ def write_sweep(points: Sequence[Point], title: str, folder: Path) -> list[Path]
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
         axes.set_ylim(0, 103)
+        axes.xaxis.get_major_locator().set_params(integer=True)
     panels[0, 0].set_ylabel("score x100")
     handles, names = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=8)

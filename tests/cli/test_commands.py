@@ -51,22 +51,22 @@ def test_the_doctor_looks_at_a_model(command: Command, tmp_path: Path, monkeypat
     assert found["parameters"] > found["width"] * found["vocabulary"]
     assert found["evaluation_bytes"] >= found["edit_bytes"] > 0 and found["moments"] == []
     editors = {one["editor"]: one for one in found["editors"]}
-    assert editors["identity"]["missing"] is None and editors["rome"]["layers"] == [1]
-    assert "scaled to 3 layers" in editors["rome"]["source"]
-    assert "second moment of layer 1" in editors["rome"]["missing"]
+    assert editors["identity"]["missing"] is None and editors["rome"]["layers"] == [0]
+    assert "scaled to 3 layers (layer=0)" in editors["rome"]["source"]
+    assert "second moment of layer 0" in editors["rome"]["missing"]
     assert "second moments of layers 0, 1 " in editors["memit"]["missing"]
     assert "a network trained on counterfact" in editors["mend_cf"]["missing"]
-    asked = ("second-moment", "--model", tiny_folder("llama"), "--layer", 1, "--texts", tmp_path / "texts.txt")
+    asked = ("second-moment", "--model", tiny_folder("llama"), "--layer", 0, "--texts", tmp_path / "texts.txt")
     for some, missing in ((("--max-texts", 20), True), ((), False)):
         code, _, err = command(*asked, *some)
         assert code == 0, err
         found = look()
-        assert {facts["layer"] for facts in found["moments"]} == {1}
+        assert {facts["layer"] for facts in found["moments"]} == {0}
         assert bool({one["editor"]: one for one in found["editors"]}["rome"]["missing"]) == missing
     _, out, _ = command("doctor", "--model", tiny_folder("llama"))
     said = " ".join(out.split())
     assert (
-        "second moments in the cache: layer 1:" in said
+        "second moments in the cache: layer 0:" in said
         and "its first 20 texts" in said
         and "start token:" in said
         and "llama" in said

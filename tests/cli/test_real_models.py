@@ -31,7 +31,10 @@ def test_a_gguf_file_is_a_model_and_only_we_speak(command: Command, tmp_path: Pa
     code, out, err = command(*given, "--model", file)
     assert code == 0 and json.loads(out)["prompts"]
     assert err.splitlines()[0].startswith(f"converting {file} to ")
-    assert err.splitlines()[1:] == [f"ft: no settings file for tiny: defaults, scaled to {LAYERS} layers"]
+    assert err.splitlines()[1:] == [
+        f"ft: no settings file for tiny: defaults, scaled to {LAYERS} layers (layer=1)",
+        "ft: which layer suits this model: counterfact sweep --editor ft --dataset FILE",
+    ]
     code, _, err = command(*given, "--model", file)
     assert code == 0 and "converting" not in err
     code, _, err = command(*given, "--model", tmp_path / "other.gguf")

