@@ -102,20 +102,16 @@ def _row_of_maps(run: TraceRun, figure: Any, panels: Any, fact: Stored) -> None:
         low = line["low"] if run.method == "causal" else 0.0
         unit = PROBABILITY if run.method == "causal" else "norm"
         heat_map(figure, axes, fact.arrays[kind], labels, kind, low=low, high=high, unit=unit)
-        axes.set_title(_kind_title(run, kind), fontsize=9)
-        axes.set_xlabel(_kind_axis(run, kind), fontsize=8)
+        _name_panel(axes, run, kind)
 
 
-def _kind_title(run: TraceRun, kind: str) -> str:
-    if run.method == "ig":
-        return f"{NAMES[kind]}" + ("" if kind == "state" else " output")
-    return f"restoring {NAMES[kind]}" + ("" if kind == "state" else " outputs")
-
-
-def _kind_axis(run: TraceRun, kind: str) -> str:
-    if run.method == "ig" or kind == "state":
-        return "layer"
-    return f"centre of a window of {run.data['settings']['window']} layers"
+def _name_panel(axes: Any, run: TraceRun, kind: str) -> None:
+    """Write what is restored above a panel, and what its layers are below."""
+    of_module, traced = kind != "state", run.method != "ig"
+    name = NAMES[kind] + (f" output{'s' * traced}" if of_module else "")
+    axes.set_title(f"restoring {name}" if traced else name, fontsize=9)
+    window = of_module and traced
+    axes.set_xlabel(f"centre of a window of {run.data['settings']['window']} layers" if window else "layer", fontsize=8)
 
 
 def fact_bars(run: TraceRun, fact: Stored) -> Any:
@@ -137,7 +133,7 @@ def average_maps(run: TraceRun, facts: Sequence[Stored]) -> Any:
     high = max(float(one.mean.max()) for one in found[0].by_class.values())
     for axes, averages in zip(panels[0], found, strict=True):
         class_map(figure, axes, averages, high)
-        axes.set_title(f"restoring {NAMES[averages.kind]}", fontsize=9)
+        _name_panel(axes, run, averages.kind)
     figure.suptitle(_average_title(run, found[0].facts, found[0].total), fontsize=10)
     return figure
 
@@ -148,8 +144,7 @@ def average_lines(run: TraceRun, facts: Sequence[Stored]) -> Any:
     found = [average(facts, kind) for kind in KINDS]
     for axes, averages in zip(panels[0], found, strict=True):
         class_lines(axes, averages)
-        axes.set_title(f"restoring {NAMES[averages.kind]}", fontsize=9)
-        axes.set_xlabel(_kind_axis(run, averages.kind))
+        _name_panel(axes, run, averages.kind)
     panels[0, 0].set_ylabel(EFFECT)
     _legend_below(figure, panels, 6)
     figure.suptitle(f"{_average_title(run, found[0].facts, found[0].total)}; bands: 95 %\n{CAVEAT}", fontsize=9)

@@ -184,7 +184,6 @@ def class_lines(axes: Any, averages: Averages) -> None:
         if found is None:
             continue
         band(axes, np.arange(len(found.mean)), found, style, name)
-    axes.set_xlabel("layer")
     axes.axhline(0, color="#444444", linewidth=0.7)
     plain_axes(axes)
 
@@ -195,7 +194,6 @@ def class_map(figure: Any, axes: Any, averages: Averages, high: float) -> None:
     values = np.stack([found.mean for _, found in rows])
     labels = [name + ("*" if "subject token" in name else "") for name, _ in rows]
     heat_map(figure, axes, values, labels, averages.kind, low=0.0, high=high, unit=EFFECT)
-    axes.set_xlabel("layer", fontsize=9)
 
 
 def plain_axes(axes: Any, small: bool = False) -> None:
