@@ -35,7 +35,8 @@ nav li button:hover { background: var(--raised); }
 table { width: 100%; height: 100%; border-collapse: separate; border-spacing: 1px; table-layout: auto; }
 th, td { border: 0; } th { font-weight: 400; font-size: .82rem; padding: 0 .5rem; vertical-align: middle; }
 tbody th { text-align: right; white-space: pre; font-family: ui-monospace, monospace; width: 1%; }
-td { min-width: 1.2rem; height: 1.3rem; padding: 0; cursor: crosshair; } td:hover { outline: 2px solid currentColor; }
+thead th { padding: 0; width: 1rem; max-width: 1rem; white-space: nowrap; }
+td { min-width: .35rem; height: 1.3rem; padding: 0; cursor: crosshair; } td:hover { outline: 2px solid currentColor; }
 .subject { font-weight: 700; } #value { min-height: 1.5em; margin: .4rem 0; font-variant-numeric: tabular-nums; }
 .bar { display: grid; grid-template-columns: auto minmax(8rem, 24rem) auto; gap: 0 .5rem; align-items: center;
   justify-content: start; }
@@ -87,10 +88,16 @@ function show() {
   $("levels").textContent = `p(o) ${points(fact.high)} %` + (fact.low === null ? "" :
     `, corrupted ${points(fact.low)} %; total effect ${points(fact.high - fact.low)} points`);
   const head = document.createElement("tr");
-  head.append(el("th", ""), ...rows[0].map((_, column) => el("th", layer(column), {scope: "col"})));
+  const every = rows[0].length > 24 ? 5 : 1;  // so that all layers are in view
+  head.append(el("th", ""), ...rows[0].map((_, column) => {
+    const named = (column + run.first) % every === 0, cell = el("th", named ? layer(column) : "", {scope: "col"});
+    if (!named) cell.setAttribute("aria-label", layer(column));
+    return cell;
+  }));
   const body = rows.map((row, place) => {
     const token = fact.classes ? -1 : fact.places[kind][place], line = document.createElement("tr");
-    const inside = fact.subject && token >= fact.subject[0] && token < fact.subject[1];
+    const inside = fact.classes ? names(place).includes("subject token")
+      : fact.subject && token >= fact.subject[0] && token < fact.subject[1];
     line.append(el("th", names(place) + (inside ? "*" : ""), {scope: "row", className: inside ? "subject" : ""}));
     row.forEach((value, column) => {
       const cell = el("td", "");
