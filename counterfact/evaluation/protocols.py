@@ -76,17 +76,29 @@ def _rows(runs: Mapping[str, Run], section: int) -> list[Row]:
 
 def _flips(protocols: Sequence[Mapping[str, Run]]) -> list[str]:
     """Say which of two editors is clearly ahead under which protocols, for those whose order turns around."""
-    ahead: dict[tuple[str, str], list[str]] = {}
-    for runs in protocols:
+    ahead: dict[tuple[str, str], list[int]] = {}
+    for place, runs in enumerate(protocols):
         for one, other in combinations(runs, 2):
             summary = paired(runs[one], runs[other])[0]["S"].estimate
-            title = runs[one].benchmark.title
             if summary.low is not None and summary.low > 0:
-                ahead.setdefault((one, other), []).append(title)
+                ahead.setdefault((one, other), []).append(place)
             if summary.high is not None and summary.high < 0:
-                ahead.setdefault((other, one), []).append(title)
+                ahead.setdefault((other, one), []).append(place)
+    turned: dict[tuple[str, str], list[str]] = {}
+    names = _names(protocols)
+    for (one, other), leads in sorted(ahead.items()):
+        lags = ahead.get((other, one), [])
+        if lags and leads < lags:  # the one that leads under the protocol that stands first says it for both
+            where = f"under {', '.join(names[i] for i in leads)}, behind under {', '.join(names[i] for i in lags)}"
+            turned.setdefault((one, where), []).append(other)
+    return [f"{one} is ahead of {', '.join(others)} {where}" for (one, where), others in turned.items()]
+
+
+def _names(protocols: Sequence[Mapping[str, Run]]) -> list[str]:
+    """Name protocols as briefly as tells them apart."""
+    firsts = [next(iter(runs.values())) for runs in protocols]
+    titles = [first.benchmark.title for first in firsts]
     return [
-        f"{one} is ahead of {other} under {', '.join(ahead[one, other])}, behind under {', '.join(ahead[other, one])}"
-        for one, other in sorted(ahead)
-        if one < other and (other, one) in ahead
+        title if titles.count(title) == 1 else f"{title} on {first.dataset}"
+        for title, first in zip(titles, firsts, strict=True)
     ]

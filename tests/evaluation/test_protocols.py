@@ -50,8 +50,12 @@ def test_every_number_is_the_runs_own() -> None:
 
 def test_editors_that_change_places_are_named_where_both_differences_are_clear() -> None:
     first = [made_up("one", 36, 0), made_up("other", 10, 0)]
-    [table] = protocol_tables([*first, made_up("one", 10, 1), made_up("other", 36, 1)])
-    assert "one is ahead of other under CounterFact, behind under CounterFact" in table.note
+    second = [made_up("one", 10, 1), made_up("other", 36, 1)]
+    [table] = protocol_tables([*first, *second])
+    of_two = f"CounterFact on {first[0].dataset}"
+    assert table.note.endswith(f"; one is ahead of other under {of_two}, behind under {of_two}")
+    [table] = protocol_tables([*first, made_up("third", 10, 0), *second, made_up("third", 36, 1)])
+    assert table.note.endswith(f"; one is ahead of other, third under {of_two}, behind under {of_two}"), "said once"
     [table] = protocol_tables([*first, made_up("one", 20, 1), made_up("other", 21, 1)])
     assert "ahead" not in table.note, "one record more is no clear difference"
 
