@@ -150,8 +150,8 @@ def test_rome_on_records_that_it_knows(lm: LM, moment: Path, tmp_path: Path) -> 
     assert write_known(lm, tmp_path / "built", tmp_path / "known", RECORDS)[0] == RECORDS
     run = measured(lm, tmp_path / "known", moment, tmp_path / "results", RECORDS)
     found, unedited = means(run), means(run, "pre")
-    # The first run of this test's settings gave ES 100, PS 91.0 and NS 81.2, unedited 0, 11.0 and 83.8. What is left is
-    # one record of ES, the half width of PS's 95 % interval, and as much again for NS as that run lost.
-    assert found["ES"] >= 98 and found["PS"] >= 84
-    assert abs(found["NS"] - unedited["NS"]) <= 5.2
-    assert unedited == pytest.approx({"ES": 0.0, "PS": 11.0, "NS": 83.8}, abs=1.5)
+    # On these records `make demo-real` gave ES 100, PS 96.0 and NS 81.8, unedited 0, 9.0 and 84.0. What is left is one
+    # record of ES, the half width of PS's 95 % interval, and as much again for NS as that run lost.
+    assert found["ES"] >= 98 and found["PS"] >= 86
+    assert abs(found["NS"] - unedited["NS"]) <= 4.4
+    assert unedited == pytest.approx({"ES": 0.0, "PS": 9.0, "NS": 84.0}, abs=1.5)
