@@ -7,7 +7,7 @@ from typing import Any
 
 from counterfact.core.files import read_jsonl
 
-TRAIN, HELD, FIRST = "#7f9cc4", "#c1440e", "#555555"
+TRAIN, HELD = "#7f9cc4", "#c1440e"
 SMOOTH = 9
 """Updates that a point of a training curve is the median of: single batches jump."""
 
