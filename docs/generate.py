@@ -93,6 +93,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "closed_form": measured.closed_form,
     "growth": measured.growth,
     "drift_factlm": measured.drift_factlm,
+    "drift_smollm2": measured.drift_smollm2,
     "sweep_smollm2": measured.sweep_smollm2,
     "moment_errors": measured.moment_errors,
     "moment_speed": measured.moment_speed,

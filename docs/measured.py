@@ -321,6 +321,11 @@ def drift_factlm() -> str:
     return _drift("factlm-cpu", "factlm-bf16-cpu")
 
 
+def drift_smollm2() -> str:
+    """Return how far SmolLM2's results move in bf16 products."""
+    return _drift("smollm2-bf16-cpu")
+
+
 def _drift(*names: str) -> str:
     files = [result(f"drift-{name}")["drift"] for name in names]
     rows = []
