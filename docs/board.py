@@ -34,7 +34,7 @@ def board_table(name: str, editors: Sequence[str] = ()) -> str:
         rows.append(Row(run["editor"]["name"], entry_cells(run["metrics"]), str(run["n"]["scored"])))
     return to_markdown(
         Table(
-            title=f"{first['dataset']['name']}, {first['model']['name']}@{first['model']['revision']}",
+            title=f"{first['dataset']['name']}@{first['dataset']['version']}, {first['model']['name']}@{first['model']['revision']}",
             groups=tuple((group, columns) for group, columns in shown if columns),
             rows=tuple(rows),
             notation=benchmark.notation,

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from counterfact import build
+from counterfact.contracts.datasets import load_dataset
 from counterfact.core.places import data_folder
+from counterfact.core.runs import RUN
 from counterfact.leaderboard import board
 from counterfact.leaderboard.board import board_of
 from counterfact.leaderboard.check import check
@@ -31,6 +34,15 @@ def test_genuine_records_are_there_by_their_numbers_alone(name: str) -> None:
     for line in lines_of(BOARD / name):
         assert set(line["requested_rewrite"]) == {"withheld", "relation_id"}
         assert not any(line[side].get("text") for side in ("post", "pre"))
+
+
+def test_rows_on_our_own_records_are_of_those_that_are_built_now(tmp_path: Path) -> None:
+    build(tmp_path / "built")
+    now = load_dataset(tmp_path / "built", 100).content_hash
+    found = {name: json.loads((BOARD / name / RUN).read_text())["dataset"] for name in FOLDERS if "embedded" in name}
+    assert found
+    for name, dataset in found.items():
+        assert dataset["content_hash"] == now, f"{name} is of {dataset['name']}@{dataset['version']}: evaluate again"
 
 
 def test_places_are_shared_and_controls_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
