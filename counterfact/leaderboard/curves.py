@@ -13,8 +13,8 @@ from counterfact.evaluation.store import Run
 from counterfact.leaderboard.picture import COLOURS, save
 from counterfact.tracing.plots import new_figure
 
-MARKS = ("o", "s", "D", "^", "v", "P")
-"""Of the lines, beside their colours."""
+MARKS = ("o", "s", "D", "^", "v", "P", "X")
+"""Of the lines, beside their colours: one more than these, so that a line whose colour returns has another mark."""
 Entry = Mapping[str, Any]
 
 

@@ -1,5 +1,6 @@
 """Pictures of many edits: which are drawn of which runs, and that what they show is there."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,15 @@ def test_scaling_shows_each_number_of_edits_with_its_interval(mass: list[Run]) -
     assert [panel.get_title(loc="left") for panel in axes] == ["S", "ES", "PS", "NS"]
     [line] = points(axes[3])
     assert line == [(size, mass[0].data["metrics"]["NS"]["value"]) for size in (1, 2, 7)]
+
+
+def test_more_editors_than_colours_are_told_apart(mass: list[Run]) -> None:
+    editor = mass[0].data["editor"]
+    runs = [
+        replace(mass[0], data={**mass[0].data, "editor": {**editor, "given": {"place": place}}}) for place in range(9)
+    ]
+    lines = [bars.lines[0] for bars in scaling(runs, "title").axes[0].containers]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(runs)
 
 
 def test_equal_runs_give_equal_pictures(sequential: list[Run], mass: list[Run], tmp_path: Path) -> None:
