@@ -21,20 +21,19 @@ def board_table(name: str, editors: Sequence[str] = ()) -> str:
     runs = [read_submission(folder).run for folder in find_candidates(BOARD / name).folders]
     runs = [run for run in runs if not editors or run["editor"]["name"] in editors]
     first = runs[0]
+    dataset, model = first["dataset"], first["model"]
     benchmark = BENCHMARKS.get(first["protocol"]["name"])
     # Without generated texts there is nothing to say in their columns.
     shown = [
         (group, tuple(column for column in columns if first["metrics"].get(column, {}).get("value") is not None))
         for group, columns in benchmark.columns
     ]
-    rows = [
-        Row(f"{first['model']['name']} (unedited)", entry_cells(first["pre"]), str(first["n"]["unedited"]["scored"]))
-    ]
+    rows = [Row(f"{model['name']} (unedited)", entry_cells(first["pre"]), str(first["n"]["unedited"]["scored"]))]
     for run in sorted(runs, key=lambda run: -run["metrics"]["S"]["value"]):
         rows.append(Row(run["editor"]["name"], entry_cells(run["metrics"]), str(run["n"]["scored"])))
     return to_markdown(
         Table(
-            title=f"{first['dataset']['name']}@{first['dataset']['version']}, {first['model']['name']}@{first['model']['revision']}",
+            title=f"{dataset['name']}@{dataset['version']}, {model['name']}@{model['revision']}",
             groups=tuple((group, columns) for group, columns in shown if columns),
             rows=tuple(rows),
             notation=benchmark.notation,
