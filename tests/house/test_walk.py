@@ -31,7 +31,8 @@ ELSEWHERE = (
 SMALLER = (
     (r"--model \S+", "--model factlm"),
     (r"--(layers|layer) (17|all)\b", r"--\1 1"),
-    (r"--layers 0-5", "--layers 1"),
+    (r"--layers 0-1?5", "--layers 1"),
+    (r" --precision bf16", ""),  # not every processor has it
     (r"--limit \d+", "--limit 2"),
     (r"--max-texts \d+", "--max-texts 30"),
     (r"--steps \d+", "--steps 2"),
