@@ -2,7 +2,7 @@
 
 Each room has a page, made from its public names (`docs.room_pages`). Between the markers
 `<!-- generated: NAME -->` and `<!-- end -->`, a hand-written page holds a table made here: of what is registered, or of
-what the benchmarks wrote (`docs.measured`).
+what the benchmarks wrote (`docs.measured`, `docs.measured_scores`).
 """
 
 import inspect
@@ -13,7 +13,7 @@ from functools import partial
 
 from counterfact.contracts.metrics import Composite, Metric
 from counterfact.core.files import write_atomic
-from docs import measured
+from docs import measured, measured_scores
 from docs.board import board_table
 from docs.room_pages import ROOT, room_page
 
@@ -92,9 +92,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "many_facts": measured.many_facts,
     "closed_form": measured.closed_form,
     "growth": measured.growth,
-    "drift_factlm": measured.drift_factlm,
-    "drift_smollm2": measured.drift_smollm2,
-    "sweep_smollm2": measured.sweep_smollm2,
+    "drift_factlm": measured_scores.drift_factlm,
+    "drift_smollm2": measured_scores.drift_smollm2,
+    "sweep_smollm2": measured_scores.sweep_smollm2,
     "moment_errors": measured.moment_errors,
     "moment_speed": measured.moment_speed,
 }

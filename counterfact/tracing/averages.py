@@ -23,6 +23,8 @@ CLASSES = (
     "further tokens",
     "last token",
 )
+OF_SUBJECT = CLASSES[:3]
+"""The classes of the subject's own tokens."""
 
 Numbers = NDArray[np.float64]
 

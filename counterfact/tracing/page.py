@@ -8,7 +8,7 @@ from typing import Any
 
 from counterfact.core.files import write_atomic
 from counterfact.core.page_style import STYLE
-from counterfact.tracing.averages import average
+from counterfact.tracing.averages import OF_SUBJECT, average
 from counterfact.tracing.causal import CAVEAT
 from counterfact.tracing.plots import NAMES
 from counterfact.tracing.store import Stored, TraceRun
@@ -95,9 +95,8 @@ function show() {
     return cell;
   }));
   const body = rows.map((row, place) => {
-    const token = fact.classes ? -1 : fact.places[kind][place], line = document.createElement("tr");
-    const inside = fact.classes ? names(place).includes("subject token")
-      : fact.subject && token >= fact.subject[0] && token < fact.subject[1];
+    const token = fact.classes ? place : fact.places[kind][place], line = document.createElement("tr");
+    const inside = token >= fact.subject[0] && token < fact.subject[1];
     line.append(el("th", names(place) + (inside ? "*" : ""), {scope: "row", className: inside ? "subject" : ""}));
     row.forEach((value, column) => {
       const cell = el("td", "");
@@ -182,6 +181,7 @@ def _average(facts: Sequence[Stored], kinds: Sequence[str]) -> list[dict[str, An
         {
             "prompt": f"Average over {levels.facts} {'fact' if levels.facts == 1 else 'facts'} that the model knows",
             "answer": "", "attribute": "", "correct": True, "classes": classes,
+            "subject": [0, sum(name in OF_SUBJECT for name in classes)],
             "high": levels.high, "low": levels.low,
             "values": {
                 kind: [[round(float(v), DIGITS) for v in found[kind].by_class[name].mean] for name in classes]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from counterfact.tracing.averages import CLASSES, Average, Averages, Numbers
+from counterfact.tracing.averages import CLASSES, OF_SUBJECT, Average, Averages, Numbers
 
 MAPS = {"state": "Purples", "mlp": "Greens", "attn": "Reds", "severed_mlp": "Greens", "severed_attn": "Reds"}
 """One hue for each kind, as in the paper; within a map lightness alone tells values apart."""
@@ -192,7 +192,7 @@ def class_map(figure: Any, axes: Any, averages: Averages, high: float) -> None:
     """Draw average indirect effects as a map, one row for each class of tokens."""
     rows: list[tuple[str, Average]] = [(name, averages.by_class[name]) for name in CLASSES if name in averages.by_class]
     values = np.stack([found.mean for _, found in rows])
-    labels = [name + ("*" if "subject token" in name else "") for name, _ in rows]
+    labels = [name + "*" * (name in OF_SUBJECT) for name, _ in rows]
     heat_map(figure, axes, values, labels, averages.kind, low=0.0, high=high, unit=EFFECT)
 
 
