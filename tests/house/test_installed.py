@@ -55,11 +55,12 @@ def names_in(wheel: Path) -> list[str]:
         return archive.namelist()
 
 
-def test_a_wheel_holds_one_package_and_all_of_it(wheel: Path) -> None:
+def test_a_wheel_holds_one_package_and_all_of_it_but_no_results(wheel: Path) -> None:
     names = names_in(wheel)
     assert {name.partition("/")[0] for name in names} == {"counterfact", "counterfact_toolkit-0.1.0.dist-info"}
     assert {f"counterfact/{part}" for part in PARTS} <= set(names)
     assert not [name for name in names if "__pycache__" in name or name.endswith(("/removed.py", ".pyc"))]
+    assert not [name for name in names if name.startswith("counterfact/data/board/")]
     assert wheel.stat().st_size < 12e6
 
 
