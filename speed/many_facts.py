@@ -14,6 +14,7 @@ moment is timed apart, as it is kept on disk. Operations are counted by the form
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,7 @@ from torch import Tensor
 from counterfact.contracts.editors import EDITORS, Resources
 from counterfact.core.files import write_json
 from counterfact.core.places import cache_folder
+from counterfact.core.process import keep_freed_memory
 from counterfact.core.records import Request
 from counterfact.core.texts import load_texts
 from counterfact.editing import plain
@@ -314,6 +316,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", help="cpu, cuda ...")
     parser.add_argument("--out", type=Path, help="the file to write; by default in speed/results")
     arguments = parser.parse_args(given)
+    keep_freed_memory(os.environ)  # as the command line does
     if arguments.width:
         device, name = torch.device(arguments.device or "cpu"), f"closed_form-{arguments.width}"
         plain_at = arguments.counts if arguments.elimination is None else arguments.elimination

@@ -187,7 +187,7 @@ class MassEditor:
             try:
                 with packed_products(self.lm), wide_passes(self.lm):
                     rows = [one.rows for one in sought.values()]
-                    states = KeyStates.of(self.lm, rows, self.settings.layers[0], self.plan)
+                    states = KeyStates.of(self.lm, rows, self.plan)
                     wanted = torch.stack([one.z for one in sought.values()]).double()
                     written, keys = self._write(states, wanted, past)
             except ArithmeticError as error:

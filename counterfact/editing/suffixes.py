@@ -153,6 +153,16 @@ def common_starts(rows: Sequence[Row], each: int) -> list[int]:
     return counts * (len(rows) // each)
 
 
+def places_of(layout: RaggedLayout, parts: Sequence[Sequence[int]]) -> list[range]:
+    """Return where the tokens of each part stand in a layout of those parts that have any."""
+    starts = iter(layout.starts)
+    places = []
+    for part in parts:
+        start = next(starts) if part else 0
+        places.append(range(start, start + len(part)))
+    return places
+
+
 def _run_shared(lm: LM, rows: Sequence[Row], shared: Sequence[int], records: int) -> RecordedKV | None:
     """Run the tokens that the rows of every record share; return their keys and values before every record's rows."""
     parts = [row.ids[:count] for row, count in zip(rows, shared, strict=True)]
@@ -163,7 +173,7 @@ def _run_shared(lm: LM, rows: Sequence[Row], shared: Sequence[int], records: int
     positions = _row_of(layout.counted(), lm)
     states = embed(lm, _row_of(layout.flat(having), lm), positions)
     keys, values = record_rows(lm, states, 0, positions, RaggedRows(layout, lm.device, tail=0))
-    return RecordedKV(keys, values, _places(layout, parts) * records)
+    return RecordedKV(keys, values, places_of(layout, parts) * records)
 
 
 def _run_before(
@@ -186,23 +196,13 @@ def _run_before(
         mine = RecordedKV(texts.keys, texts.values, [texts.places[number] for number in having])
         prefix = mine.before(layout.members, lm.working_dtype)
     rows = RaggedRows(layout, lm.device, prefix, tail=0)
-    found = RecordedKV(*record_rows(lm, states, start, positions, rows), _places(layout, before))
+    found = RecordedKV(*record_rows(lm, states, start, positions, rows), places_of(layout, before))
     return found if texts is None else texts.beside(found)
 
 
 def _prefix_of(lm: LM, recorded: RecordedKV, suffixes: RaggedLayout, start: int) -> PrefixKV:
     """Hold what stands before each row for all passes through the layers from `start` on."""
     return recorded.before(suffixes.members, lm.working_dtype).hold(range(start, lm.n_layers))
-
-
-def _places(layout: RaggedLayout, parts: Sequence[Sequence[int]]) -> list[range]:
-    """Return where the tokens of each part stand, of which only those with tokens are in the layout."""
-    starts = iter(layout.starts)
-    places = []
-    for part in parts:
-        start = next(starts) if part else 0
-        places.append(range(start, start + len(part)))
-    return places
 
 
 def _row_of(numbers: Sequence[int], lm: LM) -> Tensor:

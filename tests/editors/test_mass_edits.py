@@ -10,10 +10,15 @@ import torch
 
 from counterfact.core.errors import BadInput
 from counterfact.core.records import Request
+from counterfact.editing import plain
+from counterfact.editing.key_states import KeyStates
+from counterfact.editing.requests import encode
 from counterfact.editing.value_search import find_targets
 from counterfact.lm.edits.apply import merged
 from counterfact.lm.edits.edit import Edit, LowRank
+from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.language_model import LM
+from counterfact.lm.model.sites import weight_shape
 from counterfact.lm.planning.batch_plan import default_plan
 from tests.support.editing import REQUESTS, TEMPLATES, resources
 from tests.support.many_edits import (
@@ -49,6 +54,7 @@ def test_batch_after_batch_is_the_references(many_edits: ManyEdits) -> None:
     check_closed_form(many_edits, "memit_seq", "alphaedit", [f"mseq{step}_" for step in range(3)], 1e-6)
 
 
+SUBJECT_FIRST = Request(20, "{} is in", "A", "Oslo")
 CHOICES = ("layers=[0,1]", "steps=4")
 
 
@@ -179,6 +185,33 @@ def test_requests_about_one_subject_have_one_key_and_are_written_together(tmp_pa
     assert isinstance(delta, LowRank)
     assert bool(torch.isfinite(delta.left).all())
     torch.testing.assert_close(delta.left[0], delta.left[1])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "llama", "gemma2", "falcon", "bloom"])
+def test_keys_and_what_stands_at_the_goal_are_those_of_whole_passes(family: str) -> None:
+    lm, last = tiny_lm(family), 2
+    again = [replace(request, id=request.id + 10) for request in REQUESTS[:2]]
+    records = [
+        encode(lm, request, TEMPLATES, "subject_last", kl_row=True) for request in (*REQUESTS, *again, SUBJECT_FIRST)
+    ]
+    states = KeyStates.of(lm, records, replace(default_plan(lm), tokens_per_batch=16))
+    assert states.texts is not None and sum(part.are_bare for part in states.parts) > 1
+    goal, written = Site(lm.layout.block(last)), list[LowRank]()
+    random = torch.Generator().manual_seed(0)
+    for layer in (0, 2):
+        keys, reached = states.look(lm, layer, last, goal, written[-1:])
+        with merged(lm, [Edit(tuple(written), ())]), torch.no_grad():
+            for number, record in enumerate(records):
+                tape = Tape()
+                with hooked(lm.model, tape.read(goal)):
+                    expected, _ = plain.keys_and_outputs(lm, record, layer)
+                mean = (expected[0] + expected[1:].mean(0)) / 2
+                torch.testing.assert_close(keys[number], mean.double(), rtol=1e-4, atol=1e-5)
+                there = tape[goal][0, record.rows[0].lookup]
+                torch.testing.assert_close(reached[number], there.double(), rtol=1e-4, atol=1e-5)
+        shape = weight_shape(lm.model, lm.layout.fc_out(layer))
+        left, right = (torch.randn(3, size, generator=random) for size in shape)
+        written.append(LowRank(lm.layout.fc_out(layer), left, right))
 
 
 def test_a_request_that_cannot_be_edited_costs_its_group_only_itself(tmp_path: Path) -> None:

@@ -123,8 +123,7 @@ def record_rows(
     """
     recorder = KVRecorder()
     run_blocks(lm, hidden, start, lm.n_layers, positions=positions, cache=recorder, rows=rows)
-    keys, values = ({layer: it[0] for layer, it in side.items()} for side in (recorder.keys, recorder.values))
-    return keys, values
+    return recorder.of_line()
 
 
 def _run_ragged(

@@ -42,6 +42,11 @@ class KVRecorder:
         """Return 0."""
         return 0
 
+    def of_line(self) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """Return keys and values by layer, (heads, tokens, head width) each, where all tokens stand in one line."""
+        keys, values = ({layer: it[0] for layer, it in side.items()} for side in (self.keys, self.values))
+        return keys, values
+
 
 @dataclass(frozen=True, eq=False)
 class PrefixKV:
