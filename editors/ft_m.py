@@ -90,4 +90,8 @@ class GroupFinetune:
 def prepare(lm: LM, settings: GroupFinetuneSettings, resources: Resources) -> Editor:
     """FT-M; nothing here is random."""
     check_layer(settings.layer, lm)
-    return GroupTraining(lm, settings, resources.plan_for(lm), lambda _seed, _ids: GroupFinetune(lm, settings))
+
+    def start(_seed: int, _ids: Sequence[int]) -> GroupFinetune:
+        return GroupFinetune(lm, settings)
+
+    return GroupTraining(lm, settings, resources.plan_for(lm), start, resources.progress)

@@ -119,4 +119,4 @@ def prepare(lm: LM, settings: LoraSettings, resources: Resources) -> Editor:
         return Lora(lm, settings, derive_seed(seed, "lora", *ids))
 
     lm.layout.fc_out(0)  # refuses models of several experts
-    return GroupTraining(lm, settings, resources.plan_for(lm), start)
+    return GroupTraining(lm, settings, resources.plan_for(lm), start, resources.progress)

@@ -125,7 +125,8 @@ class Resources:
     engine: Engine = "batched"
     """How edits are computed, by editors that have both engines; the edits agree within float tolerance."""
     progress: Progress | None = None
-    """Told how far what takes long has come: a second moment, in texts; the search for one edit of many, in facts."""
+    """Told how far what takes long has come: a second moment, in texts; the search for one edit of many, in facts; the
+    training of one, in rounds."""
 
     def plan_for(self, lm: LM) -> Plan:
         """The plan in force."""

@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from counterfact.contracts.editors import Edited, Group
+from counterfact.contracts.editors import Edited, Group, Progress
 from counterfact.editing.requests import Encoded, encode, encode_group, failures_of
 from counterfact.editing.values import DescentSettings
 from counterfact.lm.edits.edit import Delta, Edit
@@ -87,18 +87,29 @@ class Trainable(Protocol[B]):
         """Return what was trained as changes of weights."""
 
 
-def descend(parts: Trainable[B], batches: Sequence[B], settings: GroupSettings) -> list[float]:
+def descend(
+    parts: Trainable[B],
+    batches: Sequence[B],
+    settings: GroupSettings,
+    tell: Callable[[int], None] = lambda _: None,
+) -> list[float]:
     """Train by Adam, one batch after another, for `steps` rounds.
 
     A batch with a loss below `stop_loss` is passed over, and training ends with a round whose mean is below it, or with
     a loss that is no number.
+
+    Args:
+        parts: what is trained.
+        batches: the requests, step by step.
+        settings: how long, and how fast.
+        tell: told after each round how many are done.
 
     Returns:
         The mean loss of each batch before its step, in nats a token.
     """
     adam = torch.optim.Adam(parts.parameters, lr=settings.learning_rate)
     history: list[float] = []
-    for _ in range(settings.steps):
+    for done in range(1, settings.steps + 1):
         total, count = 0.0, 0
         for batch in batches:
             with torch.enable_grad():
@@ -113,6 +124,7 @@ def descend(parts: Trainable[B], batches: Sequence[B], settings: GroupSettings) 
                 adam.step()
                 parts.after_step()
             total, count = total + history[-1] * len(losses), count + len(losses)
+        tell(done)
         if total / count < settings.stop_loss:
             break
     return history
@@ -127,6 +139,8 @@ class GroupTraining(Generic[B]):
     plan: Plan
     start: Callable[[int, Sequence[int]], Trainable[B]]
     """The run's seed and the ids of a group's requests -> parameters before training."""
+    progress: Progress | None = None
+    """Told how many rounds are done, where a round has several steps."""
 
     def __call__(self, groups: Sequence[Group], seed: int, /) -> list[Edited]:
         """Edit; see `contracts.editors.Editor`."""
@@ -140,7 +154,7 @@ class GroupTraining(Generic[B]):
         def run(_: Sequence[int]) -> None:
             parts, size = self.start(seed, ids), self.settings.batch_size
             batches = [parts.lay_out(items[at : at + size]) for at in range(0, len(items), size)]
-            history = descend(parts, batches, self.settings)
+            history = descend(parts, batches, self.settings, self._tell if len(batches) > 1 else lambda _: None)
             edit = Edit(parts.deltas(), ids)
             facts = {"update_frobenius": edit.frobenius(), "steps": float(len(history)), "loss": history[-1]}
             made.append(Edit(edit.deltas, ids, facts))
@@ -153,3 +167,7 @@ class GroupTraining(Generic[B]):
                 failed.update(dict.fromkeys(encoded, f"the loss became {loss} at forward pass {steps:.0f}"))
         failures = failures_of(group, failed)
         return Edited(None if len(failures) == len(group) else made[0], failures)
+
+    def _tell(self, done: int) -> None:
+        if self.progress is not None:
+            self.progress("rounds of training", done, self.settings.steps)

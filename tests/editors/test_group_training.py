@@ -75,6 +75,15 @@ def test_one_edit_teaches_all_requests_of_a_group(name: str, family: str, tmp_pa
         assert nll(lm, request, edit) < 0.5 * nll(lm, request)
 
 
+@pytest.mark.parametrize("name", ["ft_m", "lora"])
+def test_a_long_training_is_told_of(name: str, tmp_path: Path) -> None:
+    lm, told = tiny_lm("gpt2"), list[tuple[str, int, int | None]]()
+    given = resources(lm, tmp_path, progress=lambda *what: told.append(what))
+    editor = prepared(name, lm, given, "steps=3", "batch_size=2", "learning_rate=0.001", "stop_loss=0").editor
+    editor([list(REQUESTS[:2]), list(REQUESTS[:3])], 0)
+    assert told == [("rounds of training", done, 3) for done in (1, 2, 3)], "the first group is one step a round"
+
+
 def test_training_ends_where_it_is_told_and_stays_in_its_box(tmp_path: Path) -> None:
     lm = tiny_lm("gpt2")
     for name, rounds in (("ft_m", 25), ("lora", 3)):
