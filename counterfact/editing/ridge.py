@@ -12,7 +12,8 @@ additions counted apart: $2 d^2 n + 4 d n^2 + n^3 / 3$ on the right, $4 d^2 n + 
 import torch
 from torch import Tensor
 
-from counterfact.lm.moments.second_moment import SecondMoment, solve_factored
+from counterfact.lm.moments.second_moment import SecondMoment
+from counterfact.lm.moments.solving import solve_factored
 
 BLOCK = 1024
 """Keys that are added to K Kᵀ at once."""

@@ -11,7 +11,7 @@ from counterfact.contracts.editors import Resources
 from counterfact.editing.mass_edits import layer_moments
 from counterfact.editing.ridge import ridge_factor
 from counterfact.editors.alphaedit import null_space
-from counterfact.lm.moments import second_moment
+from counterfact.lm.moments import second_moment, solving
 from counterfact.lm.moments.second_moment import SecondMoment, second_moments
 from tests.support.editing import TEXTS, moment, resources
 from tests.support.models import tiny_lm
@@ -38,6 +38,18 @@ def test_both_systems_have_the_same_solution(of_text: bool, past: int) -> None:
         found = ridge_factor(rows[past:], WEIGHT, given, rows[:past])
         assert found.shape == (count, width)
         torch.testing.assert_close(found, by_definition(rows, given)[past:], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("width", [1, 5, 16, 23])
+@pytest.mark.parametrize("rows", [0, 1, solving.SEVERAL - 1, solving.SEVERAL, 9])
+def test_a_factor_is_solved_in_strips(rows: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solving, "STRIP", 5)
+    lower = drawn(width, width).tril() + 4 * torch.eye(width).double()
+    given = drawn(rows, width)
+    before = given.clone()
+    expected = torch.cholesky_solve(given.T, lower).T
+    torch.testing.assert_close(solving.solve_factored(lower, given), expected, rtol=1e-11, atol=1e-14)
+    assert torch.equal(given, before)
 
 
 def test_without_a_weight_the_keys_are_met_exactly_or_refused() -> None:
