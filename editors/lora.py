@@ -85,11 +85,10 @@ class Lora:
 
     def losses(self, batch: LoraBatch) -> Tensor:
         """Return the loss of each request, (records,), in nats a token."""
-        rows = (len(batch.ids), -1, -1)
         pairs = [
             pair
             for module, left, right in zip(self.modules, self.left, self.right, strict=True)
-            for pair in low_rank_pairs(module, left.expand(rows), self.scale * right.expand(rows))
+            for pair in low_rank_pairs(module, left, self.scale * right)
         ]
         with hooked(self.lm.model, *pairs):
             hidden = run_blocks(self.lm, embed(self.lm, batch.ids), 0, self.lm.n_layers)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from counterfact.core.errors import BadInput
+from counterfact.lm.edits import apply
 from counterfact.lm.edits.apply import (
     Dense,
     Edit,
@@ -85,6 +86,31 @@ def test_per_row_equals_merged_in_float32(family: str) -> None:
         found = lm.model(tokens).logits
     expected = one_by_one(lm, edits, OWNERS, tokens)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("owners", [OWNERS, [1] * 4, [-1] * 2, [3, 3, -1]])
+def test_rows_of_an_edit_are_multiplied_together_or_apart(
+    family: str, owners: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = tiny_lm(family)
+    edits, tokens = some_edits(lm), ids(lm, len(owners))
+    expected = one_by_one(lm, edits, owners, tokens)
+    for shared in (0, 10**9):
+        monkeypatch.setattr(apply, "SHARED", shared)
+        with per_row(lm, edits, owners):
+            found = lm.model(tokens, use_cache=False).logits
+        torch.testing.assert_close(found, expected, rtol=0, atol=rounding(family))
+
+
+def test_what_many_rows_share_is_not_copied_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, rows = tiny_lm(), 200
+    edit, tokens = Edit((random_low(lm, lm.layout.fc_out(1), 9, 0),), (0,)), ids(lm, rows)
+    monkeypatch.setattr(apply, "low_rank_pairs", None)
+    with per_row(lm, [edit], [0] * rows):
+        found = lm.model(tokens, use_cache=False).logits
+    with merged(lm, [edit]):
+        torch.testing.assert_close(found, lm.model(tokens, use_cache=False).logits, rtol=0, atol=rounding("gpt2"))
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

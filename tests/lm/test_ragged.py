@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from counterfact.lm.edits import apply
 from counterfact.lm.edits.apply import EditStack
 from counterfact.lm.forward.blocks import embed, logits, run_blocks
 from counterfact.lm.forward.caches import KVRecorder, RecordedKV
@@ -51,6 +52,19 @@ def test_each_row_is_as_it_is_alone(family: str, tail: int | None) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("tail", [None, 2])
 def test_edits_by_row_are_those_of_the_merged_model(family: str, tail: int | None) -> None:
+    check_edits_by_row(family, tail)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("tail", [None, 2])
+def test_edits_by_row_that_are_multiplied_together_are_too(
+    family: str, tail: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apply, "SHARED", 0)
+    check_edits_by_row(family, tail)
+
+
+def check_edits_by_row(family: str, tail: int | None) -> None:
     lm = tiny_lm(family)
     edits, owners = some_edits(lm), [2, 0, -1, 3, 1, 2, 4]
     rows = rows_of(lm)

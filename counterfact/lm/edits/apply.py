@@ -58,11 +58,17 @@ def per_row(lm: LM, edits: Sequence[Edit], edit_index: Sequence[int] | Tensor) -
         yield
 
 
+SHARED = 256
+"""Vectors that would be copied for an edit's rows, from which on all rows of an edit are multiplied together."""
+
+
 class EditStack:
     """Edits made ready to be applied row by row: low ranks padded with zeros to one rank and stacked by module.
 
-    Factors that are no smaller than the matrix, as of hundreds of facts in one edit, are multiplied out. Sums and
-    products are in float32, or float64 for a model of that dtype, whatever the model's own dtype.
+    Single facts have factors of few vectors, which are copied for each row, so that all edits are one product. Where an
+    edit holds many facts, or many rows share it, its rows are multiplied together and nothing is copied; factors that
+    are no smaller than the matrix are multiplied out first. Sums and products are in float32, or float64 for a model of
+    that dtype, whatever the model's own dtype.
     """
 
     def __init__(self, lm: LM, edits: Sequence[Edit]) -> None:
@@ -72,6 +78,7 @@ class EditStack:
         self._dtype = lm.working_dtype
         names = dict.fromkeys(name for edit in edits for name in edit.modules)
         self._low: dict[str, tuple[Tensor, Tensor]] = {}
+        self._ranks: dict[str, dict[int, int]] = {}
         self._dense: dict[str, dict[int, Tensor]] = {}
         for name in names:
             factors = self._factors(name, edits)
@@ -109,6 +116,7 @@ class EditStack:
             left[i, : _rank(low)] = torch.cat([d.left.detach() for d in low])
             right[i, : _rank(low)] = torch.cat([d.right.detach() for d in low])
         self._low[name] = left, right
+        self._ranks[name] = {i: _rank(low) for i, low in factors.items()}
 
     def _add_dense(self, name: str, edits: Sequence[Edit], in_factors: Container[int]) -> None:
         device = weight_view(self._lm.model, name).device
@@ -128,12 +136,18 @@ class EditStack:
             raise ValueError(f"expected edit indices from -1 to {self._count - 1}, got {wrong[0]}")
         if ragged is not None:
             listed = [listed[row] for row in ragged.layout.order]
+        tokens = _TokensByEdit(listed, ragged)
         pairs: list[tuple[Site, Patch]] = []
         for name, (left, right) in self._low.items():
-            index = torch.tensor([i % (self._count + 1) for i in listed], device=left.device)
-            pairs += low_rank_pairs(name, left[index], right[index], ragged)
+            if len(listed) * left.shape[1] > SHARED * len(tokens.edits):
+                factors = {i: (left[i, :rank].T, right[i, :rank]) for i, rank in self._ranks[name].items()}
+                pairs += _patched(name, partial(_add_by_edit, name, tokens, factors))
+            else:
+                index = torch.tensor([i % (self._count + 1) for i in listed], device=left.device)
+                pairs += low_rank_pairs(name, left[index], right[index], ragged)
         for name, changes in self._dense.items():
-            pairs += _patched(name, partial(_add_dense, changes, listed), len(listed), ragged)
+            whole = {i: (change,) for i, change in changes.items()}
+            pairs += _patched(name, partial(_add_by_edit, name, tokens, whole))
         return pairs
 
 
@@ -141,57 +155,103 @@ def _rank(changes: Sequence[LowRank]) -> int:
     return sum(len(change.left) for change in changes)
 
 
-Change = Callable[[slice, Tensor, Tensor], Tensor]
-"""Which rows, what their module is given (rows, tokens, d_in) and gives (rows, tokens, d_out) -> what it gives now."""
+Change = Callable[[Tensor, Tensor], Tensor]
+"""What a module is given (..., d_in) and gives (..., d_out) -> what it gives now."""
 
 
 def low_rank_pairs(
     module: str, left: Tensor, right: Tensor, ragged: RaggedRows | None = None
 ) -> list[tuple[Site, Patch]]:
-    """Return the patches that add to a module's output, row by row, y += (x Lᵀ) R; gradients reach L and R.
+    """Return the patches that add to a module's output y += (x Lᵀ) R; gradients reach L and R.
 
     Args:
         module: name of a projection.
-        left: L, (rows, rank, d_in), one for each row of the batch.
-        right: R, (rows, rank, d_out).
+        left: L, (rows, rank, d_in), one for each row of the batch; or (rank, d_in), the same for all.
+        right: R, (rows, rank, d_out) or (rank, d_out).
         ragged: of rows that stand one after the other; `left` and `right` are in their order.
     """
-    return _patched(module, partial(_add_low_rank, left, right), len(left), ragged)
+    if left.dim() == 2:
+        return _patched(module, partial(_add_products, (left.T, right)))
+    return _patched(module, partial(_add_by_row, module, left, right, ragged))
 
 
-def _patched(module: str, change: Change, rows: int, ragged: RaggedRows | None) -> list[tuple[Site, Patch]]:
+def _patched(module: str, change: Change) -> list[tuple[Site, Patch]]:
     tape, site = Tape(), Site(module, "in")
-
-    def patch(output: Tensor) -> Tensor:
-        given = tape.pop(site)
-        if ragged is not None:
-            return ragged.layout_of(given).by_group(change, given, output)
-        if given.dim() != 3 or given.shape[0] != rows:
-            raise ValueError(f"{module}: expected (rows, tokens, d_in) with {rows} rows, got {tuple(given.shape)}")
-        return change(slice(0, rows), given, output)
-
-    return [tape.read(site), (Site(module), patch)]
+    return [tape.read(site), (Site(module), lambda output: change(tape.pop(site), output))]
 
 
-def _add_low_rank(left: Tensor, right: Tensor, rows: slice, given: Tensor, output: Tensor) -> Tensor:
-    """y + (x Lᵀ) R, with `left` (rows, rank, d_in) and `right` (rows, rank, d_out)."""
-    change = torch.bmm(given.to(left.dtype), left[rows].transpose(1, 2))  # (rows, tokens, rank)
-    return torch.baddbmm(output.to(left.dtype), change, right[rows]).to(output.dtype)
-
-
-def _add_dense(
-    changes: dict[int, Tensor], edit_index: Sequence[int], rows: slice, given: Tensor, output: Tensor
+def _add_by_row(
+    module: str, left: Tensor, right: Tensor, ragged: RaggedRows | None, given: Tensor, output: Tensor
 ) -> Tensor:
-    """y + x W' for the rows of each edit together, so that no change is ever copied for a row."""
-    mine: dict[int, list[int]] = {}
-    for row, edit in enumerate(edit_index[rows]):
-        mine.setdefault(edit, []).append(row)
-    result = output.clone()
-    for edit in mine.keys() & changes.keys():
-        index, change = torch.tensor(mine[edit], device=output.device), changes[edit]
-        part = given[index].to(change.dtype) @ change
-        result[index] = (output[index].to(change.dtype) + part).to(output.dtype)
-    return result
+    """y + (x Lᵀ) R, with `left` (rows, rank, d_in) and `right` (rows, rank, d_out)."""
+
+    def add(rows: slice, given: Tensor, output: Tensor) -> Tensor:
+        change = torch.bmm(given.to(left.dtype), left[rows].transpose(1, 2))  # (rows, tokens, rank)
+        return torch.baddbmm(output.to(left.dtype), change, right[rows]).to(output.dtype)
+
+    if ragged is not None:
+        return ragged.layout_of(given).by_group(add, given, output)
+    _check_rows(module, len(left), given)
+    return add(slice(0, len(left)), given, output)
+
+
+def _check_rows(module: str, rows: int, given: Tensor) -> None:
+    if given.dim() != 3 or given.shape[0] != rows:
+        raise ValueError(f"{module}: expected (rows, tokens, d_in) with {rows} rows, got {tuple(given.shape)}")
+
+
+class _TokensByEdit:
+    """Which tokens of a batch are run under which edit: asked by every module, found once for each number of tokens."""
+
+    def __init__(self, edit_index: Sequence[int], ragged: RaggedRows | None) -> None:
+        self._edit_index = edit_index
+        """The edit of each row, in the order in which they stand."""
+        self._ragged = ragged
+        self._found: dict[tuple[int, torch.device], dict[int, Tensor]] = {}
+        self.edits = set(edit_index)
+
+    def of(self, module: str, given: Tensor) -> dict[int, Tensor]:
+        """Return the places of each edit's tokens among those of a module's input, its first two dimensions as one."""
+        rows, tokens, key = len(self._edit_index), given.shape[1], (given.shape[1], given.device)
+        if self._ragged is None:
+            _check_rows(module, rows, given)
+        if key not in self._found:
+            if self._ragged is None:
+                lengths = [tokens] * rows
+            else:
+                lengths = [group.length for group in self._ragged.layout_of(given).groups for _ in range(group.rows)]
+            owners = torch.tensor(self._edit_index).repeat_interleave(torch.tensor(lengths))
+            places = {edit: (owners == edit).nonzero()[:, 0] for edit in self.edits}
+            self._found[key] = {edit: at.to(given.device) for edit, at in places.items()}
+        return self._found[key]
+
+
+def _add_by_edit(
+    module: str,
+    tokens: _TokensByEdit,
+    changes: Mapping[int, tuple[Tensor, ...]],
+    given: Tensor,
+    output: Tensor,
+) -> Tensor:
+    """y + x A B ... for the tokens of each edit together, so that no change is ever copied for a row."""
+    places = tokens.of(module, given)
+    edited = places.keys() & changes.keys()
+    if not edited:
+        return output
+    if len(places) == 1:
+        return _add_products(changes[edited.pop()], given, output)
+    flat, result = given.flatten(0, 1), output.flatten(0, 1).clone()
+    for edit in edited:
+        result[places[edit]] = _add_products(changes[edit], flat[places[edit]], result[places[edit]])
+    return result.view(output.shape)
+
+
+def _add_products(matrices: Sequence[Tensor], given: Tensor, output: Tensor) -> Tensor:
+    """y + x A B ..., in the dtype of the matrices, returned in that of y."""
+    change = given.to(matrices[0].dtype)
+    for matrix in matrices:
+        change = change @ matrix
+    return (output.to(change.dtype) + change).to(output.dtype)
 
 
 @contextmanager
