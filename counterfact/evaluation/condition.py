@@ -11,7 +11,6 @@ from counterfact.core.records import Record
 from counterfact.evaluation.plain_texts import SAMPLE, is_ruined, mean_divergence, mean_rise, text_drift
 from counterfact.lm.drift import text_drifts
 from counterfact.lm.edits.apply import Edit, per_row
-from counterfact.lm.edits.totals import multiplied_out
 from counterfact.lm.forward.blocks import embed, pad_right, run_blocks
 from counterfact.lm.model.encoding import Located
 from counterfact.lm.model.language_model import LM
@@ -39,15 +38,14 @@ class Watch:
         """Return what has become of the model.
 
         Args:
-            total: all edits as one.
+            total: all edits as one, with one change for each module.
 
         Returns:
             JSON values: `ruined`, `perplexity_rise` (nats per token) and `divergence` (nats) on the plain texts,
             `texts` themselves, `known_facts` (how many were asked, and are still known), `weights` (by module),
             `hidden`.
         """
-        whole = multiplied_out(total)
-        [drifts] = text_drifts(self._lm, SAMPLE, [0], [whole], plan=self._plan)
+        [drifts] = text_drifts(self._lm, SAMPLE, [0], [total], plan=self._plan)
         unread = {"nll": None, "unedited_nll": None, "kl": None}
         texts = [dict(unread) if isinstance(each, Unscored) else text_drift(each) for each in drifts]
         return {
@@ -55,13 +53,13 @@ class Watch:
             "perplexity_rise": mean_rise(texts),
             "divergence": mean_divergence(texts),
             "texts": texts,
-            "known_facts": _known_facts(self._lm, whole, self._known, self._plan),
+            "known_facts": _known_facts(self._lm, total, self._known, self._plan),
             "weights": {
                 delta.module: _size_of_change(self._lm, delta.module, delta.weight_change)
                 | {"weight_spectral": self._unedited(delta.module)}
-                for delta in whole.deltas
+                for delta in total.deltas
             },
-            "hidden": _hidden(self._lm, whole, self._known),
+            "hidden": _hidden(self._lm, total, self._known),
         }
 
     def _unedited(self, module: str) -> float | None:

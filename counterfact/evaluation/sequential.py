@@ -30,7 +30,7 @@ from counterfact.evaluation.retention import CONDITION, IMMEDIATE, after, has_fa
 from counterfact.evaluation.store import CASES
 from counterfact.lm.edits.apply import merged
 from counterfact.lm.edits.edit import Edit
-from counterfact.lm.edits.totals import added, is_finite, multiplied_out
+from counterfact.lm.edits.totals import NOTHING, added, is_finite
 from counterfact.lm.forward.products import packed_products
 
 MOST = 500
@@ -150,9 +150,8 @@ class SequentialRun:
         return min(self._now.step * self._schedule.edits_at_once, len(self._records))
 
     def _shared(self) -> Edit:
-        """Return the whole edit as rows of a batch share it."""
-        whole = multiplied_out(self._now.total)
-        return replace(whole, diagnostics={"update_frobenius": whole.frobenius()})
+        """Return the whole edit, which all rows of a batch share, with its size."""
+        return replace(self._now.total, diagnostics={"update_frobenius": self._now.total.frobenius()})
 
     def _look(self) -> bool:
         """Measure at a checkpoint, if one is due; return whether the model has collapsed."""
@@ -214,5 +213,5 @@ class SequentialRun:
             raise BadInput(f"the last step of {name} gave an edit that is not finite")
         if left_out := set(total.modules) - set(last.modules):
             raise BadInput(f"the last step of {name} left out what was edited of {', '.join(sorted(left_out))}")
-        self._now = replace(self._now, total=last, finished=True)
+        self._now = replace(self._now, total=added(NOTHING, last), finished=True)
         self._checkpoints.save(self._now, at_once=True)

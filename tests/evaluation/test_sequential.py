@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from counterfact.contracts.datasets import Dataset, load_dataset
 from counterfact.contracts.editors import EDITORS, Edited, Editor, EditorSpec, Failure, Group, Resources, State
@@ -35,7 +34,7 @@ from counterfact.evaluation.retention import has_fallen
 from counterfact.evaluation.schedule import Schedule
 from counterfact.evaluation.store import Run
 from counterfact.lm.edits.apply import Dense, Edit, LowRank, merged
-from counterfact.lm.edits.totals import added, multiplied_out
+from counterfact.lm.edits.totals import added
 from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.loading import load_lm
 from counterfact.lm.model.sites import weight_view
@@ -270,9 +269,9 @@ def remembering(step: Callable[[int, int], None] = lambda *_: None) -> EditorSpe
             return Edited(Edit(deltas, tuple(r.id for r in group)), state={"count": count + len(group)})
 
         def finish(self, edits: Sequence[Edit], /) -> Edit:
-            [total] = map(multiplied_out, edits)
-            changes: list[Tensor] = [delta.weight_change for delta in total.deltas if isinstance(delta, Dense)]
-            return Edit((Dense(total.modules[0], changes[0] / 2),), total.request_ids)
+            [total] = edits
+            [delta] = total.deltas
+            return Edit((Dense(delta.module, delta.weight_change / 2),), total.request_ids)
 
     def prepare(lm: LM, settings: FakeSettings, _resources: Resources) -> Editor:
         return Remembering(lm)

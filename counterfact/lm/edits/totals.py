@@ -30,11 +30,6 @@ def added(total: Edit, edit: Edit) -> Edit:
     return Edit(tuple(map(_one, both.by_module.values())), both.request_ids, context=total.context + edit.context)
 
 
-def multiplied_out(edit: Edit) -> Edit:
-    """Return the same edit with one change of full rank for each module, which rows of a batch share."""
-    return Edit(tuple(map(_whole, edit.by_module.values())), edit.request_ids, edit.diagnostics, edit.context)
-
-
 def is_finite(edit: Edit) -> bool:
     """Return whether an edit holds numbers only."""
     return all(bool(getattr(delta, part).isfinite().all()) for delta in edit.deltas for part in parts_of(delta))
