@@ -1,6 +1,6 @@
 """Draw many edits: what is retained of them, scores against their number, and when the model collapses."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
 from math import exp, log
 from pathlib import Path
@@ -22,7 +22,7 @@ def draw_curves(runs: Iterable[Run], folder: Path) -> list[Path]:
     """Draw all curves that some runs allow, as PNG.
 
     For each data set and model: `scaling`, of runs whose groups are edited on the unedited model; and for each schedule
-    of sequential runs `retention` and `collapse`, each editor's first order.
+    of sequential runs `retention` and `collapse`.
 
     Args:
         runs: any.
@@ -37,9 +37,8 @@ def draw_curves(runs: Iterable[Run], folder: Path) -> list[Path]:
     groups: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         schedule = run.data["protocol"]["schedule"]
-        if schedule.get("order", 0) == 0:
-            kind = in_words(schedule) if schedule["sequential"] else "mass"
-            groups.setdefault((run.benchmark.on(run.dataset), run.model, kind), []).append(run)
+        kind = in_words({**schedule, "order": 0}) if schedule["sequential"] else "mass"
+        groups.setdefault((run.benchmark.on(run.dataset), run.model, kind), []).append(run)
     paths = []
     for (dataset, model, kind), some in sorted(groups.items()):
         name = "-".join(word for word in f"{dataset}-{model}".replace("/", "-").split())
@@ -60,22 +59,27 @@ def retention(runs: Sequence[Run], title: str) -> Any:
     """Draw Score S against the number of edits: all that was edited so far, and the records edited first.
 
     Lines are retained scores with 95 % intervals over records, a cross is a collapse, a dash at the right edge the mean
-    of the immediate scores.
+    of the immediate scores. Of an editor with several orders of the records these are of the first; thin lines are the
+    others.
     """
     figure, panels = new_figure(10.5, 3.9, 1, 2, sharey=True)
-    for run, colour, mark in zip(runs, cycle(COLOURS), cycle(MARKS), strict=False):
+    for (run, *others), colour, mark in zip(_orders(runs), cycle(COLOURS), cycle(MARKS), strict=False):
         sequence = run.data["sequence"]
         found = sequence["checkpoints"]
+        for other in others:
+            _thin(panels[0, 0], other, _all, colour)
+            _thin(panels[0, 1], other, _first, colour)
         style = {"color": colour, "marker": mark, "label": run.label}
-        _line(panels[0, 0], [(each["edits"], each["metrics"]["S"]) for each in found], style)
+        _line(panels[0, 0], [(each["edits"], _all(each)) for each in found], style)
         first = next((each["cohorts"][0]["to"] for each in found), 0)
-        _line(panels[0, 1], [(each["edits"], each["cohorts"][0]["metrics"]["S"]) for each in found], style)
+        _line(panels[0, 1], [(each["edits"], _first(each)) for each in found], style)
         if (immediate := sequence["immediate"]["metrics"]["S"]["value"]) is not None:
             panels[0, 0].plot([found[-1]["edits"]], [immediate], marker="_", markersize=16, color=colour)
         for axes, read in ((panels[0, 0], _all), (panels[0, 1], _first)):
             _cross(axes, found, sequence["collapsed_after"], read, colour)
     edits = sorted({each["edits"] for run in runs for each in run.data["sequence"]["checkpoints"]})
-    _axes(panels[0, 0], edits, "all facts edited so far; dash: immediate", "Score S x100")
+    several = "; thin: other orders" if any(_order(run) for run in runs) else ""
+    _axes(panels[0, 0], edits, f"all facts edited so far; dash: immediate{several}", "Score S x100")
     _axes(panels[0, 1], edits, "the first edited, later" if first == 1 else f"the first {first:,} edited, later", "")
     _finish(figure, panels, f"What is left of edits: {title}")
     return figure
@@ -101,9 +105,13 @@ def scaling(runs: Sequence[Run], title: str) -> Any:
 
 
 def collapse(runs: Sequence[Run], title: str) -> Any:
-    """Draw a strip for each editor: the perplexity of plain texts at each checkpoint, and where it collapsed."""
+    """Draw a strip for each editor: the perplexity of plain texts at each checkpoint, and where it collapsed.
+
+    Of an editor with several orders of the records the first is drawn.
+    """
     from matplotlib.colors import LogNorm  # noqa: PLC0415
 
+    runs = [first for first, *_ in _orders(runs)]
     figure, panels = new_figure(9.0, 1.7 + 0.42 * len(runs), 1, 1)
     axes, scale = panels[0, 0], LogNorm(1.0, RUIN)
     edits = sorted({each["edits"] for run in runs for each in run.data["sequence"]["checkpoints"]})
@@ -132,6 +140,18 @@ def collapse(runs: Sequence[Run], title: str) -> Any:
     return figure
 
 
+def _order(run: Run) -> int:
+    return int(run.data["protocol"]["schedule"].get("order", 0))
+
+
+def _orders(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return the runs of each editor, by the order of their records, editors in the order given."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.label, []).append(run)
+    return [sorted(some, key=_order) for some in found.values()]
+
+
 def _size(run: Run) -> int:
     """Return how many records share an edit: of a run that ended with fewer records, all of them."""
     return min(int(run.data["protocol"]["schedule"]["edits_at_once"]), int(run.data["n"]["asked"]))
@@ -154,6 +174,17 @@ def _line(axes: Any, points: Sequence[tuple[int, Entry]], style: Mapping[str, An
         [max(0.0, high - value) for value, (_, high) in zip(values, ends, strict=True)],
     ]
     axes.errorbar(xs, values, yerr=errors, capsize=2.5, linewidth=1.4, elinewidth=0.8, markersize=4.5, **style)
+
+
+def _thin(axes: Any, run: Run, read: Callable[[Entry], Entry], colour: str) -> None:
+    points = [(each["edits"], read(each)["value"]) for each in run.data["sequence"]["checkpoints"]]
+    axes.plot(
+        [edits for edits, value in points if value is not None],
+        [value for _, value in points if value is not None],
+        linewidth=0.7,
+        alpha=0.6,
+        color=colour,
+    )
 
 
 def _cross(axes: Any, found: Sequence[Entry], fell: int | None, read: Any, colour: str) -> None:

@@ -48,6 +48,22 @@ def test_retention_shows_every_checkpoint_and_the_collapse(sequential: list[Run]
     assert "first 2 edited" in first.get_title(loc="left")
 
 
+def in_another_order(run: Run) -> Run:
+    protocol = run.data["protocol"]
+    return replace(run, data={**run.data, "protocol": {**protocol, "schedule": {**protocol["schedule"], "order": 1}}})
+
+
+def test_other_orders_are_thin_lines_of_the_same_editor(sequential: list[Run], tmp_path: Path) -> None:
+    runs = [in_another_order(sequential[1]), *sequential]
+    alone, both = (retention(some, "title").axes[0] for some in (sequential, runs))
+    assert points(both) == points(alone)[::-1], "editors in the order given, each by its first order"
+    thin = [line for line in both.lines if line.get_linewidth() < 1 and len(line.get_xdata()) > 1]
+    assert [list(zip(*line.get_data(), strict=True)) for line in thin] == [points(both)[0]]
+    assert "thin: other orders" in both.get_title(loc="left") and "thin" not in alone.get_title(loc="left")
+    assert len(collapse(runs, "title").axes[0].get_yticklabels()) == 2
+    assert len(draw_curves(runs, tmp_path)) == 2, "orders share a picture"
+
+
 def test_the_strip_marks_a_collapse(sequential: list[Run]) -> None:
     [axes] = collapse(sequential, "title").axes
     said = [text.get_text() for text in axes.texts]
