@@ -17,7 +17,7 @@ from torch.nn.functional import embedding
 from counterfact.lm.forward.attention import attend, attend_newest, attend_rectangle
 from counterfact.lm.forward.caches import Cache, DecodeCache, KVRecorder
 from counterfact.lm.forward.ragged import RaggedRows
-from counterfact.lm.model.families import KERNEL, Attend, replaced
+from counterfact.lm.model.families import KERNEL, Attend, AttentionSite, replaced
 from counterfact.lm.model.hooks import Site, find_module, first, hooked, only
 from counterfact.lm.model.language_model import LM
 
@@ -139,14 +139,18 @@ def _run_ragged(
     if positions is None:
         raise ValueError("rows of unequal length need positions")
     whole = stop if rows.tail is None else stop - 1
-    with attend_by(lm, partial(attend, rows.whole)):
+
+    def by_layer(site: AttentionSite, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return attend(rows.whole if site.layer < whole else rows, site, query, key, value)
+
+    with attend_by(lm, by_layer):
         hidden = call_blocks(lm, hidden, range(start, whole), positions, cache)
-    if rows.tail is None:
-        return hidden
-    # What attention and MLP would write to other tokens is not computed.
-    patches = [patch for name in (lm.layout.out_proj, lm.layout.mlp) for patch in only(name(whole), rows.asked_for)]
-    with attend_by(lm, partial(attend, rows)), hooked(lm.model, *patches, outermost=True):
-        hidden = call_blocks(lm, hidden, range(whole, stop), positions, cache)
+        if rows.tail is None:
+            return hidden
+        # What attention and MLP would write to other tokens is not computed.
+        patches = [patch for name in (lm.layout.out_proj, lm.layout.mlp) for patch in only(name(whole), rows.asked_for)]
+        with hooked(lm.model, *patches, outermost=True):
+            hidden = call_blocks(lm, hidden, range(whole, stop), positions, cache)
     return hidden[:, rows.asked_for]
 
 
