@@ -121,9 +121,7 @@ def collapse(runs: Sequence[Run], title: str) -> Any:
             times = RUIN if rise is None or rise > log(RUIN) else max(exp(rise), 1.0)
             x = edits.index(found["edits"])
             axes.barh(row, 1, left=x - 0.5, height=0.86, color=_map()(scale(times)), edgecolor="white")
-            said = ("–" if rise is None else f"{exp(rise):.2f}" if rise < 6 else "> 400") + (
-                " ×" if found["edits"] == run.data["sequence"]["collapsed_after"] else ""
-            )
+            said = _times(rise) + (" †" if found["edits"] == run.data["sequence"]["collapsed_after"] else "")
             axes.text(x, row, said, ha="center", va="center", fontsize=8, color="white" if times > 3 else "black")
     axes.set_yticks(range(len(runs)), [run.label for run in runs])
     axes.set_xticks(range(len(edits)), [f"{number:,}" for number in edits])
@@ -133,7 +131,7 @@ def collapse(runs: Sequence[Run], title: str) -> Any:
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     axes.set_title(
-        f"Perplexity of plain texts, as a multiple of the unedited model's; ×: collapsed\n{title}",
+        f"Perplexity of plain texts, as a multiple of the unedited model's; †: collapsed\n{title}",
         fontsize=10,
         loc="left",
     )
@@ -155,6 +153,17 @@ def _orders(runs: Sequence[Run]) -> list[list[Run]]:
 def _size(run: Run) -> int:
     """Return how many records share an edit: of a run that ended with fewer records, all of them."""
     return min(int(run.data["protocol"]["schedule"]["edits_at_once"]), int(run.data["n"]["asked"]))
+
+
+def _times(rise: float | None) -> str:
+    """Say a rise of perplexity, in nats a token, as a factor.
+
+    >>> _times(None), _times(0.05), _times(4.12), _times(9.0)
+    ('–', '1.05', '62', '> 400')
+    """
+    if rise is None:
+        return "–"
+    return "> 400" if rise > 6 else f"{exp(rise):.2f}" if exp(rise) < 10 else f"{exp(rise):.0f}"
 
 
 def _map() -> Any:

@@ -67,7 +67,7 @@ def test_other_orders_are_thin_lines_of_the_same_editor(sequential: list[Run], t
 def test_the_strip_marks_a_collapse(sequential: list[Run]) -> None:
     [axes] = collapse(sequential, "title").axes
     said = [text.get_text() for text in axes.texts]
-    assert len(said) == 5 and said[1] == "– ×" and not any("×" in text for text in (said[0], *said[2:]))
+    assert len(said) == 5 and said[1] == "– †" and not any("†" in text for text in (said[0], *said[2:]))
     assert [label.get_text() for label in axes.get_yticklabels()] == ["fake", "remembering"]
 
 
