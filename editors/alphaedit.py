@@ -129,7 +129,7 @@ def _eigenvectors(matrix: Tensor) -> dict[str, Tensor]:
 )
 def prepare(lm: LM, settings: AlphaEditSettings, resources: Resources) -> Editor:
     """AlphaEdit, in exact projections where the authors' code has those of float32."""
-    moments, facts = layer_moments(lm, settings.layers, resources)
+    moments, rests_on = layer_moments(lm, settings.layers, resources)
     spaces = {layer: null_space(moments[layer], settings.threshold, settings.null_share) for layer in settings.layers}
     for layer, space in spaces.items():
         if space.near and settings.threshold is not None:
@@ -142,8 +142,19 @@ def prepare(lm: LM, settings: AlphaEditSettings, resources: Resources) -> Editor
             )
     ridges = {layer: settings.ridge or RIDGE_BY_TRACE * space.trace for layer, space in spaces.items()}
 
+    crowded = set[int]()
+
     def write(layer: int, keys: Tensor, past: Tensor) -> Tensor:
         space = spaces[layer]
+        if (facts := len(past) + len(keys)) > space.dimensions and layer not in crowded:
+            crowded.add(layer)
+            log.warning(
+                "layer %d: %d facts share %d directions to be written in, too few for all; a larger %s leaves more",
+                layer,
+                facts,
+                space.dimensions,
+                "null_share" if settings.threshold is None else "threshold",
+            )
         return ridge_factor(space.project(keys), ridges[layer], past=space.project(past))
 
     found: dict[str, Any] = {
@@ -156,4 +167,4 @@ def prepare(lm: LM, settings: AlphaEditSettings, resources: Resources) -> Editor
         }
         for layer, space in spaces.items()
     }
-    return SequentialMassEditor.of(lm, settings, resources, write, {**facts, "null_spaces": found})
+    return SequentialMassEditor.of(lm, settings, resources, write, {**rests_on, "null_spaces": found})

@@ -147,3 +147,18 @@ def test_a_threshold_that_leaves_nothing_is_refused_and_one_beside_an_eigenvalue
             editor = mass_editor("alphaedit", lm, given, "layers=[0]", f"threshold={threshold}")
         assert ("within 1 %" in caplog.text) == warned
         assert editor.provenance["null_spaces"]["0"]["near_threshold"] == int(warned)
+
+
+def test_more_facts_than_directions_are_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lm = tiny_lm("gpt2")
+    width = len(moment(lm, 0).matrix)
+    narrow = SecondMoment(torch.diag(torch.tensor([0.1, 0.2, *[5.0] * (width - 2)]).double()), width, 0, "narrow", "0")
+    given = resources(lm, tmp_path, second_moments={0: narrow})
+    editor = mass_editor("alphaedit", lm, given, "layers=[0]", "steps=2", "threshold=1")
+    said = "layer 0: 3 facts share 2 directions to be written in, too few for all; a larger threshold leaves more"
+    with caplog.at_level(logging.WARNING):
+        _, state = sequence(editor, lm, [[0, 1]])
+        assert not caplog.messages
+        editor.step([REQUESTS[2]], 0, state)
+        editor([list(REQUESTS[:4])], 0)
+    assert caplog.messages == [said]
