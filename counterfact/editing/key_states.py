@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from counterfact.editing.requests import Encoded
-from counterfact.editing.suffixes import common_starts, places_of
+from counterfact.editing.suffixes import common_starts, lay_out, places_of
 from counterfact.lm.edits.apply import merged
 from counterfact.lm.edits.edit import Edit, LowRank
-from counterfact.lm.forward.blocks import embed, run_blocks
+from counterfact.lm.forward.blocks import run_blocks
 from counterfact.lm.forward.caches import KVRecorder, PrefixKV, RecordedKV
 from counterfact.lm.forward.ragged import RaggedLayout, RaggedRows
 from counterfact.lm.model.hooks import Site, Tape, hooked
@@ -24,17 +24,15 @@ class _Line:
     """A row's tokens up to its lookup position: nothing after it acts on what is read there."""
 
     ids: tuple[int, ...]
-    shared: int
-    """How many of them every request begins this context with."""
-    context: int
-    """Which context it is."""
+    before: range
+    """Where the first of them, which every request begins this context with, stand among all contexts' beginnings."""
     is_bare: bool
     """Whether it is a prompt without a context: what stands at the goal is read of these."""
 
     @property
     def own(self) -> tuple[int, ...]:
         """The tokens after those that are shared, the last one always among them."""
-        return self.ids[self.shared :]
+        return self.ids[len(self.before) :]
 
 
 @dataclass
@@ -52,10 +50,7 @@ class _Part:
     @classmethod
     def of(cls, lm: LM, tokens: Sequence[Sequence[int]], before: list[range], are_bare: bool = False) -> "_Part":
         """Embed the tokens of lines that come after `before`."""
-        layout = RaggedLayout.of(list(map(len, tokens)))
-        positions = torch.tensor([layout.counted(list(map(len, before)))], device=lm.device)
-        hidden = embed(lm, torch.tensor([layout.flat(tokens)], device=lm.device), positions)
-        return cls(layout, positions, hidden, before, are_bare)
+        return cls(*lay_out(lm, tokens, list(map(len, before))), before, are_bare)
 
     def rows(self, recorded: tuple[dict[int, Tensor], dict[int, Tensor]] | None, dtype: torch.dtype) -> RaggedRows:
         """Return the lines after the keys and values of the contexts' beginnings; the last token of each is read."""
@@ -66,8 +61,6 @@ class _Part:
 
     def go_on(self, lm: LM, rows: RaggedRows, start: int, stop: int, recorder: KVRecorder | None = None) -> Tensor:
         """Run the lines from `start`, before which `hidden` stands, and return the states before `stop`."""
-        if start == stop:
-            return self.hidden
         return run_blocks(lm, self.hidden, start, stop, positions=self.positions, cache=recorder, rows=rows)
 
 
@@ -97,20 +90,19 @@ class KeyStates:
         rows = [row for record in records for row in record.rows[:-1]]
         contexts = len(records[0].rows) - 1
         shared = common_starts(rows, contexts)
-        begins = [row.ids[:count] for row, count in zip(rows[:contexts], shared, strict=False)]
+        begins = [row.ids[:count] for row, count in zip(rows[:contexts], shared[:contexts], strict=True)]
         having = [ids for ids in begins if ids]
         texts = _Part.of(lm, having, [range(0)] * len(having)) if having else None
         before = [range(0)] * contexts if texts is None else places_of(texts.layout, begins)
         cut = [row.ids[: row.lookup + 1] for row in rows]
         bare, lines = set(cut[::contexts]), dict[tuple[int, ...], _Line]()
-        for number, (ids, count) in enumerate(zip(cut, shared, strict=True)):
-            lines.setdefault(ids, _Line(ids, count, number % contexts, ids in bare))
+        for number, ids in enumerate(cut):
+            lines.setdefault(ids, _Line(ids, before[number % contexts], ids in bare))
         ordered = sorted(lines.values(), key=lambda line: (not line.is_bare, len(line.own), line.ids))
         parts = []
         for are_bare, alike in groupby(ordered, lambda line: line.is_bare):
             for batch in cut_at(alike, lambda line: len(line.own), plan.tokens_per_batch):
-                tokens, starts = [line.own for line in batch], [before[line.context] for line in batch]
-                parts.append(_Part.of(lm, tokens, starts, are_bare))
+                parts.append(_Part.of(lm, [line.own for line in batch], [line.before for line in batch], are_bare))
         place = {line.ids: number for number, line in enumerate(ordered)}
         places = torch.tensor([place[ids] for ids in cut], device=lm.device).view(len(records), contexts)
         return cls(texts, parts, places)

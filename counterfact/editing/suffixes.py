@@ -110,13 +110,11 @@ def split_rows(lm: LM, batch: Sequence[Encoded], layer: int, *sites: Site) -> tu
     rows, each = [row for record in batch for row in record.rows], len(batch[0].rows)
     shared = common_starts(rows, each)
     texts = _run_shared(lm, rows[:each], shared[:each], len(rows) // each)
-    own = RaggedLayout.of([len(row.ids) - start for row, start in zip(rows, shared, strict=True)])
-    ids = _row_of(own.flat([row.ids[start:] for row, start in zip(rows, shared, strict=True)]), lm)
-    positions = _row_of(own.counted(shared), lm)
+    own, positions, states = lay_out(lm, [row.ids[start:] for row, start in zip(rows, shared, strict=True)], shared)
     tape = Tape()
     ragged = RaggedRows(own, lm.device, None if texts is None else texts.before(own.members, lm.working_dtype))
     with hooked(lm.model, *map(tape.read, sites)):
-        hidden = run_blocks(lm, embed(lm, ids, positions), 0, layer + 1, positions=positions, rows=ragged)
+        hidden = run_blocks(lm, states, 0, layer + 1, positions=positions, rows=ragged)
     # Where each row's lookup position stands among the tokens that are its own.
     lookups = [at + row.lookup - start for at, row, start in zip(own.starts, rows, shared, strict=True)]
     at_lookup = torch.tensor(lookups, device=lm.device)
@@ -153,6 +151,17 @@ def common_starts(rows: Sequence[Row], each: int) -> list[int]:
     return counts * (len(rows) // each)
 
 
+def lay_out(lm: LM, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> tuple[RaggedLayout, Tensor, Tensor]:
+    """Lay rows of token ids out in one line, each counted from its start, and embed them.
+
+    Returns:
+        The layout, positions (1, tokens), and the states before the first block, (1, tokens, width).
+    """
+    layout = RaggedLayout.of(list(map(len, rows)))
+    positions = _row_of(layout.counted(starts), lm)
+    return layout, positions, embed(lm, _row_of(layout.flat(rows), lm), positions)
+
+
 def places_of(layout: RaggedLayout, parts: Sequence[Sequence[int]]) -> list[range]:
     """Return where the tokens of each part stand in a layout of those parts that have any."""
     starts = iter(layout.starts)
@@ -169,9 +178,7 @@ def _run_shared(lm: LM, rows: Sequence[Row], shared: Sequence[int], records: int
     having = [part for part in parts if part]
     if not having:
         return None
-    layout = RaggedLayout.of(list(map(len, having)))
-    positions = _row_of(layout.counted(), lm)
-    states = embed(lm, _row_of(layout.flat(having), lm), positions)
+    layout, positions, states = lay_out(lm, having, [0] * len(having))
     keys, values = record_rows(lm, states, 0, positions, RaggedRows(layout, lm.device, tail=0))
     return RecordedKV(keys, values, places_of(layout, parts) * records)
 

@@ -91,7 +91,7 @@ def descend(
     parts: Trainable[B],
     batches: Sequence[B],
     settings: GroupSettings,
-    tell: Callable[[int], None] = lambda _: None,
+    progress: Progress | None = None,
 ) -> list[float]:
     """Train by Adam, one batch after another, for `steps` rounds.
 
@@ -102,7 +102,7 @@ def descend(
         parts: what is trained.
         batches: the requests, step by step.
         settings: how long, and how fast.
-        tell: told after each round how many are done.
+        progress: told after each round how many are done, where a round has several steps.
 
     Returns:
         The mean loss of each batch before its step, in nats a token.
@@ -124,7 +124,8 @@ def descend(
                 adam.step()
                 parts.after_step()
             total, count = total + history[-1] * len(losses), count + len(losses)
-        tell(done)
+        if progress is not None and len(batches) > 1:
+            progress("rounds of training", done, settings.steps)
         if total / count < settings.stop_loss:
             break
     return history
@@ -140,7 +141,7 @@ class GroupTraining(Generic[B]):
     start: Callable[[int, Sequence[int]], Trainable[B]]
     """The run's seed and the ids of a group's requests -> parameters before training."""
     progress: Progress | None = None
-    """Told how many rounds are done, where a round has several steps."""
+    """As in `descend`."""
 
     def __call__(self, groups: Sequence[Group], seed: int, /) -> list[Edited]:
         """Edit; see `contracts.editors.Editor`."""
@@ -154,7 +155,7 @@ class GroupTraining(Generic[B]):
         def run(_: Sequence[int]) -> None:
             parts, size = self.start(seed, ids), self.settings.batch_size
             batches = [parts.lay_out(items[at : at + size]) for at in range(0, len(items), size)]
-            history = descend(parts, batches, self.settings, self._tell if len(batches) > 1 else lambda _: None)
+            history = descend(parts, batches, self.settings, self.progress)
             edit = Edit(parts.deltas(), ids)
             facts = {"update_frobenius": edit.frobenius(), "steps": float(len(history)), "loss": history[-1]}
             made.append(Edit(edit.deltas, ids, facts))
@@ -167,7 +168,3 @@ class GroupTraining(Generic[B]):
                 failed.update(dict.fromkeys(encoded, f"the loss became {loss} at forward pass {steps:.0f}"))
         failures = failures_of(group, failed)
         return Edited(None if len(failures) == len(group) else made[0], failures)
-
-    def _tell(self, done: int) -> None:
-        if self.progress is not None:
-            self.progress("rounds of training", done, self.settings.steps)
