@@ -58,6 +58,8 @@ def per_row(lm: LM, edits: Sequence[Edit], edit_index: Sequence[int] | Tensor) -
         yield
 
 
+Products = Mapping[int, tuple[Tensor, ...]]
+"""By edit, the matrices A, B ... of its change of a module: y += x A B ..."""
 SHARED = 256
 """Vectors that would be copied for an edit's rows, from which on all rows of an edit are multiplied together."""
 
@@ -78,8 +80,8 @@ class EditStack:
         self._dtype = lm.working_dtype
         names = dict.fromkeys(name for edit in edits for name in edit.modules)
         self._low: dict[str, tuple[Tensor, Tensor]] = {}
-        self._ranks: dict[str, dict[int, int]] = {}
-        self._dense: dict[str, dict[int, Tensor]] = {}
+        self._factored: dict[str, Products] = {}
+        self._dense: dict[str, Products] = {}
         for name in names:
             factors = self._factors(name, edits)
             self._add_low(name, factors)
@@ -116,7 +118,7 @@ class EditStack:
             left[i, : _rank(low)] = torch.cat([d.left.detach() for d in low])
             right[i, : _rank(low)] = torch.cat([d.right.detach() for d in low])
         self._low[name] = left, right
-        self._ranks[name] = {i: _rank(low) for i, low in factors.items()}
+        self._factored[name] = {i: (left[i, : _rank(low)].T, right[i, : _rank(low)]) for i, low in factors.items()}
 
     def _add_dense(self, name: str, edits: Sequence[Edit], in_factors: Container[int]) -> None:
         device = weight_view(self._lm.model, name).device
@@ -127,7 +129,7 @@ class EditStack:
                     change = _whole(delta, device, self._dtype)
                     found[i] = found[i] + change if i in found else change
         if found:
-            self._dense[name] = found
+            self._dense[name] = {i: (change,) for i, change in found.items()}
 
     def _pairs(self, edit_index: Sequence[int] | Tensor, ragged: RaggedRows | None) -> list[tuple[Site, Patch]]:
         listed = edit_index.tolist() if isinstance(edit_index, Tensor) else list(edit_index)
@@ -140,14 +142,12 @@ class EditStack:
         pairs: list[tuple[Site, Patch]] = []
         for name, (left, right) in self._low.items():
             if len(listed) * left.shape[1] > SHARED * len(tokens.edits):
-                factors = {i: (left[i, :rank].T, right[i, :rank]) for i, rank in self._ranks[name].items()}
-                pairs += _patched(name, partial(_add_by_edit, name, tokens, factors))
+                pairs += _patched(name, partial(_add_by_edit, name, tokens, self._factored[name]))
             else:
                 index = torch.tensor([i % (self._count + 1) for i in listed], device=left.device)
                 pairs += low_rank_pairs(name, left[index], right[index], ragged)
         for name, changes in self._dense.items():
-            whole = {i: (change,) for i, change in changes.items()}
-            pairs += _patched(name, partial(_add_by_edit, name, tokens, whole))
+            pairs += _patched(name, partial(_add_by_edit, name, tokens, changes))
         return pairs
 
 
@@ -229,7 +229,7 @@ class _TokensByEdit:
 def _add_by_edit(
     module: str,
     tokens: _TokensByEdit,
-    changes: Mapping[int, tuple[Tensor, ...]],
+    changes: Products,
     given: Tensor,
     output: Tensor,
 ) -> Tensor:
