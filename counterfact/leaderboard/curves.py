@@ -47,23 +47,37 @@ def draw_curves(runs: Iterable[Run], folder: Path) -> list[Path]:
             if len(set(map(_size, some))) > 1:
                 paths.append(save(scaling(some, title), folder / f"{name}-scaling.png"))
             continue
-        for what, figure in (("retention", retention), ("collapse", collapse)):
-            path = folder / f"{name}-{'-'.join(kind.replace(',', '').split())}-{what}.png"
-            paths.append(save(figure(some, f"{title}, {kind}"), path))
+        at_once = groups.get((dataset, model, "mass"), [])
+        figures = {
+            "retention": retention(some, f"{title}, {kind}", at_once),
+            "collapse": collapse(some, f"{title}, {kind}"),
+        }
+        for what, figure in figures.items():
+            paths.append(save(figure, folder / f"{name}-{'-'.join(kind.replace(',', '').split())}-{what}.png"))
     if not paths:
         raise BadInput("nothing to draw: expected sequential runs, or one editor with several --edits-at-once")
     return paths
 
 
-def retention(runs: Sequence[Run], title: str) -> Any:
+def retention(runs: Sequence[Run], title: str, at_once: Sequence[Run] = ()) -> Any:
     """Draw Score S against the number of edits: all that was edited so far, and the records edited first.
 
     Lines are retained scores with 95 % intervals over records, a cross is a collapse, a dash at the right edge the mean
     of the immediate scores. Of an editor with several orders of the records these are of the first; thin lines are the
-    others.
+    others. Open marks are of one edit of as many records as some checkpoint has.
+
+    Args:
+        runs: sequential ones.
+        title: what they share.
+        at_once: runs whose groups are edited on the unedited model; those of one group are drawn.
     """
     figure, panels = new_figure(10.5, 3.9, 1, 2, sharey=True)
-    for (run, *others), colour, mark in zip(_orders(runs), cycle(COLOURS), cycle(MARKS), strict=False):
+    edits = sorted({each["edits"] for run in runs for each in run.data["sequence"]["checkpoints"]})
+    at_once = [run for run in at_once if _size(run) == run.data["n"]["asked"] and _size(run) in edits]
+    labels = dict.fromkeys(run.label for run in (*runs, *at_once))
+    styles = dict(zip(labels, zip(cycle(COLOURS), cycle(MARKS), strict=False), strict=False))
+    for run, *others in _orders(runs):
+        colour, mark = styles[run.label]
         sequence = run.data["sequence"]
         found = sequence["checkpoints"]
         for other in others:
@@ -77,9 +91,14 @@ def retention(runs: Sequence[Run], title: str) -> Any:
             panels[0, 0].plot([found[-1]["edits"]], [immediate], marker="_", markersize=16, color=colour)
         for axes, read in ((panels[0, 0], _all), (panels[0, 1], _first)):
             _cross(axes, found, sequence["collapsed_after"], read, colour)
-    edits = sorted({each["edits"] for run in runs for each in run.data["sequence"]["checkpoints"]})
-    several = "; thin: other orders" if any(_order(run) for run in runs) else ""
-    _axes(panels[0, 0], edits, f"all facts edited so far; dash: immediate{several}", "Score S x100")
+    have_lines = {run.label for run in runs}
+    for run in at_once:
+        colour, mark = styles[run.label]
+        label = None if run.label in have_lines else f"{run.label}, at once"
+        look = {"color": colour, "marker": mark, "markerfacecolor": "white", "linestyle": "none", "label": label}
+        _line(panels[0, 0], [(_size(run), run.data["metrics"]["S"])], look)
+    more = ("; thin: other orders" if any(_order(run) for run in runs) else "") + ("; open: at once" if at_once else "")
+    _axes(panels[0, 0], edits, f"all facts edited so far; dash: immediate{more}", "Score S x100")
     _axes(panels[0, 1], edits, "the first edited, later" if first == 1 else f"the first {first:,} edited, later", "")
     _finish(figure, panels, f"What is left of edits: {title}")
     return figure

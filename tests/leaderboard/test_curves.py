@@ -64,6 +64,24 @@ def test_other_orders_are_thin_lines_of_the_same_editor(sequential: list[Run], t
     assert len(draw_curves(runs, tmp_path)) == 2, "orders share a picture"
 
 
+def test_what_was_edited_at_once_is_an_open_mark_beside_the_line(sequential: list[Run], mass: list[Run]) -> None:
+    remembered = sequential[1]
+    at_once = [*mass, replace(mass[-1], data={**mass[-1].data, "editor": remembered.data["editor"]})]
+    figure = retention(sequential, "title", at_once)
+    panel, first = figure.axes
+    value = mass[-1].data["metrics"]["S"]["value"]
+    opened = [line for line in panel.lines if line.get_markerfacecolor() == "white"]
+    assert [list(zip(*line.get_data(), strict=True)) for line in opened] == [[(7, value)]] * 2, (
+        "of one group, all of it"
+    )
+    assert opened[1].get_color() == next(
+        bars[0].get_color() for bars in panel.containers if bars.get_label() == "remembering"
+    )
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["fake", "remembering", "identity, at once"]
+    assert "open: at once" in panel.get_title(loc="left")
+    assert not [line for line in first.lines if line.get_markerfacecolor() == "white"]
+
+
 def test_the_strip_marks_a_collapse(sequential: list[Run]) -> None:
     [axes] = collapse(sequential, "title").axes
     said = [text.get_text() for text in axes.texts]
