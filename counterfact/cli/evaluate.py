@@ -318,8 +318,10 @@ def _records(schedule: "Schedule", steps: int | None, limit: int | None) -> int 
     """Return how many records to read, where that is said."""
     if steps is None:
         return limit
-    if limit is not None or not schedule.sequential:
-        raise BadInput("--steps says how many groups a --sequential run edits; give it without --limit")
+    if not schedule.sequential:
+        raise BadInput("--steps says how many groups are edited one after another: add --sequential")
+    if limit is not None:
+        raise BadInput("--steps and --limit both say how many records are edited: leave one out")
     return steps * schedule.edits_at_once
 
 

@@ -219,7 +219,11 @@ class EditorSpec:
     def check_group_size(self, edits_at_once: int) -> None:
         """Raise `BadInput` unless so many requests may share one edit."""
         if self.most_at_once is not None and edits_at_once > self.most_at_once:
-            raise BadInput(f"{self.name} edits at most {self.most_at_once} fact(s) at once, got {edits_at_once}")
+            most = "one fact" if self.most_at_once == 1 else f"at most {self.most_at_once} facts"
+            raise BadInput(
+                f"{self.name} writes {most} with one edit, got groups of {edits_at_once}: make the edits one after "
+                "another (--sequential), or choose an editor of many facts, as memit"
+            )
 
     def resolve(self, model_name: str, n_layers: int, overrides: Choices = ()) -> Resolved[Settings]:
         """Combine defaults, the published values for a model and a run's choices.

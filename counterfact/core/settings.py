@@ -1,6 +1,7 @@
 """Settings that refuse what they do not know, and where each value came from."""
 
 import inspect
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ S = TypeVar("S", bound="Settings")
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, no unknown keys, no silent conversions (`5e-1` in YAML is a string)."""
+    """Base of all settings: frozen, no unknown keys, no silent conversions (`"5"` is no number)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
@@ -33,8 +34,19 @@ class Settings(BaseModel):
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))
             known = ", ".join(cls.model_fields)
-            raise BadInput(f"{where}: {key}: {first['msg']}, got {first['input']!r}. Known: {known}") from error
+            as_list = "; a list is written [1, 2]" if first["type"] == "list_type" else ""
+            raise BadInput(
+                f"{where}: {key}: {first['msg']}, got {first['input']!r}{as_list}. Known: {known}"
+            ) from error
 
+
+class _Loader(yaml.SafeLoader):
+    """Reads numbers as YAML 1.2 does, where `1e-4` is one; to YAML 1.1, as this library reads it, it is a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 Choices = Sequence[str] | Mapping[str, Any]
 """Settings that a run chooses: words `name=value` with the value in YAML, or values by name."""
@@ -131,13 +143,13 @@ def share_settings(choices: Choices, methods: Mapping[str, Collection[str]]) -> 
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """Read words `name=value`, the value in YAML.
+    """Read words `name=value`, the value in YAML 1.2.
 
     Raises:
         BadInput: a word is something else.
 
-    >>> parse_overrides(["layer=3", "lengths=[2, 5]"])
-    {'layer': 3, 'lengths': [2, 5]}
+    >>> parse_overrides(["layer=3", "lengths=[2, 5]", "rate=1e-4"])
+    {'layer': 3, 'lengths': [2, 5], 'rate': 0.0001}
     """
     return dict(map(_parse_override, words))
 
@@ -151,14 +163,14 @@ def _parse_override(text: str) -> tuple[str, Any]:
     if not equals or not name:
         raise BadInput(f"--set: expected name=value, got {text!r}")
     try:
-        return name, yaml.safe_load(value)
+        return name, yaml.load(value, _Loader)
     except yaml.YAMLError as error:
         raise BadInput(f"--set: {text!r} is not YAML: {error}") from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except yaml.YAMLError as error:
         raise BadInput(f"{path}: not YAML: {error}") from error
     if not isinstance(values, dict):

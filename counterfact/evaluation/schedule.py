@@ -47,7 +47,8 @@ class Schedule:
             )
         if not self.sequential and (self.order or self.keep_going or self.measure_after != POWERS):
             raise BadInput(
-                "order, keep_going and measure_after are of edits one after another; make the run sequential"
+                "orders, measure_after and keep_going are about edits one after another: make the run sequential "
+                "(--sequential)"
             )
 
     @property

@@ -437,8 +437,8 @@ def test_edits_one_after_another(command: Command, dataset: Path, tmp_path: Path
     assert [[found["edits"] for found in run["sequence"]["checkpoints"]] for run in runs] == [[2, 4]] * 2
     assert all(run["n"]["asked"] == 4 and run["protocol"]["untouched"] for run in runs)
     for wrong, said in (
-        (("--steps", 2), "--steps"),
-        (("--sequential", "--steps", 2, "--limit", 3), "without --limit"),
+        (("--steps", 2), "add --sequential"),
+        (("--sequential", "--steps", 2, "--limit", 3), "--steps and --limit both say"),
         (("--sequential", "--measure-after", "ten"), "1,10,100"),
         (("--keep-going",), "make the run sequential"),
         (("--orders", 2), "make the run sequential"),

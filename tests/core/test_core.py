@@ -271,6 +271,15 @@ def test_settings_come_from_file_or_depth_and_say_so(tmp_path: Path) -> None:
     named = resolve_settings(Knobs, tmp_path, "openai/GPT2-XL", 48, ["rate=0.1"])
     assert (named.settings.layer, named.settings.rate, named.source) == (17, 0.1, "paper, table 9")
     assert named.given == {"rate": 0.1}
+    (tmp_path / "gpt2.yaml").write_text("source: paper, table 8\nlayer: 6\nrate: 5e-3\n")
+    for said, rate in (
+        ([], 5e-3),
+        (["rate=1e-4"], 1e-4),
+        (["rate=+2.5E-1"], 0.25),
+        (["rate=.5e+1"], 5.0),
+        (["rate=3"], 3.0),
+    ):
+        assert resolve_settings(Knobs, tmp_path, "gpt2", 12, said).settings.rate == rate
     scaled = resolve_settings(Knobs, tmp_path, "other", 12)
     assert scaled.settings.layer == 6
     assert scaled.source == "no settings file for other: defaults, scaled to 12 layers (layer=6)"
@@ -280,7 +289,7 @@ def test_settings_come_from_file_or_depth_and_say_so(tmp_path: Path) -> None:
     ("text", "overrides", "said"),
     [
         ("source: x\nlayr: 1\n", [], "layr"),
-        ("source: x\nlayer: 1\nrate: 5e-1\n", [], "rate"),
+        ("source: x\nlayer: 1\nrate: '5e-1'\n", [], "rate"),
         ("layer: 1\n", [], "source"),
         ("source: x\nlayer: 1\n", ["layer"], "name=value"),
         ("source: x\nlayer: 1\n", ["layer=one"], "layer"),

@@ -724,7 +724,7 @@ def test_records_that_share_an_edit(dataset: Dataset, lm: LM, tmp_path: Path, ch
 
 def test_an_editor_of_single_facts_refuses_groups(dataset: Dataset, lm: LM, tmp_path: Path) -> None:
     spec = fake_spec()
-    with pytest.raises(BadInput, match="edits at most"):
+    with pytest.raises(BadInput, match="fake writes one fact with one edit, got groups of"):
         evaluate(
             lm,
             spec,
