@@ -155,7 +155,10 @@ Found = TypeVar("Found", Values, Targets)
 
 @dataclass(frozen=True)
 class SearchCache:
-    """Keeps what searches found on disk; with the same constants, editors of one family share it."""
+    """Keeps what searches on the unedited model found on disk; with the same constants, editors of a family share it.
+
+    What is searched for on a model with edits in its weights belongs to one sequence alone, and is not kept.
+    """
 
     folder: Path
     engine: str
@@ -174,7 +177,7 @@ class SearchCache:
 
         Args:
             kind: what is searched for.
-            lm: the model, with what is written into it.
+            lm: the model.
             batch: the requests; a search follows from their tokens.
             layer: where it is searched for.
             settings: constants of the search.
@@ -183,17 +186,18 @@ class SearchCache:
         Returns:
             What was found, on the CPU.
         """
-        path = self._path(kind.__name__, lm, batch, layer, settings)
-        if (found := _read(path, kind, len(batch))) is None:
+        path = None if lm.written else self._path(kind.__name__, lm, batch, layer, settings)
+        if path is None or (found := _read(path, kind, len(batch))) is None:
             found = {name: tensor.detach().cpu().contiguous() for name, tensor in vars(compute()).items()}
-            write_atomic(path, save(found, {"digest": _digest(found)}))
+            if path is not None:
+                write_atomic(path, save(found, {"digest": _digest(found)}))
         return kind(**found)
 
     def _path(self, kind: str, lm: LM, batch: Sequence[Encoded], layer: int, settings: SearchSettings) -> Path:
         made_by = [code_hash(*SEARCH_CODE), torch.__version__, self.engine]
         constants = {name: getattr(settings, name) for name in CONSTANTS}
         rows = [[list(item.target), [[row.lookup, *row.ids] for row in item.rows]] for item in batch]
-        identity = [kind, lm.state_hash, lm.arithmetic, lm.device.type, made_by, layer, constants, rows]
+        identity = [kind, lm.weights_hash, lm.arithmetic, lm.device.type, made_by, layer, constants, rows]
         return self.folder / f"{hash_json(identity)}.safetensors"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from counterfact.contracts.editors import EDITORS, Resources
+from counterfact.contracts.editors import EDITORS, Resources, edit_singly
 from counterfact.core.errors import BadInput
 from counterfact.core.records import Request
 from counterfact.core.settings import Resolved
@@ -17,6 +17,7 @@ from counterfact.editing.contexts import context_templates
 from counterfact.editing.values import SearchCache
 from counterfact.editors.rome import Rome, RomeSettings
 from counterfact.evaluation.harness import evaluate
+from counterfact.lm.edits.apply import merged
 from counterfact.lm.edits.edit import Edit, LowRank
 from counterfact.lm.forward import operators
 from counterfact.lm.forward.operators import bfloat16_units
@@ -258,6 +259,16 @@ def test_values_of_another_precision_are_not_taken_from_the_cache(tmp_path: Path
     for lm in (strict, replace(strict, precision="tf32")):
         Rome(lm, settings, "rome", ("{}", "So. {}"), None, default_plan(lm), cache)([[REQUESTS[0]]], 0)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_values_of_an_edited_model_neither_come_from_the_cache_nor_go_there(tmp_path: Path) -> None:
+    lm, settings = tiny_lm("gpt2", "float32"), RomeSettings(layer=1, steps=2, covariance=False)
+    rome = Rome(lm, settings, "rome", ("{}", "So. {}"), None, default_plan(lm), SearchCache(tmp_path, "batched"))
+    [unedited] = edits_of(edit_singly(rome, REQUESTS[:1], 0))
+    with merged(lm, [unedited]):
+        [edited] = edits_of(edit_singly(rome, REQUESTS[:1], 0))
+    assert len(list(tmp_path.iterdir())) == 1
+    assert float((change(edited) - change(unedited)).norm()) > 0.01 * float(change(unedited).norm())
 
 
 EDITED = ("rome", "ft", "ft_l", "kn", "ke", "mend")

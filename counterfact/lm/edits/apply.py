@@ -271,7 +271,7 @@ def merged(lm: LM, edits: Sequence[Edit]) -> Iterator[None]:
         with torch.no_grad():
             for name, total in edited_weights(lm, edits):
                 weight_view(lm.model, name).copy_(total)
-        lm.written.extend(edits)
+        lm.written.extend(edit for edit in edits if edit.deltas)
         yield
     finally:
         del lm.written[before:]

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from counterfact.core.files import hash_json
 from counterfact.lm.model.encoding import Encoding, Located, SubjectRule
 from counterfact.lm.model.families import ScoreChange, score_changes
 from counterfact.lm.model.hooks import find_module
@@ -38,7 +37,8 @@ class LM:
     precision: Precision = "strict"
     """Precision of float32 products, in force within a block of `packed_products`."""
     written: list[Any] = field(default_factory=list)
-    """Edits that stand in the weights at present, put there by `merged`; copies of this object share the list."""
+    """Edits that stand in the weights at present, put there by `merged`; `weights_hash` knows nothing of them.
+    Copies of this object share the list."""
 
     @property
     def device(self) -> torch.device:
@@ -110,12 +110,6 @@ class LM:
         """The weights' dtype, and how their products are rounded where they are not as exact as the dtype allows."""
         dtype = str(self.dtype).removeprefix("torch.")
         return dtype if self.precision == "strict" else f"{dtype}, {self.precision} products"
-
-    @property
-    def state_hash(self) -> str:
-        """What caches are keyed by: `weights_hash`, and in a block of `merged` a hash of it and of what is written."""
-        written = [edit.content_hash for edit in self.written]
-        return hash_json([self.weights_hash, *written]) if written else self.weights_hash
 
     @property
     def identity(self) -> dict[str, str]:
