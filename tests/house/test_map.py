@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+
 from tests.support import ROOT
 from tests.support.evaluating import counterfact
 from tests.support.models import make_model, make_tokenizer, tiny_folder
@@ -46,6 +48,19 @@ def test_an_editor(tmp_path: Path) -> None:
     run = evaluate(tmp_path, ["editor"], *given, "--set", "strength=5.0")
     assert run["editor"]["settings"] == {"layer": 1, "strength": 5.0}
     assert run["metrics"]["EM"]["value"] > run["pre"]["EM"]["value"], "the push does something"
+
+
+def test_an_editor_of_many_facts(tmp_path: Path) -> None:
+    counterfact(tmp_path / "data", bad=())
+    given = ("--dataset", tmp_path / "data", "--model", tiny_folder("gpt2"), "--editor", "ridge", "--no-generate")
+    chosen = ("--set", "layers=[0, 1]", "--set", "steps=5", "--set", "ridge=1e-3", "--edits-at-once", 3)
+    run = evaluate(tmp_path, ["mass_editor"], *given, *chosen)
+    assert run["protocol"]["schedule"]["edits_at_once"] == 3
+    assert run["metrics"]["EM"]["value"] > run["pre"]["EM"]["value"], "facts are written"
+    after = evaluate(tmp_path, ["mass_editor"], *given, *chosen, "--sequential")
+    assert [found["edits"] for found in after["sequence"]["checkpoints"]] == [3, 7]
+    [memory] = tmp_path.glob("results/*/*/*/edits/memory-*.safetensors")
+    assert {len(keys) for keys in load_file(memory).values()} == {7}, "the keys of all groups are remembered"
 
 
 def test_metrics_of_scores_and_of_texts(tmp_path: Path) -> None:
