@@ -7,11 +7,14 @@ from typing import Any, overload
 
 from counterfact.contracts.editors import (
     EDITORS,
+    Accumulating,
+    Edited,
     Editor,
     Engine,
     Failure,
     Progress,
     Resources,
+    State,
     edit_singly,
     provenance,
     settings_of,
@@ -27,7 +30,7 @@ from counterfact.lm.model.language_model import LM
 
 @dataclass(frozen=True)
 class LoadedEditor:
-    """An editor that is prepared for a model: call it with a request, or with several."""
+    """An editor that is prepared for a model: called, it makes an edit of each request, and `together` one of all."""
 
     lm: LM
     name: str
@@ -59,6 +62,28 @@ class LoadedEditor:
         if isinstance(made[0], Failure):
             raise Failed(f"{self.name} could not make this edit: {made[0].reason}")
         return made[0]
+
+    def together(self, requests: Sequence[Request], /, state: State | None = None) -> Edited:
+        """Make one edit of all requests, on the model as it is.
+
+        Args:
+            requests: what to edit.
+            state: of an editor that remembers earlier groups, what it returned for the last one, to go on from there;
+                the edits of all of them should then be in the weights (`merged`).
+
+        Returns:
+            The edit, made for those of its `request_ids`; a failure for each of the others, with its reason; and the
+            state, which is plain tensors and may be saved.
+
+        Raises:
+            BadInput: the editor writes fewer facts with one edit.
+        """
+        EDITORS.get(self.name).check_group_size(len(requests))
+        with packed_products(self.lm):
+            if isinstance(self.editor, Accumulating):
+                return self.editor.step(requests, self.seed, state)
+            [done] = self.editor([requests], self.seed)
+            return done
 
 
 def load_editor(
@@ -144,6 +169,8 @@ def edit(
     **settings: Any,
 ) -> Edit | list[Edit | Failure]:
     """Make the edit of one request, or one edit for each of several; the model stays as it is.
+
+    For one edit of many requests see `LoadedEditor.together`.
 
     Args:
         lm: the model.

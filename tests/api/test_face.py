@@ -8,7 +8,20 @@ from pathlib import Path
 import pytest
 
 import counterfact
-from counterfact import Failure, Options, Request, edit, evaluate, known_facts, load_editor, load_lm, say, sweep, trace
+from counterfact import (
+    Failure,
+    Options,
+    Request,
+    edit,
+    evaluate,
+    known_facts,
+    load_editor,
+    load_lm,
+    merged,
+    say,
+    sweep,
+    trace,
+)
 from counterfact.core.errors import BadInput, Failed
 from counterfact.lm.model.language_model import LM
 from tests.support import ROOT
@@ -60,6 +73,23 @@ def test_one_request_makes_an_edit_and_several_make_a_list(lm: LM) -> None:
         editor(REQUESTS[1])
     with pytest.raises(BadInput, match="layr"):
         edit(lm, REQUESTS[0], "ft", layr=1)
+
+
+def test_many_facts_in_one_edit_and_one_group_after_another(lm: LM) -> None:
+    more = [*REQUESTS, Request(2, "{} was born in", "Anna Ferrand", "Oslo")]
+    memit = load_editor(lm, "memit_seq", {"layers": [0, 1], "steps": 3}, contexts=["{}"], max_texts=5)
+    first = memit.together(more)
+    assert first.edit is not None and first.edit.request_ids == (0, 2)
+    assert [failure.id for failure in first.failures] == [1]
+    again = memit.together(more)
+    assert again.edit is not None and again.edit.content_hash == first.edit.content_hash, (
+        "each call starts from nothing"
+    )
+    with merged(lm, [first.edit]):
+        after = memit.together(more[2:], first.state)
+    assert {name: len(keys) for name, keys in (after.state or {}).items()} == {"keys.0": 3, "keys.1": 3}
+    with pytest.raises(BadInput, match="ft writes one fact with one edit, got groups of 3"):
+        load_editor(lm, "ft", ["layer=1"]).together(more)
 
 
 def test_runs_show_themselves_as_tables(lm: LM, tmp_path: Path) -> None:
