@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from counterfact.core.records import Request
     from counterfact.core.texts import load_texts
     from counterfact.evaluation.general_ability import general_ability
+    from counterfact.evaluation.schedule import Schedule
     from counterfact.evaluation.showcase import say
     from counterfact.evaluation.task import JudgeSource, Options
     from counterfact.evaluation.task_files import write_task_files
@@ -47,6 +48,7 @@ __all__ = [
     "Query",
     "Request",
     "Runs",
+    "Schedule",
     "build",
     "describe_editor",
     "describe_editors",
@@ -89,6 +91,7 @@ _HOMES = {
     "core.records": "Request",
     "core.texts": "load_texts",
     "evaluation.general_ability": "general_ability",
+    "evaluation.schedule": "Schedule",
     "evaluation.showcase": "say",
     "evaluation.task": "JudgeSource Options",
     "evaluation.task_files": "write_task_files",

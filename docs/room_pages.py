@@ -48,7 +48,8 @@ def _class(node: ast.ClassDef) -> list[str]:
             lines += [f"#### `{node.name}.{member.name}{returns}`", "", _doc(member), ""]
         elif "overload" not in marks:
             member.name = f"{node.name}.{member.name}"
-            member.args.args = member.args.args if "staticmethod" in marks else member.args.args[1:]
+            if "staticmethod" not in marks:
+                _drop_self(member.args)
             lines += _function(member, "####")
     return lines
 
@@ -57,9 +58,13 @@ def _constructor(node: ast.ClassDef) -> str:
     """Return the arguments of a constructor that is written out; fields stand in a table instead."""
     for member in node.body:
         if isinstance(member, ast.FunctionDef) and member.name == "__init__":
-            member.args.args = member.args.args[1:]
+            _drop_self(member.args)
             return f"({ast.unparse(member.args)})"
     return ""
+
+
+def _drop_self(arguments: ast.arguments) -> None:
+    del (arguments.posonlyargs or arguments.args)[0]
 
 
 def _fields(node: ast.ClassDef) -> Iterator[list[str]]:
