@@ -111,7 +111,7 @@ def resolve_settings(
     given = _given(overrides)
     cls.check(values, where)
     published = path.stem if path.is_file() else ""
-    return Resolved(cls.check({**values, **given}, "--set"), source, given, published)
+    return Resolved(cls.check({**values, **given}, "settings"), source, given, published)
 
 
 def share_settings(choices: Choices, methods: Mapping[str, Collection[str]]) -> dict[str, dict[str, Any]]:
@@ -136,7 +136,7 @@ def share_settings(choices: Choices, methods: Mapping[str, Collection[str]]) -> 
         takers = [method for method, names in methods.items() if name in names and one in {"", method}]
         if not takers:
             known = [f"{method}.{name}" if one else name for method, names in methods.items() for name in names]
-            raise BadInput(f"--set: no setting {full!r}. {did_you_mean(full, dict.fromkeys(known))}")
+            raise BadInput(f"no setting {full!r}. {did_you_mean(full, dict.fromkeys(known))}")
         for method in takers:
             shares[method][name] = value
     return shares
@@ -161,11 +161,11 @@ def _given(choices: Choices) -> dict[str, Any]:
 def _parse_override(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise BadInput(f"--set: expected name=value, got {text!r}")
+        raise BadInput(f"settings: expected name=value, got {text!r}")
     try:
         return name, yaml.load(value, _Loader)
     except yaml.YAMLError as error:
-        raise BadInput(f"--set: {text!r} is not YAML: {error}") from error
+        raise BadInput(f"settings: {text!r} is not YAML: {error}") from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
