@@ -97,10 +97,13 @@ def evaluate(
     )
     schedules = [replace(options.schedule, order=order) for order in range(orders)]
     open_texts, runs = cache(lambda: load_texts(texts)), []
-    for spec, found in zip(chosen, resolved, strict=True):
+    drawn = [spec.resources(given, found.settings, open_texts) for spec, found in zip(chosen, resolved, strict=True)]
+    asked = list(zip(chosen, resolved, drawn, strict=True))
+    for one in asked:  # before the first of them takes hours
+        harness.check_editor(lm, *one, options)
+    for spec, found, resources in asked:
         if announce is not None:
             announce(spec.name, found)
-        resources = spec.resources(given, found.settings, open_texts)
         for schedule in schedules:
             run = replace(options, schedule=schedule)
             runs.append(harness.evaluate(lm, spec, found, data, Path(out), resources=resources, options=run))

@@ -65,13 +65,11 @@ def evaluate(
         OSError: the disk is full; what is finished stays.
     """
     options, resources = options or Options(), resources or Resources()
+    editor = check_editor(lm, spec, resolved, resources, options)
     if options.schedule.sequential:
         options = _alone(options)
-    else:
-        spec.check_group_size(options.schedule.edits_at_once)
     trial = _trial(lm, dataset, options)
     settings = resolved.settings.model_dump()
-    editor = editor_identity(lm, spec, resolved.settings.model_dump(mode="json"), resources)
     folder = results_folder / trial.edited_folder(editor)
     identity = {**trial.identity, "editor": editor, "code": code_identity()}
     texts = _text_scorer(dataset, options)
@@ -190,6 +188,19 @@ def _follow(
     SequentialRun(job, spec.most_at_once, known, unedited, account).run(progress)
     account.note(peak_memory(job.lm.device))
     return account
+
+
+def check_editor(
+    lm: LM, spec: EditorSpec, resolved: Resolved[Any], resources: Resources, options: Options
+) -> dict[str, Any]:
+    """Return what the runs of an editor are known by, before anything is computed.
+
+    Raises:
+        BadInput: it cannot edit so many facts at once, or its trained network is not there.
+    """
+    if not options.schedule.sequential:
+        spec.check_group_size(options.schedule.edits_at_once)
+    return editor_identity(lm, spec, resolved.settings.model_dump(mode="json"), resources)
 
 
 def _alone(options: Options) -> Options:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from counterfact.core.errors import BadInput
+
 
 @dataclass(frozen=True)
 class Query:
@@ -12,6 +14,11 @@ class Query:
     targets: tuple[str, ...]
     joiner: str = " "
     """What stands between the prompt and each."""
+
+    def __post_init__(self) -> None:
+        told: object = self.targets
+        if isinstance(told, str):  # to Python a sequence too, of its letters
+            raise BadInput(f"expected a sequence of targets, as ({told!r},), got {told!r}")
 
 
 class OpenQuery(NamedTuple):

@@ -11,7 +11,9 @@ import counterfact
 from counterfact import (
     Failure,
     Options,
+    Query,
     Request,
+    Schedule,
     edit,
     evaluate,
     known_facts,
@@ -114,6 +116,29 @@ def test_runs_show_themselves_as_tables(lm: LM, tmp_path: Path) -> None:
         sweep(lm, tmp_path / "data", "ft", tmp_path / "results", layers=[99])
     with pytest.raises(BadInput, match="no setting `layer`"):
         sweep(lm, tmp_path / "data", "identity", tmp_path / "results")
+
+
+@pytest.mark.parametrize(
+    ("last", "schedule", "said"),
+    [("ft", Schedule(2), "ft writes one fact with one edit"), ("mend", Schedule(), "no trained network")],
+)
+def test_what_an_editor_cannot_do_is_said_before_the_first_one_runs(
+    last: str, schedule: Schedule, said: str, lm: LM, tmp_path: Path
+) -> None:
+    make_dataset(tmp_path / "data")
+    told: list[str] = []
+    options = Options(generate=False, schedule=schedule)
+    with pytest.raises(BadInput, match=said):
+        evaluate(
+            lm, tmp_path / "data", ["identity", last], tmp_path / "results",
+            options=options, announce=lambda name, _resolved: told.append(name),
+        )  # fmt: skip
+    assert not told and not (tmp_path / "results").exists()
+
+
+def test_one_target_is_not_taken_for_its_letters() -> None:
+    with pytest.raises(BadInput, match=r"expected a sequence of targets, as \('Oslo',\), got 'Oslo'"):
+        Query("The capital of Norway is", "Oslo")  # type: ignore[arg-type]
 
 
 def test_facts_are_found_and_traced(tmp_path: Path) -> None:
