@@ -205,7 +205,9 @@ def read_info(folder: Path) -> dict[str, Any]:
         BadInput: there is no trained network in the folder, or one of another format.
     """
     if not (folder / INFO).is_file():
-        raise BadInput(f"no trained network in {folder}; train one with `counterfact train`, or name its folder")
+        raise BadInput(
+            f"no trained network in {folder}: train one (`counterfact train -h`), or say where it is (--network)"
+        )
     info: dict[str, Any] = read_json(folder / INFO)
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise BadInput(f"{folder / INFO}: expected format {FORMAT} of a trained network")
