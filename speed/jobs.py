@@ -15,7 +15,7 @@ from torch import Tensor
 from counterfact.contracts.editors import EDITORS, Resources, edit_singly
 from counterfact.core.seeds import derive_seed
 from counterfact.evaluation.benchmarks.counterfact import CounterFactRecord
-from counterfact.lm.edits.apply import Edit
+from counterfact.lm.edits.edit import Edit
 from counterfact.lm.forward.products import packed_products, packs_products
 from counterfact.lm.generation import Generation, generate
 from counterfact.lm.model.language_model import LM

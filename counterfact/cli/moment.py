@@ -28,7 +28,8 @@ from counterfact.core.errors import BadInput
 if TYPE_CHECKING:
     from counterfact.core.texts import TextSource
     from counterfact.lm.model.language_model import LM
-    from counterfact.lm.moments.second_moment import Advance, SecondMoment
+    from counterfact.lm.moments.corpus_pass import Advance
+    from counterfact.lm.moments.second_moment import SecondMoment
 
 
 def register(app: typer.Typer) -> None:

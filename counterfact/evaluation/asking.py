@@ -18,7 +18,7 @@ from counterfact.evaluation.task import Task
 from counterfact.evaluation.text_metrics import TextScorer
 from counterfact.lm.continuation import continuations
 from counterfact.lm.drift import next_token_shifts, text_drifts, text_perplexities
-from counterfact.lm.edits.apply import Edit
+from counterfact.lm.edits.edit import Edit
 from counterfact.lm.generation import Generation, before_end, clean_text, generate
 from counterfact.lm.model.language_model import LM
 from counterfact.lm.planning.batch_plan import Plan

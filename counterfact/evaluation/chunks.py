@@ -14,7 +14,7 @@ from counterfact.contracts.editors import Editor
 from counterfact.core.files import disk_full
 from counterfact.core.records import BadRecord, Record
 from counterfact.evaluation.asking import Job, State, generate_all, judge_all, measure_texts, score_all
-from counterfact.lm.edits.apply import Edit
+from counterfact.lm.edits.edit import Edit
 from counterfact.lm.forward.products import packed_products
 from counterfact.lm.planning.batch_plan import Plan, Split, is_out_of_memory
 

@@ -10,7 +10,8 @@ from counterfact.core.files import finite
 from counterfact.core.records import Record
 from counterfact.evaluation.plain_texts import SAMPLE, is_ruined, mean_divergence, mean_rise, text_drift
 from counterfact.lm.drift import text_drifts
-from counterfact.lm.edits.apply import Edit, per_row
+from counterfact.lm.edits.apply import per_row
+from counterfact.lm.edits.edit import Edit
 from counterfact.lm.forward.blocks import embed, pad_right, run_blocks
 from counterfact.lm.model.encoding import Located
 from counterfact.lm.model.language_model import LM

@@ -13,7 +13,8 @@ from typing import Any
 
 from counterfact.core.errors import BadInput, Failed, did_you_mean
 from counterfact.core.files import finite
-from counterfact.lm.edits.apply import Edit, merged
+from counterfact.lm.edits.apply import merged
+from counterfact.lm.edits.edit import Edit
 from counterfact.lm.edits.whole_model import check_in_weights
 from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.precision import float32_products

@@ -6,8 +6,8 @@ import torch
 
 from counterfact.core.records import Request
 from counterfact.core.seeds import derive_seed
-from counterfact.lm.edits.apply import Edit, per_row
-from counterfact.lm.edits.edit import in_context
+from counterfact.lm.edits.apply import per_row
+from counterfact.lm.edits.edit import Edit, in_context
 from counterfact.lm.forward.products import packed_products
 from counterfact.lm.generation import Generation, before_end, generate
 from counterfact.lm.model.language_model import LM

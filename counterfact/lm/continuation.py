@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from counterfact.lm.edits.apply import Edit
+from counterfact.lm.edits.edit import Edit
 from counterfact.lm.generation import NO_NUMBER, Ending, Generation, end_tokens, generate
 from counterfact.lm.model.language_model import LM
 from counterfact.lm.planning.batch_plan import Plan

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from counterfact.lm.edits.apply import Edit, EditStack
-from counterfact.lm.edits.edit import in_context
+from counterfact.lm.edits.apply import EditStack
+from counterfact.lm.edits.edit import Edit, in_context
 from counterfact.lm.forward.blocks import call_blocks, decode_attention, embed, logits, pad_right, run_blocks
 from counterfact.lm.forward.caches import DecodeCache
 from counterfact.lm.forward.products import fused_activations

@@ -6,7 +6,7 @@ from pathlib import Path
 from counterfact.api.abilities import edit_of_run
 from counterfact.api.evaluating import evaluate
 from counterfact.core.files import read_json
-from counterfact.lm.edits.apply import save_edits
+from counterfact.lm.edits.edit import save_edits
 from tests.evaluation.test_general_ability import needs_harness, offline  # noqa: F401
 from tests.support import Command
 from tests.support.evaluating import counterfact, options

@@ -16,7 +16,7 @@ from counterfact.evaluation.general_ability import general_ability
 from counterfact.evaluation.harness import evaluate_unedited
 from counterfact.evaluation.store import Run
 from counterfact.evaluation.task_files import write_task_files
-from counterfact.lm.edits.apply import Edit
+from counterfact.lm.edits.edit import Edit
 from counterfact.lm.edits.whole_model import save_model
 from counterfact.statistics.summary import blocks_of, summarise
 from tests.support.evaluating import counterfact, low_rank_edit, options, zsre

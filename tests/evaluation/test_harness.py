@@ -37,7 +37,8 @@ from counterfact.evaluation.schedule import Schedule
 from counterfact.evaluation.store import MIGRATIONS, SCHEMA, Run, load_run
 from counterfact.evaluation.task import Options
 from counterfact.lm.drift import text_perplexities
-from counterfact.lm.edits.apply import Edit, LowRank, merged
+from counterfact.lm.edits.apply import merged
+from counterfact.lm.edits.edit import Edit, LowRank
 from counterfact.lm.generation import Generation, generate
 from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.loading import load_lm

@@ -33,7 +33,8 @@ from counterfact.evaluation.rescore import score_texts
 from counterfact.evaluation.retention import has_fallen
 from counterfact.evaluation.schedule import Schedule
 from counterfact.evaluation.store import Run
-from counterfact.lm.edits.apply import Dense, Edit, LowRank, merged
+from counterfact.lm.edits.apply import merged
+from counterfact.lm.edits.edit import Dense, Edit, LowRank
 from counterfact.lm.edits.totals import added
 from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.loading import load_lm

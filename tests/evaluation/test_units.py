@@ -17,7 +17,7 @@ from counterfact.evaluation.folder import Computed, Unit, UnitFiles
 from counterfact.evaluation.runners.hand_out import ATTEMPTS
 from counterfact.evaluation.runners.local import LocalRunner
 from counterfact.evaluation.task import Prepared, Task
-from counterfact.lm.edits.apply import Edit
+from counterfact.lm.edits.edit import Edit
 from counterfact.lm.model.language_model import LM
 from tests.support.evaluating import contents, fake_spec, low_rank_edit, run_fake
 from tests.support.faulty import FOLDER

@@ -21,7 +21,7 @@ from counterfact.editing.requests import encode
 from counterfact.editing.value_search import Values, find_values
 from counterfact.editors.finetune import lay_out, train
 from counterfact.editors.rome import rank_one
-from counterfact.lm.edits.apply import Edit
+from counterfact.lm.edits.edit import Edit
 from counterfact.lm.generation import Generation, generate
 from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.loading import wrap_lm

@@ -8,17 +8,8 @@ from torch import Tensor
 
 from counterfact.core.errors import BadInput
 from counterfact.lm.edits import apply
-from counterfact.lm.edits.apply import (
-    Dense,
-    Edit,
-    EditStack,
-    LowRank,
-    load_edits,
-    merged,
-    per_row,
-    read_meta,
-    save_edits,
-)
+from counterfact.lm.edits.apply import EditStack, merged, per_row
+from counterfact.lm.edits.edit import Dense, Edit, LowRank, load_edits, read_meta, save_edits
 from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import weight_shape
 from tests.lm.test_hooks import hooks

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from counterfact.lm.continuation import continuations
-from counterfact.lm.edits.apply import Edit, LowRank, merged
+from counterfact.lm.edits.apply import merged
+from counterfact.lm.edits.edit import Edit, LowRank
 from counterfact.lm.generation import Ending, Generation, generate
 from counterfact.lm.model.hooks import Site, hooked
 from counterfact.lm.model.language_model import LM

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from counterfact.lm.edits.apply import Edit, LowRank, merged
+from counterfact.lm.edits.apply import merged
+from counterfact.lm.edits.edit import Edit, LowRank
 from counterfact.lm.model.hooks import Site, hooked
 from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.loading import load_lm

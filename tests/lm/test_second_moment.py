@@ -18,9 +18,9 @@ from counterfact.lm.model.hooks import Site, Tape, hooked
 from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.loading import load_lm
 from counterfact.lm.model.sites import weight_shape
-from counterfact.lm.moments.corpus_pass import plan_passes, sum_bytes, usual_limit
+from counterfact.lm.moments.corpus_pass import Advance, plan_passes, sum_bytes, usual_limit
 from counterfact.lm.moments.given import moment_facts
-from counterfact.lm.moments.second_moment import Advance, SecondMoment, second_moments, so_far
+from counterfact.lm.moments.second_moment import SecondMoment, second_moments, so_far
 from counterfact.lm.moments.sums import Batch, Sums, add_batch, add_product
 from tests.support.models import FAMILIES, SENTENCES, rounding, tiny_lm
 

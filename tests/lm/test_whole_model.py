@@ -8,7 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from counterfact.core.errors import BadInput
 from counterfact.core.files import read_json
-from counterfact.lm.edits.apply import Edit, LowRank, merged
+from counterfact.lm.edits.apply import merged
+from counterfact.lm.edits.edit import Edit, LowRank
 from counterfact.lm.edits.whole_model import EDITED, lost_in_rounding, save_model
 from counterfact.lm.model.loading import load_lm
 from counterfact.lm.model.sites import weight_view

@@ -152,9 +152,6 @@ def nll(lm: LM, request: Request, edit: Edit | None = None) -> float:
     return -sum(float(log_p[len(ids) - 1 + i, token]) for i, token in enumerate(target))
 
 
-__all__ = ["REQUESTS", "TEMPLATES", "TEXTS", "change", "edits_of", "moment", "nll", "prepared", "resources", "tiny_lm"]
-
-
 @contextmanager
 def broken_embedding(lm: LM, token: int) -> Iterator[None]:
     """Make the embedding of one token NaN for the length of the block."""

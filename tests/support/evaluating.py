@@ -16,7 +16,7 @@ from counterfact.core.settings import Resolved, Settings
 from counterfact.evaluation.harness import evaluate
 from counterfact.evaluation.store import Run
 from counterfact.evaluation.task import Options
-from counterfact.lm.edits.apply import Edit, LowRank
+from counterfact.lm.edits.edit import Edit, LowRank
 from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import weight_shape
 from counterfact.lm.planning.batch_plan import Plan

@@ -10,7 +10,7 @@ from pathlib import Path
 from counterfact.contracts.editors import Edited, Editor, EditorSpec, Group, Resources
 from counterfact.core.records import Request
 from counterfact.core.settings import Resolved
-from counterfact.lm.edits.apply import Edit
+from counterfact.lm.edits.edit import Edit
 from counterfact.lm.model.language_model import LM
 from tests.support.evaluating import FakeSettings, low_rank_edit
 

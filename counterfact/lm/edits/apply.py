@@ -7,37 +7,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from counterfact.lm.edits.edit import (
-    Delta,
-    Dense,
-    Edit,
-    LowRank,
-    check_edits,
-    is_smaller_in_factors,
-    load_edits,
-    read_meta,
-    save_edits,
-)
+from counterfact.lm.edits.edit import Delta, Dense, Edit, LowRank, check_edits, is_smaller_in_factors
 from counterfact.lm.forward.ragged import RaggedRows
 from counterfact.lm.model.hooks import Patch, Site, Tape, hooked
 from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import weight_shape, weight_view
-
-__all__ = [
-    "Delta",
-    "Dense",
-    "Edit",
-    "EditStack",
-    "LowRank",
-    "check_edits",
-    "edited_weights",
-    "load_edits",
-    "low_rank_pairs",
-    "merged",
-    "per_row",
-    "read_meta",
-    "save_edits",
-]
 
 
 @contextmanager

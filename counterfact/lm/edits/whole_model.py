@@ -8,7 +8,8 @@ import torch
 
 from counterfact.core.errors import BadInput
 from counterfact.core.files import whole_folder, write_json
-from counterfact.lm.edits.apply import Edit, edited_weights, merged
+from counterfact.lm.edits.apply import edited_weights, merged
+from counterfact.lm.edits.edit import Edit
 from counterfact.lm.model.language_model import LM
 from counterfact.lm.model.sites import weight_view
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from counterfact.core.errors import BadInput
 from counterfact.core.texts import TextSource
 from counterfact.lm.model.language_model import LM
-from counterfact.lm.moments.corpus_pass import Advance, Pass, PassLimits, Progress, sums_of
+from counterfact.lm.moments.corpus_pass import Pass, PassLimits, Progress, sums_of
 from counterfact.lm.moments.files import (
     State,
     find_state,
@@ -31,16 +31,6 @@ from counterfact.lm.moments.sampling import SamplingError, sampling_error
 from counterfact.lm.moments.solving import solve_factored
 from counterfact.lm.moments.sums import Sums
 from counterfact.lm.planning.batch_plan import default_plan
-
-__all__ = [
-    "Advance",
-    "Progress",
-    "SamplingError",
-    "SecondMoment",
-    "moment_of",
-    "second_moments",
-    "so_far",
-]
 
 log = logging.getLogger(__name__)
 
