@@ -15,6 +15,8 @@ from counterfact.tracing.plots import new_figure
 
 MARKS = ("o", "s", "D", "^", "v", "P", "X")
 """Of the lines, beside their colours: one more than these, so that a line whose colour returns has another mark."""
+BESIDE = 1.1
+"""Where a mark stands that would cover another, on an axis of logarithms."""
 Entry = Mapping[str, Any]
 
 
@@ -64,7 +66,7 @@ def retention(runs: Sequence[Run], title: str, at_once: Sequence[Run] = ()) -> A
 
     Lines are retained scores with 95 % intervals over records, a cross is a collapse, a dash at the right edge the mean
     of the immediate scores. Of an editor with several orders of the records these are of the first; thin lines are the
-    others. Open marks are of one edit of as many records as some checkpoint has.
+    others. Open marks, to the right of a number, are of one edit of so many records.
 
     Args:
         runs: sequential ones.
@@ -96,7 +98,7 @@ def retention(runs: Sequence[Run], title: str, at_once: Sequence[Run] = ()) -> A
         colour, mark = styles[run.label]
         label = None if run.label in have_lines else f"{run.label}, at once"
         look = {"color": colour, "marker": mark, "markerfacecolor": "white", "linestyle": "none", "label": label}
-        _line(panels[0, 0], [(_size(run), run.data["metrics"]["S"])], look)
+        _line(panels[0, 0], [(_size(run) * BESIDE, run.data["metrics"]["S"])], look)
     more = ("; thin: other orders" if any(_order(run) for run in runs) else "") + ("; open: at once" if at_once else "")
     _axes(panels[0, 0], edits, f"all facts edited so far; dash: immediate{more}", "Score S x100")
     _axes(panels[0, 1], edits, "the first edited, later" if first == 1 else f"the first {first:,} edited, later", "")
@@ -191,7 +193,7 @@ def _map() -> Any:
     return colormaps["YlOrRd"]
 
 
-def _line(axes: Any, points: Sequence[tuple[int, Entry]], style: Mapping[str, Any]) -> None:
+def _line(axes: Any, points: Sequence[tuple[float, Entry]], style: Mapping[str, Any]) -> None:
     there = [(x, entry) for x, entry in points if entry["value"] is not None]
     if not there:
         return

@@ -9,7 +9,7 @@ import pytest
 from counterfact.core.errors import BadInput
 from counterfact.evaluation.schedule import Schedule
 from counterfact.evaluation.store import Run
-from counterfact.leaderboard.curves import collapse, draw_curves, retention, scaling
+from counterfact.leaderboard.curves import BESIDE, collapse, draw_curves, retention, scaling
 from tests.evaluation.test_sequential import one_after_another, remembering, ruinous
 from tests.support.evaluating import counterfact, fake_spec, run_identity
 
@@ -71,7 +71,7 @@ def test_what_was_edited_at_once_is_an_open_mark_beside_the_line(sequential: lis
     panel, first = figure.axes
     value = mass[-1].data["metrics"]["S"]["value"]
     opened = [line for line in panel.lines if line.get_markerfacecolor() == "white"]
-    assert [list(zip(*line.get_data(), strict=True)) for line in opened] == [[(7, value)]] * 2, (
+    assert [list(zip(*line.get_data(), strict=True)) for line in opened] == [[(7 * BESIDE, value)]] * 2, (
         "of one group, all of it"
     )
     assert opened[1].get_color() == next(
