@@ -109,7 +109,7 @@ def test_a_nan_stays_in_its_record(tmp_path: Path) -> None:
 
 def test_bad_settings_are_refused(tmp_path: Path) -> None:
     lm = tiny_lm("gpt2")
-    for override in ("layer=9", "bound=0", "learning_rate=-1.0", "learning_rate=5e-4", "lr=0.1", "steps=0"):
+    for override in ("layer=9", "bound=0", "learning_rate=-1.0", "learning_rate='5e-4'", "lr=0.1", "steps=0"):
         with pytest.raises(BadInput):
             prepared("ft_l", lm, resources(lm, tmp_path), override)
     assert BoxedFinetuneSettings.scaled(48)["bound"] == 5e-4 and BoxedFinetuneSettings.scaled(36)["bound"] == 1e-3
