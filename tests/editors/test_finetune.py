@@ -30,10 +30,9 @@ def test_batched_training_is_the_plain_training(family: str, bound: float | None
     found = train(lm, batch, settings, bound)
     for record, trained in zip(records, found, strict=True):
         expected = train_alone(lm, record, settings, bound)
-        loose = 1e4 if family in IN_FLOAT32 else 1.0  # its attention is in float32 whatever the model's dtype
+        loose = 1e3 if family in IN_FLOAT32 else 1.0  # its attention is in float32 whatever the model's dtype
         assert trained.losses == pytest.approx(expected.losses, rel=1e-8 * loose)
-        # By the norm: Adam makes a whole step of a gradient that is nothing but rounding.
-        assert (trained.change - expected.change).norm() <= 1e-7 * loose * expected.change.norm()
+        torch.testing.assert_close(trained.change, expected.change, rtol=1e-5, atol=1e-8 * loose)
     lengths = [len(trained.losses) for trained in found]
     assert min(lengths) < max(lengths) == settings.steps, "the test must see records that end early and that do not"
 
