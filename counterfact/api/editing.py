@@ -7,7 +7,6 @@ from typing import Any, overload
 
 from counterfact.contracts.editors import (
     EDITORS,
-    Accumulating,
     Edited,
     Editor,
     Engine,
@@ -16,6 +15,7 @@ from counterfact.contracts.editors import (
     Resources,
     State,
     edit_singly,
+    edit_together,
     provenance,
     settings_of,
 )
@@ -80,10 +80,7 @@ class LoadedEditor:
         """
         EDITORS.get(self.name).check_group_size(len(requests))
         with packed_products(self.lm):
-            if isinstance(self.editor, Accumulating):
-                return self.editor.step(requests, self.seed, state)
-            [done] = self.editor([requests], self.seed)
-            return done
+            return edit_together(self.editor, requests, self.seed, state)
 
 
 def load_editor(

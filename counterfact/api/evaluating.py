@@ -97,10 +97,12 @@ def evaluate(
     )
     schedules = [replace(options.schedule, order=order) for order in range(orders)]
     open_texts, runs = cache(lambda: load_texts(texts)), []
-    drawn = [spec.resources(given, found.settings, open_texts) for spec, found in zip(chosen, resolved, strict=True)]
-    asked = list(zip(chosen, resolved, drawn, strict=True))
-    for one in asked:  # before the first of them takes hours
-        harness.check_editor(lm, *one, options)
+    asked = [
+        (spec, found, spec.resources(given, found.settings, open_texts))
+        for spec, found in zip(chosen, resolved, strict=True)
+    ]
+    for spec, found, resources in asked:  # before the first of them takes hours
+        harness.check_editor(lm, spec, found, resources, options)
     for spec, found, resources in asked:
         if announce is not None:
             announce(spec.name, found)

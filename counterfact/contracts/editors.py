@@ -105,6 +105,14 @@ def edit_singly(editor: Editor, requests: Sequence[Request], seed: int) -> list[
     return [each.failures[0] if each.edit is None else each.edit for each in done]
 
 
+def edit_together(editor: Editor, group: Group, seed: int, state: State | None = None) -> Edited:
+    """Make one edit of a group on the model as it is, after `state` where the editor accumulates."""
+    if isinstance(editor, Accumulating):
+        return editor.step(group, seed, state)
+    [done] = editor([group], seed)
+    return done
+
+
 @dataclass(frozen=True)
 class Resources:
     """What an editor may draw on when it is prepared, beside the model and its settings."""

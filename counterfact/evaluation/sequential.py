@@ -15,7 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from counterfact.contracts.editors import Accumulating, Edited, Finishing
+from counterfact.contracts.editors import Edited, Finishing, edit_together
 from counterfact.core.errors import BadInput
 from counterfact.core.files import disk_full, read_json, read_jsonl, write_json
 from counterfact.core.records import BadRecord, Record, Request
@@ -118,13 +118,10 @@ class SequentialRun:
 
     def _edited(self, part: Sequence[Request], now: Progressed) -> tuple[Edited | None, dict[int, str]]:
         """Edit some requests on the model as it is now; return what came of it, and why the others failed."""
-        lm, editor = self._job.lm, self._editor
+        lm = self._job.lm
         try:
             with packed_products(lm), merged(lm, [replace(now.total, context="")]):
-                if isinstance(editor, Accumulating):
-                    edited = editor.step(part, self._seed, now.memory or None)
-                else:
-                    [edited] = editor([part], self._seed)
+                edited = edit_together(self._editor, part, self._seed, now.memory or None)
         except Exception as error:
             if disk_full(error):
                 raise
