@@ -186,11 +186,12 @@ class SearchCache:
         Returns:
             What was found, on the CPU.
         """
-        path = None if lm.written else self._path(kind.__name__, lm, batch, layer, settings)
-        if path is None or (found := _read(path, kind, len(batch))) is None:
-            found = {name: tensor.detach().cpu().contiguous() for name, tensor in vars(compute()).items()}
-            if path is not None:
-                write_atomic(path, save(found, {"digest": _digest(found)}))
+        if lm.written:
+            return kind(**_tensors(compute()))
+        path = self._path(kind.__name__, lm, batch, layer, settings)
+        if (found := _read(path, kind, len(batch))) is None:
+            found = _tensors(compute())
+            write_atomic(path, save(found, {"digest": _digest(found)}))
         return kind(**found)
 
     def _path(self, kind: str, lm: LM, batch: Sequence[Encoded], layer: int, settings: SearchSettings) -> Path:
@@ -210,6 +211,10 @@ def _read(path: Path, kind: type[Values | Targets], records: int) -> dict[str, T
         return None
     whole = set(tensors) == set(kind.__dataclass_fields__) and digest == _digest(tensors)
     return tensors if whole and all(len(tensor) == records for tensor in tensors.values()) else None
+
+
+def _tensors(found: Values | Targets) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in vars(found).items()}
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
