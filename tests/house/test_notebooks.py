@@ -1,6 +1,7 @@
 """The notebooks run, cell after cell, and keep what they printed."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
     assert cells and all(cell["outputs"] or "\nbuild(" in "".join(cell["source"]) for cell in cells)
     kept = json.dumps([cell["outputs"] for cell in cells])
-    assert "Traceback" not in kept and "/home/" not in kept and "/root/" not in kept and "/tmp/" not in kept
+    assert not re.search(r"Traceback|/(home|root|tmp)/", kept), "an error, or a path of the machine it ran on"
     namespace: dict[str, object] = {"__name__": "__main__"}
     for number, cell in enumerate(cells):
         source = "".join(cell["source"]).replace("from IPython.display import", "from tests.support.display import")
