@@ -71,6 +71,9 @@ function runPage(run) {
       values.map((value, index) => make("td", {}, fixed(scaled(run.names[index], value)))),
     ),
   );
+  // A column that no record fills is not shown: zsRE has no true objects, a run without texts no texts.
+  const rows = rowsOf(run);
+  const [truths, texts] = [rows.some((one) => one.truth), rows.some((one) => one.text)];
   const row = (one) =>
     make(
       "tr",
@@ -78,9 +81,9 @@ function runPage(run) {
       make("td", {}, one.id),
       make("td", { class: "wide" }, one.prompt),
       make("td", { class: "left" }, one.wanted),
-      make("td", { class: "left" }, one.truth ?? ""),
+      truths ? make("td", { class: "left" }, one.truth ?? "") : "",
       one.values.map((value, index) => make("td", {}, fixed(scaled(run.names[index], value), 0))),
-      make("td", { class: "wide" }, one.text ?? ""),
+      texts ? make("td", { class: "wide" }, one.text ?? "") : "",
     );
   show(
     title(run),
@@ -112,13 +115,13 @@ function runPage(run) {
     ...provenance(run),
     make("h3", {}, "Records"),
     paged(
-      rowsOf(run),
+      rows,
       row,
       [
         ["case"],
-        ...leftward(["prompt", "new object", "true object"]),
+        ...leftward(["prompt", "new object", ...(truths ? ["true object"] : [])]),
         ...measured(run.names),
-        ["generated text", "left"],
+        ...leftward(texts ? ["generated text"] : []),
       ],
       "records",
     ),
